@@ -1,0 +1,174 @@
+//! Messages: sent to agents, delivered until acknowledged, dead-lettered when nobody can read them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{Ctx, Decision, agent, check, done, make_id, new_id, room};
+use crate::{
+    command::Outcome,
+    error::{Refusal, RefusalCode},
+    event::Event,
+    id::{EntityId, Seq},
+    json::Json,
+    limits,
+    state::{Address, Message, Receipt, State},
+};
+
+/// What a caller sends.
+pub(super) struct Letter<'a> {
+    pub(super) id: Option<&'a EntityId>,
+    pub(super) from: &'a EntityId,
+    pub(super) to: &'a Address,
+    pub(super) topic: Option<&'a str>,
+    pub(super) content: &'a Json,
+    pub(super) correlation_id: &'a Option<String>,
+}
+
+/// `from` need not be an agent: a person or a program may write to one. Only agents get notices.
+pub(super) fn send(state: &State, letter: &Letter<'_>, ctx: &Ctx<'_>) -> Decision {
+    room("messages that wait", state.messages.len(), limits::MESSAGES)?;
+    check::json("content", letter.content)?;
+    check::optional("topic", letter.topic)?;
+    if letter.correlation_id.as_ref().is_some_and(|id| id.len() > limits::ID_BYTES) {
+        return Err(Refusal::invalid(format!("correlation_id: use at most {} bytes", limits::ID_BYTES)));
+    }
+    let (topic, recipients) = match letter.to {
+        Address::Agent(to) => {
+            agent::at_work(state, to)?;
+            (letter.topic.unwrap_or("direct"), vec![to.clone()])
+        }
+        Address::Topic(topic) => {
+            if letter.topic.is_some_and(|named| named != topic.as_str()) {
+                return Err(Refusal::invalid(format!("a message to topic `{topic}` is about that topic: leave `topic` out")));
+            }
+            let listeners = state.agents.iter().filter(|agent| !agent::has_ended(agent) && agent.topics.contains(topic));
+            (topic.as_str(), listeners.map(|agent| agent.id.clone()).collect())
+        }
+        Address::Broadcast => {
+            let others = state.agents.iter().filter(|agent| !agent::has_ended(agent) && agent.id != *letter.from);
+            (letter.topic.unwrap_or("broadcast"), others.map(|agent| agent.id.clone()).collect())
+        }
+    };
+    let id = new_id(state, "message", letter.id, ctx, |id| state.messages.contains(id))?;
+    let event = Event::MessageSent {
+        message: id.clone(),
+        from: letter.from.clone(),
+        to: letter.to.clone(),
+        topic: topic.to_owned(),
+        content: letter.content.clone(),
+        correlation_id: letter.correlation_id.clone(),
+        recipients,
+    };
+    done(event, &id)
+}
+
+/// When a receipt may be delivered (again).
+fn due_ms(receipt: &Receipt) -> u64 {
+    receipt.delivered_at_ms.map_or(0, |at_ms| at_ms.saturating_add(limits::REDELIVERY_AFTER_MS))
+}
+
+/// When a receipt that was delivered as often as it may be is given up.
+pub(super) fn given_up_at_ms(receipt: &Receipt) -> Option<u64> {
+    (receipt.attempts >= limits::DELIVERIES).then(|| due_ms(receipt))
+}
+
+pub(super) fn receive(state: &State, id: &EntityId, limit: Option<u32>, ctx: &Ctx<'_>) -> Decision {
+    agent::at_work(state, id)?;
+    let limit = limit.unwrap_or(10);
+    if !(1..=limits::RECEIVE).contains(&limit) {
+        return Err(Refusal::invalid(format!("limit {limit}: use 1 to {}", limits::RECEIVE)));
+    }
+    let mut waiting: Vec<(Seq, &Arc<Message>, &Receipt)> = state
+        .messages
+        .iter()
+        .filter_map(|message| Some((message.seq, message, message.waiting.get(id)?)))
+        .filter(|(_, _, receipt)| receipt.attempts < limits::DELIVERIES && due_ms(receipt) <= ctx.now_ms)
+        .collect();
+    waiting.sort_by(|one, other| (one.0, &one.1.id).cmp(&(other.0, &other.1.id)));
+    waiting.truncate(limit as usize);
+    let messages = waiting.iter().map(|(_, message, _)| message.id.clone()).collect();
+    let events = waiting
+        .iter()
+        .map(|(_, message, receipt)| Event::MessageDelivered {
+            message: message.id.clone(),
+            agent: id.clone(),
+            attempt: receipt.attempts + 1,
+        })
+        .collect();
+    Ok((events, Outcome::Received { messages }))
+}
+
+pub(super) fn acknowledge(state: &State, id: &EntityId, agent: &EntityId) -> Decision {
+    let message = state.messages.get(id).filter(|message| message.waiting.contains_key(agent));
+    let Some(message) = message else {
+        return Err(Refusal::new(
+            RefusalCode::NotFound,
+            format!("no message `{id}` waits for agent `{agent}`: acknowledged before, given up, or never sent to it"),
+        ));
+    };
+    let consumed = message.waiting.len() == 1;
+    done(Event::MessageAcknowledged { message: id.clone(), agent: agent.clone(), consumed }, id)
+}
+
+/// Gives a message up for one recipient; the sender of a direct one, if it is an agent at work, is told.
+pub(super) fn dead_letter(
+    state: &State,
+    message: &Message,
+    agent: &EntityId,
+    reason: &str,
+    consumed: bool,
+    ctx: &Ctx<'_>,
+    events: &mut Vec<Event>,
+) -> Result<(), Refusal> {
+    events.push(Event::MessageDeadLettered {
+        message: message.id.clone(),
+        agent: agent.clone(),
+        reason: reason.to_owned(),
+        consumed,
+    });
+    let sender = &message.from_agent;
+    let told = matches!(message.to, Address::Agent(_))
+        && sender != agent
+        && state.agents.get(sender).is_some_and(|sender| !agent::has_ended(sender));
+    if !told {
+        return Ok(());
+    }
+    let id = make_id(state, "message", ctx, events.len(), |id| state.messages.contains(id))?;
+    let facts = BTreeMap::from([("agent", agent.as_str()), ("message", message.id.as_str()), ("reason", reason)]);
+    events.push(Event::MessageSent {
+        message: id,
+        from: EntityId::new("system")?,
+        to: Address::Agent(sender.clone()),
+        topic: "dead_letter".into(),
+        content: Json::encode(&facts)?,
+        correlation_id: message.correlation_id.clone(),
+        recipients: vec![sender.clone()],
+    });
+    Ok(())
+}
+
+/// Messages delivered as often as they may be, past the last time to acknowledge: given up, at most `limit`.
+pub(super) fn give_up(state: &State, ctx: &Ctx<'_>, limit: usize, events: &mut Vec<Event>) -> Result<(), Refusal> {
+    let mut left = limit;
+    for message in state.messages.iter() {
+        let given_up: BTreeSet<&EntityId> = message
+            .waiting
+            .iter()
+            .filter(|(_, receipt)| given_up_at_ms(receipt).is_some_and(|at_ms| at_ms <= ctx.now_ms))
+            .map(|(agent, _)| agent)
+            .take(left)
+            .collect();
+        left -= given_up.len();
+        for (nth, agent) in given_up.iter().enumerate() {
+            let consumed = nth + 1 == message.waiting.len();
+            let reason = format!("delivered {} times, never acknowledged", limits::DELIVERIES);
+            dead_letter(state, message, agent, &reason, consumed, ctx, events)?;
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
