@@ -1,0 +1,121 @@
+//! Opening a SQLite file so that its settings are what they were asked to be.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
+
+use crate::error::{Result, SqliteError};
+
+/// How a file is made safe. The journal of a store acknowledges before SQLite sees anything, so its records.db need not
+/// sync at every commit; a store of SQLite alone must.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Write-ahead log, synced at checkpoints only: a commit may be lost with the power, never torn. For files that are
+    /// applied from a journal.
+    WalNormal,
+    /// Write-ahead log, synced at every commit.
+    WalFull,
+    /// Rollback journal, synced at every commit: one connection, and the only mode there is in a browser.
+    RollbackFull,
+}
+
+/// The first SQLite without the WAL-reset fault (a write racing a checkpoint could lose pages).
+const LIBRARY_MIN: i32 = 3_051_003;
+/// Cached statements per connection: more than there are in this crate for one file.
+const STATEMENTS: usize = 96;
+/// Checkpoints are the caller's business ([`crate::RecordsDb::wal_checkpoint`]); this is the backstop, in pages of 4 KiB.
+const WAL_PAGES_MAX: i64 = 16 * 1024;
+/// Page cache of a writer and of a reader, in KiB. Writers keep the inner pages of every index at hand.
+const CACHE_KIB_WRITER: i64 = 32 * 1024;
+const CACHE_KIB_READER: i64 = 4 * 1024;
+
+/// Opens for writing; `create`: makes the file if it is not there.
+pub(crate) fn writer(path: &Path, create: bool, mode: Mode) -> Result<Connection> {
+    library()?;
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if create {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+    }
+    let connection = Connection::open_with_flags(path, flags)?;
+    settle(&connection, CACHE_KIB_WRITER)?;
+    let (journal, synchronous) = match mode {
+        Mode::WalNormal => ("wal", 1),
+        Mode::WalFull => ("wal", 2),
+        Mode::RollbackFull => ("delete", 2),
+    };
+    expect_text(&connection, "journal_mode", journal)?;
+    expect(&connection, "synchronous", synchronous)?;
+    if journal == "wal" {
+        expect(&connection, "wal_autocheckpoint", WAL_PAGES_MAX)?;
+        expect(&connection, "journal_size_limit", WAL_PAGES_MAX * 4096)?;
+    }
+    if cfg!(target_os = "macos") {
+        expect(&connection, "fullfsync", 1)?;
+        expect(&connection, "checkpoint_fullfsync", 1)?;
+    }
+    Ok(connection)
+}
+
+/// Opens for reading only.
+pub(crate) fn reader(path: &Path) -> Result<Connection> {
+    library()?;
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    settle(&connection, CACHE_KIB_READER)?;
+    expect(&connection, "query_only", 1)?;
+    Ok(connection)
+}
+
+fn library() -> Result<()> {
+    if rusqlite::version_number() < LIBRARY_MIN {
+        return Err(SqliteError::Library { library: rusqlite::version(), what: "3.51.3 or newer is needed".into() });
+    }
+    Ok(())
+}
+
+/// What readers and writers have in common. Every value is read back: SQLite ignores what it does not know.
+fn settle(connection: &Connection, cache_kib: i64) -> Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.busy_timeout(Duration::from_secs(5))?;
+    expect(connection, "trusted_schema", 0)?;
+    expect(connection, "cell_size_check", 1)?;
+    // A failed read of a mapped page is a signal, not an error.
+    expect(connection, "mmap_size", 0)?;
+    expect(connection, "temp_store", 2)?;
+    expect(connection, "foreign_keys", 1)?;
+    expect(connection, "cache_size", -cache_kib)?;
+    if !connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)? {
+        return Err(refused("defensive", "on"));
+    }
+    Ok(())
+}
+
+fn expect(connection: &Connection, pragma: &str, value: i64) -> Result<()> {
+    connection.pragma_update(None, pragma, value)?;
+    let found: i64 = connection.pragma_query_value(None, pragma, |row| row.get(0))?;
+    if found == value { Ok(()) } else { Err(refused(pragma, &value.to_string())) }
+}
+
+fn expect_text(connection: &Connection, pragma: &str, value: &str) -> Result<()> {
+    let found: String = connection.pragma_update_and_check(None, pragma, value, |row| row.get(0))?;
+    if found == value { Ok(()) } else { Err(refused(pragma, value)) }
+}
+
+fn refused(pragma: &str, value: &str) -> SqliteError {
+    SqliteError::Library { library: rusqlite::version(), what: format!("PRAGMA {pragma}={value} did not take effect") }
+}
+
+/// SQLite syncs the directory after it made a journal, not after it made the file itself.
+pub(crate) fn sync_directory(path: &Path) -> Result<()> {
+    #[cfg(not(target_family = "wasm"))]
+    {
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        std::fs::File::open(directory)?.sync_all()?;
+    }
+    #[cfg(target_family = "wasm")]
+    let _ = path;
+    Ok(())
+}

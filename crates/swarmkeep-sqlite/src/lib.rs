@@ -1,0 +1,45 @@
+//! `records.db` and `views.db` of a swarmkeep store, and a [`Log`](swarmkeep_core::log::Log) on SQLite alone.
+//!
+//! Synchronous: no threads, no runtime, no clock of its own, so that it also runs in a browser. Whoever has threads
+//! decides which of them calls what.
+//!
+//! # `records.db`: authoritative
+//!
+//! ```text
+//! RecordsDb::open(path, Options { store_id, create, mode, now_ms })
+//!   .apply(&ApplyBatch { position, frame_hash, incarnation, entries })   one transaction, one chunk per session
+//!   .anchor() / .position()          how far it has come: position, frame hash, store id, incarnation
+//!   .wal_checkpoint()                into the main file, read back by another connection: Some(anchor), or None: later
+//!   .reopen()                        after SqliteError::Unknown
+//!   .put_recovery(..), .set_incarnation(..)
+//!   .reader() -> RecordsReader       head, session, sessions, read, hash_at, load, checkpoints, blob, blobs,
+//!                                    observations, removals, recoveries, verify, verify_file, may_remove_through
+//! Entry { position, session, what: Records{..} | Observations(..) | Remove(..) | Checkpoint(..) }
+//! ReaderPool::open(path, how_many, clock).read(|connection| RecordsReader::new(connection).head(id))
+//! ```
+//!
+//! # Errors
+//!
+//! [`SqliteError`] says what happened; `LogError::from` says what it means at the seam.
+
+
+mod codec;
+mod connection;
+mod error;
+mod migration;
+mod pool;
+mod records;
+
+pub use self::{
+    connection::Mode,
+    error::{Result, SqliteError},
+    migration::{Found, Migration, Schema},
+    pool::ReaderPool,
+    records::{
+        Anchor, ApplyBatch, CheckpointInfo, Entry, NewBlob, Options, RECORDS_SCHEMA, RecordsDb, RecordsReader, Recovery,
+        Removal, SessionReport, StoredObservations, StoredSession, What,
+    },
+};
+
+/// How long a reader's snapshot may live, in milliseconds: an open snapshot keeps the write-ahead log from shrinking.
+pub const SNAPSHOT_MS_MAX: u64 = 5_000;
