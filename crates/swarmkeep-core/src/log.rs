@@ -271,6 +271,12 @@ pub trait Log: Send + Sync + 'static {
     /// - A blob is there before the record that introduces it.
     fn append(&self, group: Group, durability: Durability) -> LogFuture<'static, Commit>;
 
+    /// Back-pressure: `None` while an append would be taken now, else a future that resolves when one may be again. Asked
+    /// before a group is staged, so that nothing has to be unstaged. A promise only of the moment.
+    fn room(&self) -> Option<LogFuture<'_, ()>> {
+        None
+    }
+
     /// Keeps observations, in order, within about a second and without a sync of their own; a crash may take the newest.
     fn observe(&self, session: SessionId, observations: Vec<Observation>) -> LogFuture<'_, ()>;
 

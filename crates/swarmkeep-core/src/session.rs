@@ -115,8 +115,13 @@ pub struct Group {
 pub enum Staged {
     /// To be appended.
     Group(Box<Group>),
-    /// It was carried out before: wait until [`Done::last`] is durable, then answer with it.
-    Repeated(Done),
+    /// It was carried out before: wait until the seq is durable, then answer with what was recorded.
+    Repeated {
+        /// The answer. In a fork it may speak of the original's seqs.
+        done: Done,
+        /// The seq of this session to wait for.
+        durable_at: Seq,
+    },
     /// Nothing to write. The answer depends on what may still be on its way: wait until the head it was decided against
     /// is durable.
     Nothing {
@@ -169,7 +174,9 @@ impl Session {
         let now_ms = circumstances.now_ms.max(self.staged.head.time_ms);
         let request_hash = request.hash();
         if let Some(done) = self.repeated(request.id.as_ref(), request_hash, now_ms)? {
-            return Ok(Staged::Repeated(done));
+            // What a fork inherited has higher seqs than the fork itself: it is as durable as the fork.
+            let durable_at = done.last.min(self.staged.head.seq);
+            return Ok(Staged::Repeated { done, durable_at });
         }
         let head = self.staged.head;
         if let Some(expected) = request.expected_seq

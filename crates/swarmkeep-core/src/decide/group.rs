@@ -2,6 +2,7 @@
 
 use super::{Ctx, Decision, agent, check, done, new_id, nothing, room};
 use crate::{
+    command::Outcome,
     error::{Refusal, RefusalCode},
     event::Event,
     id::EntityId,
@@ -36,11 +37,12 @@ pub(super) fn create(
     done(event, &id)
 }
 
-pub(super) fn remove(state: &State, group: &EntityId) -> Decision {
-    if !state.groups.contains(group) {
-        return nothing(Some(group));
-    }
-    done(Event::GroupRemoved { group: group.clone() }, group)
+/// Its members leave first, each by an event: what follows from it is then all in the events.
+pub(super) fn remove(state: &State, id: &EntityId) -> Decision {
+    let Some(group) = state.groups.get(id) else { return nothing(Some(id)) };
+    let left = group.members.iter().map(|member| Event::MemberLeft { group: id.clone(), agent: member.agent_id.clone() });
+    let events = left.chain([Event::GroupRemoved { group: id.clone() }]).collect();
+    Ok((events, Outcome::Done { id: Some(id.clone()) }))
 }
 
 pub(super) fn join(state: &State, id: &EntityId, agent: &EntityId, role: Option<&str>) -> Decision {

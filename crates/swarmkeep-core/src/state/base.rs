@@ -57,8 +57,9 @@ pub fn forked_base(state: &State) -> State {
     for id in keys(&base.connections, |connection| connection.status != "disconnected") {
         base.connections.change(&id, |connection| connection.status = "disconnected".into());
     }
-    for id in keys(&base.messages, |message| message.waiting.values().any(|receipt| receipt.attempts > 0)) {
+    for id in keys(&base.messages, |message| message.delivered) {
         base.messages.change(&id, |message| {
+            message.delivered = false;
             message.waiting = message.waiting.keys().map(|agent| (agent.clone(), Receipt::default())).collect();
         });
     }

@@ -379,6 +379,8 @@ pub struct Message {
     pub correlation_id: Option<String>,
     /// When it was sent.
     pub timestamp_ms: u64,
+    /// Whether it was handed to anybody yet.
+    pub delivered: bool,
     /// Recipients that have yet to acknowledge, and how it stands with each. One that has acknowledged, or for which it was
     /// given up, is no longer here.
     pub waiting: OrdMap<EntityId, Receipt>,

@@ -310,12 +310,14 @@ impl State {
                     content: content.clone(),
                     correlation_id: correlation_id.clone(),
                     timestamp_ms: time_ms,
+                    delivered: false,
                     waiting,
                 });
                 Ok(())
             }
             Event::MessageDelivered { message, agent, attempt } => {
                 change(&mut self.messages, seq, "message", message, |row| {
+                    row.delivered = true;
                     row.waiting.insert(agent.clone(), Receipt { attempts: *attempt, delivered_at_ms: Some(time_ms) });
                 })
             }
