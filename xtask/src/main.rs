@@ -1,0 +1,47 @@
+//! The project's own commands.
+//!
+//! ```text
+//! cargo xtask test [--quick]     everything that must hold, with its own set-up (`ci` is the same)
+//! cargo xtask tidy               the rules of the house that no compiler knows
+//! cargo xtask soak replay --kills N [--seed N]
+//!                                recorded agent runs under many kills, with the release program
+//! ```
+
+mod repo;
+mod setup;
+mod stage;
+mod suite;
+mod tidy;
+
+use std::process::ExitCode;
+
+use crate::{repo::Repo, stage::Report, suite::Extent};
+
+const USAGE: &str = "usage: cargo xtask test [--quick] | ci | tidy | soak replay [--kills N] [--seed N]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut report = Report::default();
+    let repo = match Repo::find() {
+        Ok(repo) => repo,
+        Err(why) => return refuse(&why),
+    };
+    match words.as_slice() {
+        ["test" | "ci"] => suite::run(&repo, Extent::Full, &mut report),
+        ["test" | "ci", "--quick"] => suite::run(&repo, Extent::Quick, &mut report),
+        ["tidy"] => tidy::run(&repo, &mut report),
+        ["soak", "replay", options @ ..] => match suite::SoakOptions::parse(options) {
+            Ok(options) => suite::soak(&repo, &options, &mut report),
+            Err(why) => return refuse(&why),
+        },
+        _ => return refuse(USAGE),
+    }
+    report.print();
+    if report.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn refuse(why: &str) -> ExitCode {
+    eprintln!("{why}");
+    ExitCode::from(2)
+}

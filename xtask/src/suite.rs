@@ -1,0 +1,148 @@
+//! `cargo xtask test`: everything that must hold, stage by stage; and the soak.
+
+use std::{fs, process::Command};
+
+use serde_json::Value;
+
+use crate::{
+    repo::{Repo, cargo},
+    setup,
+    stage::{self, Count, Report},
+    tidy,
+};
+
+/// How much to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Everything.
+    Full,
+    /// Without documentation, Rust examples and demo, and with few kills.
+    Quick,
+}
+
+/// Options of the soak.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SoakOptions {
+    kills: u32,
+    seed: u32,
+}
+
+impl SoakOptions {
+    /// Reads `--kills N --seed N`.
+    pub(crate) fn parse(words: &[&str]) -> Result<Self, String> {
+        let mut options = Self { kills: 300, seed: 1 };
+        for pair in words.chunks(2) {
+            let place = match pair {
+                ["--kills", _] => &mut options.kills,
+                ["--seed", _] => &mut options.seed,
+                _ => return Err(format!("soak replay: `{}` is not `--kills N` or `--seed N`", pair.join(" "))),
+            };
+            let number = pair.last().copied().unwrap_or_default();
+            *place = number.parse().map_err(|_| format!("soak replay: `{number}` is not a number"))?;
+        }
+        Ok(options)
+    }
+}
+
+/// Runs every stage; a failed one does not stop the others.
+pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
+    let root = repo.root.as_path();
+    let full = extent == Extent::Full;
+    report.stage("set-up", || setup::run(root));
+    report.child("format", root, Command::new(cargo()).args(["fmt", "--all", "--", "--check"]));
+    tidy::run(repo, report);
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    report.child("clippy", root, Command::new(cargo()).args(clippy));
+    report.child("build", root, Command::new(cargo()).args(["build", "--workspace", "--bins"]));
+    if setup::has_nextest() {
+        report.child("tests", root, Command::new(cargo()).args(["nextest", "run", "--workspace", "--no-fail-fast"]));
+    } else {
+        report.child(
+            "tests",
+            root,
+            Command::new(cargo()).args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]),
+        );
+    }
+    if full {
+        report.child("doctests", root, Command::new(cargo()).args(["test", "--workspace", "--doc"]));
+        let mut doc = Command::new(cargo());
+        doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+        report.child("documentation", root, &mut doc);
+        rust_examples(repo, report);
+    }
+    let python = ["-m", "unittest", "discover", "--start-directory", "examples", "--pattern", "test_*.py"];
+    report.child("Python examples", root, Command::new("python3").args(python));
+    replay(repo, report, "debug", if full { 30 } else { 5 }, 1);
+    if full {
+        report.stage("demo", || demo(repo));
+    }
+}
+
+/// The replay with many kills, on the release program.
+pub(crate) fn soak(repo: &Repo, options: &SoakOptions, report: &mut Report) {
+    let build = ["build", "--release", "--package", "swarmkeep-cli", "--bins"];
+    report.child("build", &repo.root, Command::new(cargo()).args(build));
+    replay(repo, report, "release", options.kills, options.seed);
+}
+
+fn replay(repo: &Repo, report: &mut Report, profile: &str, kills: u32, seed: u32) {
+    let mut command = Command::new("python3");
+    command.arg("examples/replay/run.py").arg("--binary").arg(repo.binary(profile)).arg("--teeth");
+    command.args(["--kills", &kills.to_string(), "--seed", &seed.to_string()]);
+    report.child(&format!("replay, {kills} kills"), &repo.root, &mut command);
+}
+
+/// Runs every Rust example of the engine. Those that end in `_rate` are measurements, not examples.
+fn rust_examples(repo: &Repo, report: &mut Report) {
+    let mut names: Vec<String> = fs::read_dir(repo.root.join("crates/swarmkeep/examples"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.path().file_name()?.to_str()?.strip_suffix(".rs").map(str::to_owned))
+        .filter(|name| !name.ends_with("_rate"))
+        .collect();
+    names.sort();
+    for name in names {
+        let mut command = Command::new(cargo());
+        command.args(["run", "--quiet", "--package", "swarmkeep", "--example", &name]);
+        report.child(&format!("example {name}"), &repo.root, &mut command);
+    }
+}
+
+/// The demo, short: something acknowledged, nothing lost, nothing repeated.
+fn demo(repo: &Repo) -> Count {
+    let store = std::env::temp_dir().join(format!("swarmkeep-demo-{}", std::process::id()));
+    let mut command = Command::new(repo.binary("debug"));
+    command.args(["demo", "--seconds", "8", "--json", "--store"]).arg(&store);
+    let ended = stage::run(&repo.root, &mut command);
+    let told =
+        ended.lines.iter().rev().find_map(|line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object));
+    let whole = || serde_json::from_str::<Value>(&ended.lines.join("\n")).ok();
+    let told = told.or_else(whole).unwrap_or_default();
+    let number = |name: &str| told.get(name).and_then(Value::as_u64);
+    let good = ended.ok
+        && number("acknowledged").is_some_and(|acknowledged| acknowledged > 0)
+        && number("lost") == Some(0)
+        && number("repeated") == Some(0);
+    if good {
+        if let Err(error) = fs::remove_dir_all(&store) {
+            println!("   {}: {error}", store.display());
+        }
+    } else {
+        println!("   the demo's store is left in {}", store.display());
+    }
+    Count { passed: usize::from(good), failed: usize::from(!good) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn soak_options_are_read_and_wrong_ones_named() {
+        assert_eq!(SoakOptions::parse(&[]), Ok(SoakOptions { kills: 300, seed: 1 }));
+        assert_eq!(SoakOptions::parse(&["--seed", "7", "--kills", "12"]), Ok(SoakOptions { kills: 12, seed: 7 }));
+        assert!(SoakOptions::parse(&["--kills", "many"]).unwrap_err().contains("many"));
+        assert!(SoakOptions::parse(&["--deaths", "3"]).unwrap_err().contains("--deaths"));
+        assert!(SoakOptions::parse(&["--kills"]).is_err());
+    }
+}
