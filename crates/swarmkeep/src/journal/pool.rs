@@ -1,0 +1,241 @@
+//! Which segment files there are: the one being written, those that records.db still needs, those kept as a second copy,
+//! and spares.
+//!
+//! A spare is a file of full size whose blocks exist and whose contents mean nothing. It becomes a segment by getting its
+//! header (and the frame that is carried over, if there is one), a sync, its name, and a sync of the directory, in that
+//! order: a segment that can be seen is one whose header is durable.
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use swarmkeep_core::log::Position;
+
+use super::{
+    Settings,
+    frame::{Key, SEAL_BYTES},
+    segment::{FRAMES_AT, Header, file_name, spare_name},
+};
+use crate::disk::{Disk, DiskFile, OpenHow};
+
+/// A segment being written.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) key: Key,
+    pub(super) number: u64,
+    pub(super) size: u64,
+    /// Where the next frame goes.
+    pub(super) offset: u64,
+    /// The last frame is one with entries, which nothing vouches for yet.
+    pub(super) unsealed: bool,
+}
+
+/// A segment that is no longer written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Finished {
+    pub(super) number: u64,
+    pub(super) bytes: u64,
+    /// Its last frame with entries, or that of the segments before.
+    pub(super) last: Position,
+    /// A write or sync of it failed: it is not written again, ever.
+    pub(super) poisoned: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Spare {
+    number: u64,
+    used: bool,
+}
+
+/// The files.
+#[derive(Debug)]
+pub(super) struct Pool {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    settings: Settings,
+    spares: VecDeque<Spare>,
+    next_spare: u64,
+    finished: VecDeque<Finished>,
+    kept: VecDeque<Finished>,
+}
+
+impl Pool {
+    /// Over the spares and segments that were found.
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: &Path, settings: Settings, spares: &[u64], finished: Vec<Finished>) -> Self {
+        let mut pool = Self {
+            disk,
+            dir: dir.to_owned(),
+            settings,
+            next_spare: spares.iter().max().map_or(1, |last| last + 1),
+            spares: VecDeque::new(),
+            finished: finished.into(),
+            kept: VecDeque::new(),
+        };
+        for &number in spares {
+            let path = dir.join(spare_name(number));
+            let whole = pool
+                .disk
+                .open(&path, OpenHow::Read)
+                .and_then(|file| file.len())
+                .is_ok_and(|bytes| bytes == pool.settings.segment_bytes);
+            if whole && pool.spares.len() < pool.settings.spares_max {
+                // Whether it was ever used is not known: its contents are taken for old ones.
+                pool.spares.push_back(Spare { number, used: true });
+            } else if let Err(error) = pool.disk.remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "a spare segment that is not wanted was not removed");
+            }
+        }
+        pool
+    }
+
+    /// How many spares are ready.
+    pub(super) fn spares(&self) -> usize {
+        self.spares.len()
+    }
+
+    /// What is needed to make a spare without holding the pool: see [`Recipe::make`].
+    pub(super) fn recipe(&mut self) -> Recipe {
+        let number = self.next_spare;
+        self.next_spare += 1;
+        let path = self.dir.join(spare_name(number));
+        Recipe { disk: Arc::clone(&self.disk), path, number, bytes: self.settings.segment_bytes }
+    }
+
+    /// Takes in what a recipe made.
+    pub(super) fn add(&mut self, made: &Recipe) {
+        self.spares.push_back(Spare { number: made.number, used: false });
+    }
+
+    /// Turns a spare into the segment that `header` describes, with `carried` as its first frame; makes the spare first if
+    /// there is none. `recycled` and `size` of the header are filled in here.
+    ///
+    /// # Errors
+    /// What the disk says. The file that failed is given up.
+    pub(super) fn activate(
+        &mut self,
+        mut header: Header,
+        carried: impl FnOnce(&Key) -> Option<Vec<u8>>,
+    ) -> io::Result<(Active, Header)> {
+        if self.spares.is_empty() {
+            let recipe = self.recipe();
+            recipe.make()?;
+            self.add(&recipe);
+        }
+        let spare = self.spares.pop_front().ok_or(io::ErrorKind::NotFound)?;
+        header.recycled = spare.used;
+        let key = Key::of(&header);
+        let frame = carried(&key);
+        // A frame that comes from a larger segment than are made now makes this one longer.
+        let needed = FRAMES_AT + (frame.as_ref().map_or(0, Vec::len) + SEAL_BYTES) as u64;
+        header.size = self.settings.segment_bytes.max(needed);
+        let from = self.dir.join(spare_name(spare.number));
+        let to = self.dir.join(file_name(header.number));
+        let turn = || {
+            let file = self.disk.open(&from, OpenHow::Write)?;
+            let block = header.encode();
+            let mut bytes = [block.as_slice(), block.as_slice()].concat();
+            bytes.extend_from_slice(frame.as_deref().unwrap_or_default());
+            file.write_at(&bytes, 0)?;
+            file.sync_data()?;
+            self.disk.rename(&from, &to)?;
+            self.disk.sync_dir(&self.dir)?;
+            Ok(file)
+        };
+        let file = turn().inspect_err(|error: &io::Error| {
+            tracing::warn!(segment = header.number, %error, "a segment could not be started");
+            // Under either name it holds nothing that was acknowledged.
+            let _ = self.disk.remove(&from);
+            let _ = self.disk.remove(&to);
+        })?;
+        let offset = FRAMES_AT + frame.as_ref().map_or(0, Vec::len) as u64;
+        let active =
+            Active { file, key, number: header.number, size: header.size, offset, unsealed: frame.is_some() };
+        Ok((active, header))
+    }
+
+    /// A segment that is no longer written.
+    pub(super) fn finish(&mut self, finished: Finished) {
+        self.finished.push_back(finished);
+    }
+
+    /// Gives up segments that hold nothing beyond `through`: kept as a second copy up to the bound, then reused or deleted.
+    ///
+    /// # Errors
+    /// What the disk says; what was not given up is tried again next time.
+    pub(super) fn retire(&mut self, through: Position) -> io::Result<()> {
+        while let Some(finished) = self.finished.pop_front_if(|finished| finished.last <= through) {
+            self.kept.push_back(finished);
+        }
+        let mut renamed = Vec::new();
+        let mut outcome = Ok(());
+        while self.kept.iter().map(|kept| kept.bytes).sum::<u64>() > self.settings.keep_bytes {
+            let Some(oldest) = self.kept.front().copied() else { break };
+            let path = self.dir.join(file_name(oldest.number));
+            let reuse = !oldest.poisoned
+                && oldest.bytes == self.settings.segment_bytes
+                && self.spares.len() + renamed.len() < self.settings.spares_max;
+            let done = if reuse {
+                let number = self.next_spare;
+                self.next_spare += 1;
+                let done = self.disk.rename(&path, &self.dir.join(spare_name(number)));
+                if done.is_ok() {
+                    renamed.push(Spare { number, used: true });
+                }
+                done
+            } else {
+                self.disk.remove(&path)
+            };
+            match done {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+            self.kept.pop_front();
+        }
+        if !renamed.is_empty() {
+            // The old names must be gone for good before the files get other contents.
+            self.disk.sync_dir(&self.dir)?;
+            self.spares.extend(renamed);
+        }
+        outcome
+    }
+}
+
+/// How to make one spare.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    number: u64,
+    bytes: u64,
+}
+
+impl Recipe {
+    /// Writes the file's blocks, so that a later write to them needs no room and a sync of it no metadata.
+    ///
+    /// # Errors
+    /// What the disk says; the file is removed again.
+    pub(super) fn make(&self) -> io::Result<()> {
+        let fill = || {
+            let file = self.disk.open(&self.path, OpenHow::Create)?;
+            let zeros = vec![0u8; 256 * 1024];
+            let mut at = 0;
+            while at < self.bytes {
+                let count = usize::try_from(self.bytes - at).unwrap_or(usize::MAX).min(zeros.len());
+                file.write_at(zeros.get(..count).unwrap_or_default(), at)?;
+                at += count as u64;
+            }
+            file.sync_data()
+        };
+        fill().inspect_err(|_| {
+            let _ = self.disk.remove(&self.path);
+        })
+    }
+}

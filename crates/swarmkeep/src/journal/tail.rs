@@ -1,0 +1,570 @@
+//! What a journal that was found on disk means. Reads, touches nothing: the answer is a value that can be printed
+//! (`recover --dry-run`) before `open` acts on it.
+//!
+//! # Rules
+//!
+//! - Segments are chained through their headers: each names where the one before logically ends. What lies beyond that end
+//!   is never read as a frame again.
+//! - A frame counts when its header, its directory and its hash verify under its segment's nonce, at its own offset.
+//! - A bad frame is **damage** when something vouches for it: a later frame of the segment (a seal too), the next segment's
+//!   header, or records.db's position. Reading goes on after it.
+//! - Else it is **tail**: the journal ends before it. A sync that had returned would have been followed by a seal within
+//!   [`super::Settings::seal_after_ms`], so it is at most *possibly* acknowledged, and is reported so ([`Doubt`]).
+//! - The last frame, when nothing vouches for it, is accepted but not trusted: what this reads may be in the page cache
+//!   alone. It is carried over into the next segment ([`Inspection::carried`]).
+//! - Files of several stores, or of one store at several times, are refused with advice ([`OpenError::Mixed`]).
+
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use swarmkeep_core::{Hash, log::Position};
+
+use super::{
+    Frame, OpenError, StoreId, Vouch,
+    frame::{self, FRAME_BYTES_MAX, Header as FrameHeader, Key, Kind, Span},
+    segment::{
+        ALIGNMENT, FORMAT_VERSION, FRAMES_AT, HEADER_BYTES, Header, HeaderError, SEGMENT_BYTES_MAX, file_number, spare_number,
+    },
+};
+use crate::disk::{Disk, OpenHow, read_whole};
+
+/// Bytes behind the journal's end that were, or may have been, a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// In which segment.
+    pub segment: u64,
+    /// Where.
+    pub bytes: RangeInclusive<u64>,
+    /// Its position, where that can be read.
+    pub position: Option<Position>,
+    /// What it held, where that can be read; `None`: it cannot be told.
+    pub spans: Option<Vec<Span>>,
+    /// True: callers had been told `Unknown` (or nothing) before the store went on without it. False: it was the very end,
+    /// and may have been acknowledged just before the crash.
+    pub abandoned: bool,
+}
+
+/// Bytes that were durable once and are not what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// In which segment.
+    pub segment: u64,
+    /// Where; `None`: the whole file, or no file.
+    pub bytes: Option<RangeInclusive<u64>>,
+    /// Which frames; empty: none is missing.
+    pub positions: RangeInclusive<u64>,
+    /// What they held, where that can be read; `None`: it cannot be told.
+    pub spans: Option<Vec<Span>>,
+    /// Whether records.db has all of it: nothing is lost then.
+    pub in_records: bool,
+    /// What is the matter.
+    pub what: String,
+}
+
+impl Damage {
+    fn unreadable(segment: u64, positions: RangeInclusive<u64>, in_records: bool) -> Self {
+        let what = "both copies of the segment's header are unreadable".into();
+        Self { segment, bytes: None, positions, spans: None, in_records, what }
+    }
+
+    /// The name of the file in `quarantine/` that keeps the bytes.
+    #[must_use]
+    pub fn quarantine_name(&self) -> String {
+        quarantine_name(self.segment, self.bytes.as_ref())
+    }
+}
+
+impl Doubt {
+    /// The name of the file in `quarantine/` that keeps the bytes.
+    #[must_use]
+    pub fn quarantine_name(&self) -> String {
+        quarantine_name(self.segment, Some(&self.bytes))
+    }
+}
+
+fn quarantine_name(segment: u64, bytes: Option<&RangeInclusive<u64>>) -> String {
+    match bytes {
+        Some(bytes) => format!("journal-{segment:016}-{}", bytes.start()),
+        None => format!("journal-{segment:016}-whole"),
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Inspection {
+    /// The store the segments belong to; `None`: there are none that can be read.
+    pub store: Option<StoreId>,
+    /// The highest incarnation found.
+    pub incarnation: u64,
+    /// Verified frames beyond records.db's position, in order; what must be applied.
+    pub unapplied: Vec<Arc<Frame>>,
+    /// Whether the last of them has nothing that vouches for it, and is carried over.
+    pub carried: bool,
+    /// The tail, where it is not clean.
+    pub doubts: Vec<Doubt>,
+    /// What was damaged.
+    pub damage: Vec<Damage>,
+    /// The journal ended with a seal, or had nothing to seal.
+    pub sealed: bool,
+    /// Position of the next frame, the carried one not counted.
+    pub next: Position,
+    /// Hash of the frame before.
+    pub last_hash: Hash,
+    /// The last frame with entries, the carried one not counted.
+    pub(super) data: (Position, Hash),
+    /// Number and logical end of the last segment.
+    pub(super) last: Option<(u64, u64)>,
+    /// The highest number that any segment file has.
+    pub(super) number: u64,
+    /// Segments, oldest first: number, bytes, last position with entries.
+    pub(super) segments: Vec<(u64, u64, Position)>,
+    pub(super) spares: Vec<u64>,
+}
+
+impl Inspection {
+    /// Frames that were acknowledged and that neither the journal nor records.db has.
+    pub fn lost(&self) -> impl Iterator<Item = &Damage> {
+        self.damage.iter().filter(|damage| !damage.in_records)
+    }
+}
+
+struct Found {
+    header: Header,
+    bytes: u64,
+}
+
+/// Reads the journal of the store in `store_dir`.
+///
+/// # Errors
+/// `Newer` or `Mixed`: it must not be opened. `Io`: it could not be read.
+pub fn inspect(disk: &dyn Disk, store_dir: &Path, vouch: Option<Vouch>) -> Result<Inspection, OpenError> {
+    let dir = store_dir.join("journal");
+    let names = match disk.list(&dir) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(OpenError::io(&dir)(error)),
+    };
+    let records = vouch.map_or(Position(0), |vouch| vouch.position);
+    let mut inspection = Inspection {
+        spares: names.iter().filter_map(|name| spare_number(name)).collect(),
+        sealed: true,
+        next: Position(records.0 + 1),
+        last_hash: vouch.map_or(Hash::default(), |vouch| vouch.frame_hash),
+        data: (records, vouch.map_or(Hash::default(), |vouch| vouch.frame_hash)),
+        incarnation: vouch.map_or(0, |vouch| vouch.incarnation),
+        ..Inspection::default()
+    };
+    let quarantined = disk.list(&store_dir.join("quarantine")).unwrap_or_default();
+    let mut found = BTreeMap::new();
+    let mut unreadable = Vec::new();
+    for name in &names {
+        let Some(number) = file_number(name) else { continue };
+        inspection.number = inspection.number.max(number);
+        match read_header(disk, &dir.join(name), number, &mut inspection)? {
+            Some(segment) => drop(found.insert(number, segment)),
+            None => unreadable.push(number),
+        }
+    }
+    one_store(&found, vouch, &mut inspection)?;
+    let chain = chain(found, &mut inspection);
+    let Some(last) = chain.last() else {
+        return nothing_readable(inspection, vouch, &unreadable);
+    };
+    inspection.incarnation = inspection.incarnation.max(last.header.incarnation);
+
+    // The newest segment that begins at or before what is not applied: all before it has been.
+    let start = chain.iter().rposition(|found| found.header.first_position.0 <= records.0 + 1).unwrap_or(0);
+    for (found, next) in chain.iter().zip(chain.iter().skip(1)).take(start) {
+        inspection.segments.push((found.header.number, found.bytes, next.header.data_position));
+    }
+    let mut reading = Reading::new(disk, &dir, vouch, inspection);
+    for (index, found) in chain.iter().enumerate().skip(start) {
+        if index == start {
+            reading.begin(&found.header, &unreadable)?;
+        }
+        reading.segment(found, chain.get(index + 1).map(|next| &next.header))?;
+    }
+    let mut inspection = reading.end(&unreadable)?;
+    for number in unreadable {
+        if !inspection.damage.iter().any(|damage| damage.segment == number) {
+            inspection.damage.push(Damage::unreadable(number, empty(), true));
+        }
+    }
+    // What lies in quarantine was reported when it was put there.
+    inspection.damage.retain(|damage| !quarantined.contains(&damage.quarantine_name()));
+    inspection.doubts.retain(|doubt| !quarantined.contains(&doubt.quarantine_name()));
+    Ok(inspection)
+}
+
+#[expect(clippy::reversed_empty_ranges, reason = "no positions")]
+fn empty() -> RangeInclusive<u64> {
+    1..=0
+}
+
+fn read_header(disk: &dyn Disk, path: &Path, number: u64, inspection: &mut Inspection) -> Result<Option<Found>, OpenError> {
+    let file = disk.open(path, OpenHow::Read).map_err(OpenError::io(path))?;
+    let mut blocks = vec![0; 2 * HEADER_BYTES];
+    let read = file.read_at(&mut blocks, 0).map_err(OpenError::io(path))?;
+    blocks.truncate(read);
+    let bytes = file.len().map_err(OpenError::io(path))?;
+    let (first, second) = blocks.split_at(read.min(HEADER_BYTES));
+    let (first, second) = (Header::decode(first), Header::decode(second));
+    for header in [&first, &second] {
+        if let Err(HeaderError::Newer(found)) = header {
+            return Err(OpenError::Newer { file: path.to_owned(), found: found.clone(), known: FORMAT_VERSION });
+        }
+    }
+    let damaged = first.is_err() || second.is_err();
+    let header = first.or(second).ok().filter(|header| header.number == number);
+    if damaged && header.is_some() {
+        inspection.damage.push(Damage {
+            segment: number,
+            bytes: Some(0..=FRAMES_AT - 1),
+            positions: empty(),
+            spans: None,
+            in_records: true,
+            what: "one copy of the segment's header is unreadable; the other was used".into(),
+        });
+    }
+    Ok(header.map(|header| Found { header, bytes }))
+}
+
+fn one_store(found: &BTreeMap<u64, Found>, vouch: Option<Vouch>, inspection: &mut Inspection) -> Result<(), OpenError> {
+    for segment in found.values() {
+        let store = segment.header.store;
+        if let Some(other) = inspection.store.replace(store).filter(|other| *other != store) {
+            return Err(OpenError::Mixed {
+                what: format!("journal segments of two stores, {other} and {store}, lie in one folder"),
+                advice: "restore the whole folder from one copy",
+            });
+        }
+    }
+    match (inspection.store, vouch) {
+        (Some(store), Some(vouch)) if vouch.store != store => Err(OpenError::Mixed {
+            what: format!("the journal belongs to store {store}, records.db to store {}", vouch.store),
+            advice: "put back the files that belong together: copy or restore a store's folder as a whole",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The segments that hang together, oldest first: from the newest backwards, each by the header of the one after it. Where
+/// that one is gone, the newest older one goes on, and `Reading` says what is missing between. A segment that no later one
+/// names was given up before its first frame.
+fn chain(mut found: BTreeMap<u64, Found>, inspection: &mut Inspection) -> Vec<Found> {
+    let mut chain = Vec::new();
+    let mut next = found.keys().next_back().copied();
+    while let Some(segment) = next.and_then(|number| found.remove(&number)) {
+        let previous = segment.header.previous_number.min(segment.header.number.saturating_sub(1));
+        next = found.range(..=previous).next_back().map(|(number, _)| *number);
+        chain.push(segment);
+    }
+    inspection.segments.extend(found.values().map(|orphan| (orphan.header.number, orphan.bytes, Position(0))));
+    chain.reverse();
+    chain
+}
+
+fn nothing_readable(mut inspection: Inspection, vouch: Option<Vouch>, unreadable: &[u64]) -> Result<Inspection, OpenError> {
+    match vouch {
+        None if unreadable.is_empty() => Ok(inspection),
+        None => Err(OpenError::Mixed {
+            what: "no segment of the journal can be read, and there is no records.db".into(),
+            advice: "restore the store's folder from a backup",
+        }),
+        Some(vouch) if unreadable.is_empty() && vouch.position.0 == 0 => Ok(inspection),
+        Some(vouch) if unreadable.is_empty() => Err(OpenError::Mixed {
+            what: format!("records.db stands at position {} and there is no journal beside it", vouch.position.0),
+            advice: "a store is its whole folder: bring back the folder `journal` that belongs to this records.db, or restore \
+                     a complete copy",
+        }),
+        Some(_) => {
+            for &segment in unreadable {
+                inspection.damage.push(Damage::unreadable(segment, inspection.next.0..=u64::MAX, false));
+            }
+            Ok(inspection)
+        }
+    }
+}
+
+/// Goes through the segments from the first that may hold something that was not applied.
+struct Reading<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    vouch: Option<Vouch>,
+    records: u64,
+    inspection: Inspection,
+    /// The position that comes next.
+    expected: u64,
+    /// The hash that the next frame must name; `None` after damage, when it is not known.
+    hash: Option<Hash>,
+    /// records.db's position was found with records.db's hash.
+    confirmed: bool,
+    /// The last frame, if it has entries and nothing vouches for it.
+    unvouched: Option<Unvouched>,
+    tail: Option<Tail>,
+}
+
+struct Unvouched {
+    offset: u64,
+    position: Position,
+    previous: Hash,
+    data: (Position, Hash),
+}
+
+struct Tail {
+    segment: u64,
+    bytes: RangeInclusive<u64>,
+    position: Option<Position>,
+    spans: Option<Vec<Span>>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(disk: &'a dyn Disk, dir: &'a Path, vouch: Option<Vouch>, inspection: Inspection) -> Self {
+        let records = vouch.map_or(0, |vouch| vouch.position.0);
+        Self {
+            disk,
+            dir,
+            vouch,
+            records,
+            inspection,
+            expected: 0,
+            hash: None,
+            confirmed: records == 0,
+            unvouched: None,
+            tail: None,
+        }
+    }
+
+    fn begin(&mut self, header: &Header, unreadable: &[u64]) -> Result<(), OpenError> {
+        self.expected = header.first_position.0;
+        self.hash = Some(header.previous_hash);
+        let data = header.data_position.0;
+        if data == self.records && data != 0 {
+            self.confirm(header.data_hash)?;
+        }
+        if data <= self.records {
+            return Ok(());
+        }
+        // What lies between records.db's position and this segment is not here.
+        if let Some(&segment) = unreadable.iter().rfind(|number| **number < header.number) {
+            self.inspection.damage.push(Damage::unreadable(segment, self.records + 1..=data, false));
+            self.confirmed = true;
+            return Ok(());
+        }
+        Err(match self.vouch {
+            Some(_) => OpenError::Mixed {
+                what: format!("records.db stands at position {} and the journal begins after {data}: records.db is older", self.records),
+                advice: "put back the records.db that belongs to this journal, or restore the whole folder from one copy",
+            },
+            None => OpenError::Mixed {
+                what: format!("the journal begins after position {data} and there is no records.db with what came before"),
+                advice: "a store is its whole folder: bring back its records.db, or restore a complete copy",
+            },
+        })
+    }
+
+    fn confirm(&mut self, hash: Hash) -> Result<(), OpenError> {
+        self.confirmed = true;
+        match self.vouch {
+            Some(vouch) if vouch.frame_hash != hash => Err(OpenError::Mixed {
+                what: format!("records.db and the journal both know position {}, with different contents", self.records),
+                advice: "they come from two copies of the store that went separate ways: restore the whole folder from one of them",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn segment(&mut self, found: &Found, next: Option<&Header>) -> Result<(), OpenError> {
+        let header = &found.header;
+        let key = Key::of(header);
+        let path = self.dir.join(super::segment::file_name(header.number));
+        let bytes = read_segment(self.disk, &path, header.size).map_err(OpenError::io(&path))?;
+        let follows = next.filter(|next| next.previous_number == header.number);
+        let limit = follows.map_or(bytes.len() as u64, |next| next.previous_end.min(bytes.len() as u64));
+        self.inspection.data = (header.data_position, header.data_hash);
+        self.inspection.sealed = true;
+        self.unvouched = None;
+        let mut offset = FRAMES_AT;
+        while offset < limit {
+            if let Some((frame, entries)) = self.frame(&bytes, offset, limit, &key) {
+                self.accept(&frame, entries, offset)?;
+                offset += frame.bytes as u64;
+                continue;
+            }
+            // A later frame vouches for what should be here; without one it is the end, or what the next segment vouches for.
+            let Some((at, position)) = later(&bytes, offset, limit, &key, self.expected) else { break };
+            self.damaged(header.number, &bytes, offset..=at - 1, &key, position, position <= self.records + 1);
+            offset = at;
+        }
+        match next {
+            Some(next) => {
+                if self.expected < next.first_position.0 {
+                    let applied = next.data_position.0 <= self.records;
+                    let segment = if follows.is_some() { header.number } else { next.previous_number };
+                    let end = limit.max(offset + 1) - 1;
+                    self.damaged(segment, &bytes, offset..=end, &key, next.first_position.0, applied);
+                }
+                self.expected = next.first_position.0;
+                self.hash = Some(next.previous_hash);
+                if follows.is_some() && !next.carried {
+                    let beyond = remains(&bytes, limit, &key, true, header.number);
+                    self.inspection.doubts.extend(beyond.map(|tail| tail.doubt(true)));
+                }
+                self.inspection.segments.push((header.number, found.bytes, next.data_position));
+            }
+            None => {
+                self.tail = remains(&bytes, offset, &key, header.recycled, header.number);
+                self.inspection.last = Some((header.number, offset));
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&self, bytes: &Bytes, offset: u64, limit: u64, key: &Key) -> Option<(FrameHeader, Arc<Frame>)> {
+        let header = FrameHeader::read(bytes, offset, key)?;
+        let fits = offset + header.bytes as u64 <= limit;
+        let follows = header.position.0 == self.expected && self.hash.is_none_or(|hash| hash == header.previous);
+        let frame = (fits && follows).then(|| header.verify(bytes, offset, key))??;
+        Some((header, frame))
+    }
+
+    fn accept(&mut self, header: &FrameHeader, frame: Arc<Frame>, offset: u64) -> Result<(), OpenError> {
+        self.expected = header.position.0 + 1;
+        self.hash = Some(header.hash);
+        self.inspection.sealed = header.kind == Kind::Seal;
+        self.unvouched = None;
+        if header.kind == Kind::Seal {
+            return Ok(());
+        }
+        if header.position.0 == self.records {
+            self.confirm(header.hash)?;
+        }
+        let data = std::mem::replace(&mut self.inspection.data, (header.position, header.hash));
+        if header.position.0 > self.records {
+            self.unvouched = Some(Unvouched { offset, position: header.position, previous: header.previous, data });
+            self.inspection.unapplied.push(frame);
+        }
+        Ok(())
+    }
+
+    /// Takes down that the frames from the expected one to before `resume` are damaged, and goes on there.
+    fn damaged(&mut self, segment: u64, bytes: &[u8], at: RangeInclusive<u64>, key: &Key, resume: u64, in_records: bool) {
+        let positions = self.expected..=resume.saturating_sub(1);
+        let one = positions.start() == positions.end();
+        let spans = FrameHeader::read(bytes, *at.start(), key).filter(|_| one).and_then(|header| header.spans(bytes, *at.start(), key));
+        if positions.contains(&self.records) {
+            self.confirmed = true;
+        }
+        let what = if one { "a frame is damaged".into() } else { format!("{} frames are damaged", resume - self.expected) };
+        self.inspection.damage.push(Damage { segment, bytes: Some(at), positions, spans, in_records, what });
+        self.expected = resume;
+        self.hash = None;
+        self.unvouched = None;
+    }
+
+    fn end(mut self, unreadable: &[u64]) -> Result<Inspection, OpenError> {
+        let last = self.inspection.last.map_or(0, |(number, _)| number);
+        let newer_unreadable = unreadable.iter().copied().filter(|number| *number > last).collect::<Vec<_>>();
+        let ended = self.expected.saturating_sub(1);
+        if let Some(vouch) = self.vouch.filter(|_| self.records > ended) {
+            let tail = self.tail.take();
+            if tail.is_none() && newer_unreadable.is_empty() {
+                return Err(OpenError::Mixed {
+                    what: format!("records.db stands at position {} and the journal ends at {ended}: the journal is older", self.records),
+                    advice: "put back the journal that belongs to this records.db, or restore the whole folder from one copy",
+                });
+            }
+            self.inspection.damage.extend(tail.map(|tail| Damage {
+                segment: tail.segment,
+                bytes: Some(tail.bytes),
+                positions: self.expected..=self.records,
+                spans: tail.spans,
+                in_records: true,
+                what: "a frame is damaged; records.db has it".into(),
+            }));
+            self.expected = self.records + 1;
+            self.hash = Some(vouch.frame_hash);
+            self.inspection.data = (vouch.position, vouch.frame_hash);
+            self.confirmed = true;
+        }
+        if !self.confirmed {
+            return Err(OpenError::Mixed {
+                what: format!("records.db stands at position {}, which the journal does not have", self.records),
+                advice: "restore the whole folder from one copy",
+            });
+        }
+        for segment in newer_unreadable {
+            self.inspection.damage.push(Damage::unreadable(segment, self.expected..=u64::MAX, false));
+        }
+        self.inspection.sealed &= self.tail.is_none();
+        self.inspection.doubts.extend(self.tail.take().map(|tail| tail.doubt(false)));
+        self.inspection.next = Position(self.expected);
+        self.inspection.last_hash = self.hash.unwrap_or_default();
+        if let Some(unvouched) = self.unvouched {
+            self.inspection.carried = true;
+            self.inspection.next = unvouched.position;
+            self.inspection.last_hash = unvouched.previous;
+            self.inspection.data = unvouched.data;
+            self.inspection.last = Some((last, unvouched.offset));
+        }
+        if let Some((number, _)) = self.inspection.last {
+            let bytes = self.disk.open(&self.dir.join(super::segment::file_name(number)), OpenHow::Read).and_then(|file| file.len());
+            self.inspection.segments.push((number, bytes.unwrap_or(0), self.inspection.data.0));
+        }
+        Ok(self.inspection)
+    }
+}
+
+impl Tail {
+    fn doubt(self, abandoned: bool) -> Doubt {
+        Doubt { segment: self.segment, bytes: self.bytes, position: self.position, spans: self.spans, abandoned }
+    }
+}
+
+fn read_segment(disk: &dyn Disk, path: &PathBuf, size: u64) -> io::Result<Bytes> {
+    let file = disk.open(path, OpenHow::Read)?;
+    let limit = size.min(SEGMENT_BYTES_MAX);
+    if file.len()? <= limit {
+        return read_whole(file.as_ref(), limit).map(Bytes::from);
+    }
+    // Somebody made the file longer: what was appended is not ours.
+    let mut bytes = vec![0; usize::try_from(limit).map_err(io::Error::other)?];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes.into())
+}
+
+/// The next frame header of this use of the file at or after `offset` whose position is beyond the expected one.
+fn later(bytes: &[u8], offset: u64, limit: u64, key: &Key, expected: u64) -> Option<(u64, u64)> {
+    (offset..limit).step_by(ALIGNMENT).find_map(|at| {
+        let header = FrameHeader::read(bytes, at, key)?;
+        (header.position.0 > expected).then_some((at, header.position.0))
+    })
+}
+
+/// What lies at the logical end of a segment and is not clean: a frame by its header or its trailer, or, in a file that was
+/// never used before, anything but zeros.
+fn remains(bytes: &[u8], offset: u64, key: &Key, recycled: bool, segment: u64) -> Option<Tail> {
+    if let Some(header) = FrameHeader::read(bytes, offset, key) {
+        let spans = header.spans(bytes, offset, key);
+        let end = (offset + header.bytes as u64).min(bytes.len() as u64);
+        let spans = if header.kind == Kind::Seal { Some(Vec::new()) } else { spans };
+        return Some(Tail { segment, bytes: offset..=end - 1, position: Some(header.position), spans });
+    }
+    if let Some((position, length)) = frame::betrayed(bytes, offset, key) {
+        return Some(Tail { segment, bytes: offset..=offset + length as u64 - 1, position: Some(position), spans: None });
+    }
+    if recycled {
+        return None;
+    }
+    let start = usize::try_from(offset).ok()?;
+    let reach = bytes.len().min(start.saturating_add(FRAME_BYTES_MAX));
+    let last = bytes.get(start..reach)?.iter().rposition(|byte| *byte != 0)?;
+    Some(Tail { segment, bytes: offset..=offset + last as u64, position: None, spans: None })
+}
