@@ -21,8 +21,10 @@ pub enum Mode {
 
 /// The first SQLite without the WAL-reset fault (a write racing a checkpoint could lose pages).
 const LIBRARY_MIN: i32 = 3_051_003;
+/// How long a lock of somebody else is waited for: a person's `sqlite3` reading views.db, a checkpoint.
+const BUSY: Duration = Duration::from_secs(5);
 /// Cached statements per connection: more than there are in this crate for one file.
-const STATEMENTS: usize = 96;
+const STATEMENTS: usize = 192;
 /// Checkpoints are the caller's business ([`crate::RecordsDb::wal_checkpoint`]); this is the backstop, in pages of 4 KiB.
 const WAL_PAGES_MAX: i64 = 16 * 1024;
 /// Page cache of a writer and of a reader, in KiB. Writers keep the inner pages of every index at hand.
@@ -76,7 +78,7 @@ fn library() -> Result<()> {
 /// What readers and writers have in common. Every value is read back: SQLite ignores what it does not know.
 fn settle(connection: &Connection, cache_kib: i64) -> Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.busy_timeout(BUSY)?;
     expect(connection, "trusted_schema", 0)?;
     expect(connection, "cell_size_check", 1)?;
     // A failed read of a mapped page is a signal, not an error.
@@ -103,6 +105,14 @@ fn expect_text(connection: &Connection, pragma: &str, value: &str) -> Result<()>
 
 fn refused(pragma: &str, value: &str) -> SqliteError {
     SqliteError::Library { library: rusqlite::version(), what: format!("PRAGMA {pragma}={value} did not take effect") }
+}
+
+/// Runs `work` so that a lock held by somebody else is an answer at once, not a wait.
+pub(crate) fn without_waiting<T>(connection: &Connection, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let done = work(connection);
+    connection.busy_timeout(BUSY)?;
+    done
 }
 
 /// SQLite syncs the directory after it made a journal, not after it made the file itself.

@@ -18,6 +18,18 @@
 //! ReaderPool::open(path, how_many, clock).read(|connection| RecordsReader::new(connection).head(id))
 //! ```
 //!
+//! # `views.db`: derived
+//!
+//! ```text
+//! ViewsDb::open(path, Options)
+//!   .catch_up(&Source, progress)     once after opening: to where records.db is; from an empty file, the rebuild
+//!   .apply(&ApplyBatch, &Source)     the same batch, after records.db has it
+//!   .rebuild(&Source, progress), .position(), .wal_checkpoint()
+//! ViewsDb::differences(&connection, &state)    what `verify` asks
+//! Source { records: RecordsReader, files: &dyn Fn(SessionId, BlobId) -> Result<Bytes> }
+//!   .state_at(session, seq)          checkpoint and records, folded
+//! ```
+//!
 //! # Errors
 //!
 //! [`SqliteError`] says what happened; `LogError::from` says what it means at the seam.
@@ -29,6 +41,7 @@ mod error;
 mod migration;
 mod pool;
 mod records;
+mod views;
 
 pub use self::{
     connection::Mode,
@@ -39,6 +52,7 @@ pub use self::{
         Anchor, ApplyBatch, CheckpointInfo, Entry, NewBlob, Options, RECORDS_SCHEMA, RecordsDb, RecordsReader, Recovery,
         Removal, SessionReport, StoredObservations, StoredSession, What,
     },
+    views::{Source, VIEWS_SCHEMA, ViewsDb},
 };
 
 /// How long a reader's snapshot may live, in milliseconds: an open snapshot keeps the write-ahead log from shrinking.

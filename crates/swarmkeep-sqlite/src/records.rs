@@ -201,10 +201,11 @@ impl RecordsDb {
             return Err(poisoned());
         }
         if self.options.mode != Mode::RollbackFull {
-            let (busy, log, copied): (i64, i64, i64) = self
-                .connection
-                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-                .map_err(|error| self.poison_on(error.into()))?;
+            let outcome = connection::without_waiting(&self.connection, |connection| {
+                let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+                Ok(connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
+            });
+            let (busy, log, copied): (i64, i64, i64) = outcome.map_err(|error| self.poison_on(error))?;
             if busy != 0 || log != copied {
                 return Ok(None);
             }

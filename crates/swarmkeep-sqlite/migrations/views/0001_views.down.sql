@@ -1,0 +1,16 @@
+DROP VIEW events;
+DROP TABLE event_groups;
+DROP TABLE metrics;
+DROP TABLE swarm_config;
+DROP TABLE connections;
+DROP TABLE effects;
+DROP TABLE memory;
+DROP TABLE message_receipts;
+DROP TABLE messages;
+DROP TABLE tasks;
+DROP TABLE agent_group_members;
+DROP TABLE agent_groups;
+DROP TABLE agent_topics;
+DROP TABLE agents;
+DROP TABLE sessions;
+DROP TABLE meta;

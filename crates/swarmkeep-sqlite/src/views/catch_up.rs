@@ -1,0 +1,109 @@
+//! From where the views are to where `records.db` is, session by session.
+
+use std::collections::BTreeMap;
+
+use swarmkeep_core::{Seq, SessionId, log::Observation};
+
+use super::{Source, ViewsDb, apply, write};
+use crate::{
+    error::{Result, SqliteError},
+    records::StoredSession,
+};
+
+/// Sessions looked at in one go, and in one transaction.
+const SESSIONS: usize = 512;
+/// Bytes of records tabulated at a time.
+const PIECE: usize = 1024 * 1024;
+/// Rows waiting, beyond which they are written before the session is through.
+const ROWS: usize = 10_000;
+/// Rows of observations read at a time.
+const OBSERVATIONS: usize = 1024;
+
+pub(super) fn run(views: &mut ViewsDb, source: &Source<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    let from = views.position;
+    let to = source.records.anchor()?.position;
+    if from > to {
+        return Err(SqliteError::Foreign {
+            file: views.path.display().to_string(),
+            what: format!("at position {}, records.db is at {}: delete it, it is made again", from.0, to.0),
+        });
+    }
+    if from == to {
+        return Ok(());
+    }
+    let removals = source.records.removals(from)?;
+    views.write(|transaction| {
+        // A session that was removed and made again is read from its new beginning.
+        removals.iter().try_for_each(|removal| write::remove(transaction, &removal.session.to_string()))
+    })?;
+    let total = source.records.count()?;
+    let mut done = 0;
+    let mut after: Option<SessionId> = None;
+    loop {
+        let page = source.records.sessions(after, SESSIONS)?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        views.write(|transaction| {
+            let changed = page.iter().filter(|session| session.position > from);
+            changed.into_iter().try_for_each(|session| records(transaction, session, source))
+        })?;
+        done += page.len() as u64;
+        progress(done, total);
+    }
+    views.write(|transaction| {
+        // Together with the position: observations have no seq that would say which of them are there already.
+        let mut row = 0;
+        loop {
+            let page = source.records.observations(row, from, OBSERVATIONS)?;
+            let Some(last) = page.last() else { break };
+            row = last.id;
+            let mut by_session: BTreeMap<SessionId, Vec<&Observation>> = BTreeMap::new();
+            for stored in &page {
+                by_session.entry(stored.session).or_default().extend(&stored.observations);
+            }
+            for (session, observations) in by_session {
+                apply::observe(transaction, session, observations.into_iter())?;
+            }
+        }
+        write::put_position(transaction, to)
+    })?;
+    views.position = to;
+    Ok(())
+}
+
+fn records(connection: &rusqlite::Connection, session: &StoredSession, source: &Source<'_>) -> Result<()> {
+    let mut seen = Seq(write::seq(connection, &session.id.to_string())?);
+    let mut pending = apply::Pending::new(session.id);
+    if seen < session.base.seq {
+        // The records before are gone: from the oldest state there is. What had left the state by then is not known here.
+        let state = source.state_at(session.id, session.base.seq).or_else(|_| oldest(session, source))?;
+        pending.replace(&state);
+        seen = state.head.seq;
+    }
+    while seen < session.head.seq {
+        let bytes = source.records.read(session.id, seen, PIECE)?;
+        let read = swarmkeep_core::record::iter(&bytes).filter_map(|view| view.ok().map(|view| view.seq())).last();
+        let Some(last) = read.filter(|last| *last > seen) else { break };
+        pending.records(&bytes, last < session.head.seq, source)?;
+        seen = last;
+        if pending.len() >= ROWS {
+            pending.flush(connection)?;
+        }
+    }
+    pending.flush(connection)
+}
+
+/// The state of the oldest checkpoint that reads, of a session whose first records were removed.
+fn oldest(session: &StoredSession, source: &Source<'_>) -> Result<swarmkeep_core::State> {
+    let infos = source.records.checkpoints(session.id)?;
+    for info in infos.iter().rev().filter(|info| info.head.seq >= session.base.seq) {
+        if let Some(checkpoint) = source.records.load(session.id, info.head.seq)?
+            && let Ok(state) = checkpoint.state()
+            && state.head.seq >= session.base.seq
+        {
+            return Ok(state);
+        }
+    }
+    let seqs = Some(1..=session.base.seq.0);
+    Err(SqliteError::damaged(Some(session.id), seqs, "no checkpoint that stands for the removed records reads"))
+}

@@ -1,0 +1,74 @@
+//! Comparing views with the state they should show.
+
+use rusqlite::{Connection, types::ValueRef};
+use swarmkeep_core::{
+    State,
+    tabulate::{self, AGENTS, MESSAGE_RECEIPTS, MESSAGES, RowChange, TABLES, Value, ViewTable},
+};
+
+use super::write::Bound;
+use crate::error::Result;
+
+/// Differences listed at most.
+const LISTED: usize = 100;
+
+pub(super) fn differences(connection: &Connection, state: &State) -> Result<Vec<String>> {
+    let session = state.info.id.to_string();
+    let mut found = Vec::new();
+    let rows = tabulate::rows(state);
+    for table in TABLES {
+        let mut expected = 0i64;
+        for row in &rows {
+            let RowChange::Put { table: of, values } = row else { continue };
+            if of.name != table.name {
+                continue;
+            }
+            expected += 1;
+            if found.len() < LISTED
+                && let Some(difference) = compare(connection, table, values)?
+            {
+                found.push(difference);
+            }
+        }
+        // Messages stay in the views when they have left the state.
+        if table.name != MESSAGES.name && table.name != MESSAGE_RECEIPTS.name {
+            let sql = format!("SELECT count(*) FROM {} WHERE session_id = ?1", table.name);
+            let there: i64 = connection.prepare_cached(&sql)?.query_row([&session], |row| row.get(0))?;
+            if there != expected {
+                found.push(format!("{}: {there} rows, the state has {expected}", table.name));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn compare(connection: &Connection, table: &ViewTable, values: &[Value]) -> Result<Option<String>> {
+    let key = values.get(..table.key).unwrap_or_default();
+    let condition: Vec<String> =
+        table.columns.iter().take(table.key).enumerate().map(|(n, column)| format!("{column} = ?{}", n + 1)).collect();
+    let sql = format!("SELECT {} FROM {} WHERE {}", table.columns.join(", "), table.name, condition.join(" AND "));
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(rusqlite::params_from_iter(key.iter().map(Bound)))?;
+    let name = |key: &[Value]| {
+        let parts: Vec<String> = key.iter().skip(1).map(|part| if let Value::Text(text) = part { text.clone() } else { format!("{part:?}") }).collect();
+        format!("{} {}", table.name, parts.join("/"))
+    };
+    let Some(row) = rows.next()? else { return Ok(Some(format!("{}: missing", name(key)))) };
+    for (column, value) in values.iter().enumerate() {
+        let label = table.columns.get(column).copied().unwrap_or_default();
+        if table.name == AGENTS.name && label == "last_heartbeat" {
+            continue;
+        }
+        let same = match (row.get_ref(column)?, value) {
+            (ValueRef::Null, Value::Null) => true,
+            (ValueRef::Integer(there), Value::Integer(here)) => there == *here,
+            (ValueRef::Real(there), Value::Real(here)) => there.to_bits() == here.to_bits(),
+            (ValueRef::Text(there), Value::Text(here)) => there == here.as_bytes(),
+            _ => false,
+        };
+        if !same {
+            return Ok(Some(format!("{}: {label} differs", name(key))));
+        }
+    }
+    Ok(None)
+}
