@@ -21,6 +21,7 @@
 //! | [`diff`] | two states compared, entity by entity |
 //! | [`limits`] | every bound, by name |
 //! | [`error`] | what a caller is told to do |
+//! | `testing` | random, mostly valid histories (feature `testing`) |
 
 pub mod checkpoint;
 pub mod clock;
@@ -39,6 +40,8 @@ pub mod requests;
 pub mod session;
 pub mod state;
 pub mod tabulate;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::{Error, ErrorKind, Refusal, RefusalCode};
 pub use event::Event;

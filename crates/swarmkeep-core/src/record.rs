@@ -112,6 +112,9 @@ pub enum RecordError {
     /// An event class this program does not know.
     #[error("event class {0} is not known to this program: use a newer one")]
     Class(u16),
+    /// A flag this program does not know. Flags are outside the hash, because removing a body sets one.
+    #[error("record flags {0:#x} are not known to this program: damaged, or written by a newer one")]
+    Flags(u32),
     /// The body is not the one that was hashed.
     #[error("body hash differs at seq {0}")]
     Body(Seq),
@@ -175,7 +178,7 @@ impl<'a> RecordView<'a> {
     /// The record at the start of `bytes`, and what follows it.
     ///
     /// # Errors
-    /// `CutOff`, `Newer`, `Class`: nothing here was allocated or trusted on the length's word.
+    /// `CutOff`, `Newer`, `Class`, `Flags`: nothing here was allocated or trusted on the length's word.
     pub fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), RecordError> {
         let cut = |need| RecordError::CutOff { have: bytes.len(), need };
         let length = u32::from_le_bytes(field(bytes, 0).ok_or(cut(OVERHEAD_BYTES))?) as usize;
@@ -192,6 +195,10 @@ impl<'a> RecordView<'a> {
         let class = u16::from_le_bytes(view.field(6));
         if class != CLASS_EVENT {
             return Err(RecordError::Class(class));
+        }
+        let flags = u32::from_le_bytes(view.field(52));
+        if flags & !FLAG_BODY_REMOVED != 0 {
+            return Err(RecordError::Flags(flags));
         }
         if !view.body_removed() && length < OVERHEAD_BYTES {
             return Err(RecordError::CutOff { have: length, need: OVERHEAD_BYTES });
