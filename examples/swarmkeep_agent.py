@@ -298,7 +298,7 @@ class Swarm:
         return _TcpConnection(parts.hostname, parts.port or 7420, timeout=timeout)
 
     def _headers(self, extra=None):
-        headers = {"Accept": "application/json", "Swarmkeep-Actor": self.actor}
+        headers = {"Accept": "application/json"}
         if self._token:
             headers["Authorization"] = "Bearer " + self._token
         headers.update(extra or {})
@@ -472,7 +472,7 @@ class Swarm:
         """Removes a value; removing what is not there is no error."""
         return self.submit([{"delete_memory": {"scope": scope, "key": key}}], request=request)
 
-    # effects, blobs, metrics
+    # effects and blobs
 
     def effect_state(self, key):
         """An effect as it stands, or None."""
@@ -489,17 +489,14 @@ class Swarm:
             fields["outcome"] = {"ok": ok, "value": value}
         return self.submit([{"resolve_effect": fields}], request=request)
 
-    def put_blob(self, data):
-        """Stores bytes and returns their id (the same bytes have the same id)."""
-        return self.call("POST", "blobs", data)["id"]
+    def put_blob(self, data, *, label="content", request=None):
+        """Stores up to 64 MiB of bytes, and returns their id (the same bytes have the same id) and the reply."""
+        body = self.call("POST", "blobs?label=" + _quote(label), data, request=request or self.ids.next())
+        return body["id"], Reply(body)
 
     def blob(self, id):
         """The bytes of a blob."""
         return self.call("GET", "blobs/" + id, raw=True)
-
-    def metric(self, name, value, *, agent=None, attributes=None):
-        """A number for the charts: kept in batches, not part of the log."""
-        return self.call("POST", "metrics", {"metrics": [_metric(name, value, agent, attributes)]})
 
     # the feed
 
@@ -581,16 +578,12 @@ def _problem(status, body):
         fields = {"detail": body[:300].decode("utf-8", "replace")}
     code = fields.get("code") or ("unavailable" if status == 503 else "error")
     detail = fields.get("detail") or fields.get("title") or f"HTTP {status}"
-    return _BY_CODE.get(code, SwarmError)(detail, status, code, fields.get("hint"), fields.get("current"), fields)
+    return _BY_CODE.get(code, SwarmError)(detail, status, code, fields.get("hint"),
+                                          fields.get("current", fields.get("common")), fields)
 
 
 def _quote(text):
     return urllib.parse.quote(str(text), safe="")
-
-
-def _metric(name, value, agent, attributes):
-    fields = {"name": name, "value": value, "agent": agent, "attributes": attributes}
-    return {key: field for key, field in fields.items() if field is not None}
 
 
 # ── an agent ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -620,6 +613,11 @@ class Agent:
     def status(self, status, reason=None, *, request=None):
         """idle, busy, failed or terminated."""
         return self._submit("set_agent_status", {"agent": self.id, "status": status, "reason": reason}, request)
+
+    def metric(self, name, value, *, kind="performance", tags=None):
+        """A measurement for the charts: kept within about a second, not part of the log."""
+        metric = {"agent": self.id, "kind": kind, "name": name, "value": value, "tags": tags or {}}
+        self.swarm.call("POST", "metrics", {"metrics": [metric]})
 
     # heartbeats
 
@@ -678,7 +676,7 @@ class Agent:
     def receive(self, limit=10, *, request=None):
         """Up to `limit` messages that wait for this agent, oldest first. Each comes again until it is acknowledged."""
         body = self.swarm.call("POST", "messages/receive", {"agent": self.id, "limit": limit},
-                               headers={"Swarmkeep-Actor": self.id}, request=request or self.swarm.ids.next())
+                               request=request or self.swarm.ids.next())
         self.last_reply = Reply(body)
         return body.get("messages") or []
 

@@ -222,7 +222,7 @@ def messages(evidence):
 
 def _an_ack(evidence):
     acks = max(evidence.acks.values(), key=len)
-    return next(ack for ack in reversed(acks) if ack["first"] and ack["request"])
+    return next(ack for ack in acks[len(acks) // 2:] if ack["first"] and ack["request"])
 
 
 def _wrong_hash(evidence):

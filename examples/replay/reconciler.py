@@ -39,7 +39,7 @@ def main():
         count = outside_counts(options.folder).get(key, 0)
         found.append({"effect": key, "seq": item.seq, "count": count})
         asked = effect["request"]
-        value = runs.outcome(swarm, by_agent[asked["trace"]], asked["step"]) if count else None
+        value = runs.outcome(swarm, acks, by_agent[asked["trace"]], asked["step"]) if count else None
         try:
             acks.note(f"{key}@{item.seq}", swarm.resolve(key, by="reconciler:outside.txt", done=count > 0, value=value))
         except WrongState:

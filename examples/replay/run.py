@@ -219,7 +219,7 @@ class Replay:
                         break
                     state["at"] += len(line)
                     op = json.loads(line)["op"]
-                    if not op.endswith(".begin"):
+                    if not op.endswith((".begin", ".blob")):
                         state["ops"].add(op)
         return len(state["ops"])
 
@@ -243,14 +243,28 @@ class Replay:
         self.write("state.json", state)
         self.write("plan.json", {"effects": self.effects, "messages": self.messages, "loops": self.loops,
                                  "exact_deaths": sum(map(len, self.exact.values()))})
+        violations = list(self.spoiled_blobs(swarm, state))
         verdict = swarm.call("POST", "/v1/verify", {})
+        if verdict.get("ok") is False or verdict.get("damage"):
+            violations.append(f"verify: {json.dumps(verdict)[:400]}")
         self.wait_for_feed(records[-1]["seq"] if records else 0)
         for name in ("subscriber", "reconciler"):
             self.clients[name].kill()
         code = self.daemon.stop()
         if code != 0:
             raise Failed(f"a clean stop ended with {code}: {tail(self.daemon.log)}")
-        return verdict
+        return violations
+
+    def spoiled_blobs(self, swarm, state):
+        """Observations kept as blobs that cannot be read back as they were."""
+        by_agent = {trace.agent: trace for trace in self.found}
+        for effect in state["effects"]:
+            value = (effect.get("outcome") or {}).get("value") or {}
+            if "blob" in value:
+                asked = effect["request"]
+                expected = by_agent[asked["trace"]].steps[asked["step"]].observation
+                if swarm.blob(value["blob"]) != expected.encode("utf-8", "surrogatepass"):
+                    yield f"blobs: {effect['id']} reads back as other bytes than were stored"
 
     def wait_for_feed(self, head):
         until = time.monotonic() + 60
@@ -316,13 +330,6 @@ def arguments():
     return options
 
 
-def verdict_violations(verdict):
-    """What the daemon's own verification has to say against the store."""
-    damage = verdict.get("damage") or verdict.get("damaged") or []
-    if verdict.get("ok") is False or damage:
-        yield f"verify: {json.dumps(verdict)[:400]}"
-
-
 def toothless(evidence):
     """Ways to spoil the evidence that the checks do not find."""
     for name, spoil in check.TAMPER.items():
@@ -350,7 +357,7 @@ def main():
                        progress_line("disturbed", total, options.json))
     try:
         undisturbed.run()
-        violations += verdict_violations(undisturbed.collect())
+        violations += undisturbed.collect()
         shutil.copy(os.path.join(undisturbed.folder, "state.json"), os.path.join(folder, "reference-state.json"))
         os.makedirs(disturbed.folder, exist_ok=True)
         shutil.copy(os.path.join(folder, "reference-state.json"), os.path.join(disturbed.folder, "reference-state.json"))
@@ -359,7 +366,7 @@ def main():
         except Failed as error:
             # What is there can still be checked: it often says why.
             violations.append(str(error))
-        violations += verdict_violations(disturbed.collect())
+        violations += disturbed.collect()
         evidence = check.Evidence(disturbed.folder)
         if options.tamper:
             check.TAMPER[options.tamper](evidence)

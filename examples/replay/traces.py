@@ -81,14 +81,16 @@ def _text(rng, length):
     return " ".join(parts)
 
 
-def outcome(swarm, trace, index):
+def outcome(swarm, acks, trace, index):
     """What carrying out a step's action gives: its observation, as a blob where it is long. Worker and reconciler see
     the same outside world, so both use this."""
     step = trace.steps[index]
     data = step.observation.encode("utf-8", "surrogatepass")
     if len(data) <= BLOB_OVER:
         return {"observation": step.observation}
-    return {"blob": swarm.put_blob(data), "bytes": len(data)}
+    blob, reply = swarm.put_blob(data, label=f"observation of step {index}")
+    acks.note(f"{trace.agent}.s{index}.blob", reply)
+    return {"blob": blob, "bytes": len(data)}
 
 
 def add_arguments(parser):

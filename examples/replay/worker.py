@@ -177,7 +177,7 @@ class Player:
                         self.die(op, "after-begin")
                         do_outside(self.folder, key)
                         self.die(op, "after-side-effect")
-                        effect.result = runs.outcome(self.swarm, self.trace, index)
+                        effect.result = runs.outcome(self.swarm, self.acks, self.trace, index)
                 if effect.run:
                     self.die(op, "after-finish")
                 self.acks.note(op, effect.finished or effect.begun)
