@@ -12,8 +12,9 @@
 
 Masked when the two states are compared, and nothing else (`MASKED`): when it happened (`*_at_ms`), where in the log
 (`created_seq`, a memory entry's `version`, the head), how often it was tried and by which process (`attempt`, `instance`,
-`lease`, `leases`, `retry_count`), who settled a doubt and why there was one (`resolved_by`, `reason`), and the list of
-remembered requests.
+`lease`, `leases`, `retry_count`, `error_message`), who settled a doubt and why there was one (`resolved_by`, `reason`), who
+was the last to write a memory entry that all agents write (`updated_by` in scope `shared`), and the list of remembered
+requests.
 """
 
 import json
@@ -33,6 +34,7 @@ MASKED = {
     "connections": set(),
     "config": set(),
 }
+RACED = {"updated_by"}
 NOT_COMPARED = {"version", "head", "requests"}
 KEYS = {"memory": ("scope", "key"), "config": ("key",)}
 
@@ -156,7 +158,8 @@ def _rows(table, rows):
     result = {}
     for row in rows or []:
         key = tuple(str(row[field]) for field in KEYS.get(table, ("id",)))
-        result[key] = {field: value for field, value in row.items() if field not in MASKED[table]}
+        masked = MASKED[table] | (RACED if table == "memory" and row["scope"] == "shared" else set())
+        result[key] = {field: value for field, value in row.items() if field not in masked}
     return result
 
 
