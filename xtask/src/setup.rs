@@ -73,9 +73,12 @@ fn apt_install(root: &Path, package: &str) -> Result<(), String> {
     if !root_user || said(Command::new("apt-get").arg("--version")).is_none() {
         return Err(advice);
     }
-    let install = ["install", "--yes", "--no-install-recommends", package];
-    let ended = stage::run(root, Command::new("apt-get").args(install).env("DEBIAN_FRONTEND", "noninteractive"));
-    if ended.ok { Ok(()) } else { Err(advice) }
+    let apt_get = |words: &[&str]| {
+        stage::run(root, Command::new("apt-get").args(words).env("DEBIAN_FRONTEND", "noninteractive")).ok
+    };
+    // An old list of packages may still do.
+    apt_get(&["update"]);
+    if apt_get(&["install", "--yes", "--no-install-recommends", package]) { Ok(()) } else { Err(advice) }
 }
 
 /// First line of what a command says, if it runs and ends well.
