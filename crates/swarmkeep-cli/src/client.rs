@@ -1,0 +1,356 @@
+//! A small HTTP/1.1 client over the store's control socket or TCP: one connection, kept alive, one call at a time.
+//!
+//! It never repeats a call by itself. It says whether a failed call may have arrived ([`CallError`]); who holds the
+//! request id decides.
+
+use std::{
+    fmt, io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Method, Request,
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+    header,
+};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::failure::Failure;
+
+/// Longest path that fits into a socket address on every platform we run on, with its closing zero.
+const SOCKET_PATH_BYTES: usize = 103;
+/// A call that takes longer is given up; it may have been carried out.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connecting takes no longer than this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the daemon answers.
+#[derive(Debug, Clone)]
+pub(crate) enum Endpoint {
+    /// The store's control socket: no token, the folder's rights protect it.
+    Socket(PathBuf),
+    /// `host:port`.
+    Tcp {
+        /// As in the URL.
+        authority: String,
+        /// Sent as a bearer token.
+        token: Option<String>,
+    },
+}
+
+impl Endpoint {
+    /// `http://host:port`.
+    pub(crate) fn url(url: &str, token: Option<String>) -> Result<Self, Failure> {
+        let Some(rest) = url.strip_prefix("http://") else {
+            return Err(Failure::usage(
+                format!("URL `{url}` does not begin with http://"),
+                "give http://HOST:PORT; for TLS put a local tunnel in front",
+            ));
+        };
+        let authority = rest.trim_end_matches('/');
+        if authority.is_empty() || authority.contains(['/', '?', '#', '@', ' ']) {
+            return Err(Failure::usage(format!("URL `{url}` has more than a host and a port"), "give http://HOST:PORT"));
+        }
+        let authority = if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+            authority.to_owned()
+        } else {
+            format!("{authority}:7420")
+        };
+        Ok(Self::Tcp { authority, token })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Tcp { authority, .. } => write!(f, "http://{authority}"),
+        }
+    }
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) body: Bytes,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) timeout: Duration,
+}
+
+impl Call {
+    pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), body: Bytes::new(), headers: Vec::new(), timeout: CALL_TIMEOUT }
+    }
+
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub(crate) fn post(path: impl Into<String>, body: &serde_json::Value) -> Self {
+        Self::new(Method::POST, path).json(body)
+    }
+
+    pub(crate) fn json(mut self, body: &serde_json::Value) -> Self {
+        self.body = body.to_string().into();
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn within(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// The body, or the problem it is.
+    pub(crate) fn ok(self) -> Result<Self, Failure> {
+        if (200..300).contains(&self.status) { Ok(self) } else { Err(Failure::problem(self.status, &self.body)) }
+    }
+
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            Failure::unavailable(
+                format!("the daemon's answer is not what this program expects: {error}"),
+                "is the daemon of another version? restart it with this program: `swarmkeep serve`",
+            )
+        })
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// Nobody could be reached: nothing was sent.
+    NotSent(io::Error),
+    /// It was sent, and no answer came: it may or may not have been carried out.
+    Lost(String),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSent(error) => write!(f, "no connection: {error}"),
+            Self::Lost(error) => write!(f, "the connection broke before an answer came: {error}"),
+        }
+    }
+}
+
+/// One connection to a daemon; made when it is first needed, and again after it broke.
+#[derive(Debug)]
+pub(crate) struct Client {
+    endpoint: Endpoint,
+    sender: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, sender: None }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Connects now, so that it is known whether anybody is there.
+    pub(crate) async fn connect(&mut self) -> io::Result<()> {
+        self.sender = None;
+        let connecting = async {
+            match &self.endpoint {
+                Endpoint::Socket(path) => handshake(TokioIo::new(connect_socket(path).await?)).await,
+                Endpoint::Tcp { authority, .. } => {
+                    let stream = TcpStream::connect(authority).await?;
+                    stream.set_nodelay(true)?;
+                    handshake(TokioIo::new(stream)).await
+                }
+            }
+        };
+        let sender = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        self.sender = Some(sender);
+        Ok(())
+    }
+
+    /// Makes one call and reads the whole answer.
+    pub(crate) async fn call(&mut self, call: &Call) -> Result<Answer, CallError> {
+        let answer = tokio::time::timeout(call.timeout, self.send(call)).await;
+        let (status, headers, body) = match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                self.sender = None;
+                return Err(error);
+            }
+            Err(_) => {
+                self.sender = None;
+                return Err(CallError::Lost(format!("nothing came within {} s", call.timeout.as_secs())));
+            }
+        };
+        Ok(Answer { status, headers, body })
+    }
+
+    async fn send(&mut self, call: &Call) -> Result<(u16, HeaderMap, Bytes), CallError> {
+        let response = self.begin(call).await?;
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let body = response.into_body().collect().await.map_err(|error| CallError::Lost(error.to_string()))?.to_bytes();
+        Ok((status, headers, body))
+    }
+
+    /// Makes one call whose answer is read as it comes; the connection belongs to it.
+    pub(crate) async fn stream(&mut self, call: &Call) -> Result<Stream, CallError> {
+        let response = self.begin(call).await?;
+        let status = response.status().as_u16();
+        Ok(Stream { status, body: response.into_body() })
+    }
+
+    async fn begin(&mut self, call: &Call) -> Result<hyper::Response<Incoming>, CallError> {
+        let alive = match &mut self.sender {
+            Some(sender) => sender.ready().await.is_ok(),
+            None => false,
+        };
+        if !alive {
+            self.connect().await.map_err(CallError::NotSent)?;
+        }
+        let request = self.request(call).map_err(|error| CallError::NotSent(io::Error::other(error)))?;
+        let Some(sender) = &mut self.sender else {
+            return Err(CallError::NotSent(io::ErrorKind::NotConnected.into()));
+        };
+        sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
+            Some(_) => CallError::NotSent(io::Error::other(error.into_error())),
+            None => CallError::Lost(error.into_error().to_string()),
+        })
+    }
+
+    fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+        let mut builder = Request::builder().method(&call.method).uri(&call.path);
+        builder = match &self.endpoint {
+            Endpoint::Socket(_) => builder.header(header::HOST, "localhost"),
+            Endpoint::Tcp { authority, token } => {
+                let builder = builder.header(header::HOST, authority);
+                match token {
+                    Some(token) => builder.header(header::AUTHORIZATION, format!("Bearer {token}")),
+                    None => builder,
+                }
+            }
+        };
+        if !call.body.is_empty() && !call.headers.iter().any(|(name, _)| *name == "content-type") {
+            builder = builder.header(header::CONTENT_TYPE, "application/json");
+        }
+        for (name, value) in &call.headers {
+            builder = builder.header(*name, value);
+        }
+        builder.body(Full::new(call.body.clone()))
+    }
+}
+
+async fn handshake<T>(stream: TokioIo<T>) -> io::Result<SendRequest<Full<Bytes>>>
+where
+    TokioIo<T>: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
+    // Ends by itself when the sender is dropped or the other side closes; its error is what the next call sees.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
+
+/// A socket in a folder whose path is too long for a socket address is reached through the open folder.
+async fn connect_socket(path: &Path) -> io::Result<UnixStream> {
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES || !cfg!(target_os = "linux") {
+        return UnixStream::connect(path).await;
+    }
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = std::fs::File::open(dir)?;
+    UnixStream::connect(Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name)).await
+}
+
+/// An answer that is read as it comes.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) status: u16,
+    body: Incoming,
+}
+
+impl Stream {
+    /// The next bytes; `None`: it ended.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if data.has_remaining() => return Ok(Some(data)),
+                    _ => {}
+                },
+                Some(Err(error)) => return Err(CallError::Lost(error.to_string())),
+            }
+        }
+    }
+}
+
+/// A path segment: everything but unreserved characters is escaped.
+pub(crate) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// `?a=1&b=2` of those that have a value; empty when none has.
+pub(crate) fn query(pairs: &[(&str, Option<String>)]) -> String {
+    let mut out = String::new();
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            out.push(if out.is_empty() { '?' } else { '&' });
+            out.push_str(name);
+            out.push('=');
+            out.push_str(&segment(value));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_a_host_and_a_port() {
+        let of = |url: &str| Endpoint::url(url, None).map(|endpoint| endpoint.to_string());
+        assert_eq!(of("http://127.0.0.1:7420/").unwrap(), "http://127.0.0.1:7420");
+        assert_eq!(of("http://localhost").unwrap(), "http://localhost:7420");
+        assert!(of("https://localhost").is_err());
+        assert!(of("http://localhost/v1").is_err());
+    }
+
+    #[test]
+    fn what_goes_into_a_path_is_escaped() {
+        assert_eq!(segment("a/b c"), "a%2Fb%20c");
+        assert_eq!(query(&[("a", None), ("b", Some("x&y".into()))]), "?b=x%26y");
+    }
+}

@@ -1,0 +1,202 @@
+//! What every verb works with: where the store is, how to answer, and the way to the daemon.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    client::{Answer, Call, CallError, Client, Endpoint},
+    daemon::{self, Start},
+    failure::Failure,
+    paint::Paint,
+    place::Place,
+    say::say,
+    settings::Settings,
+    table::{Table, terminal_width},
+};
+
+/// A call that nobody answers is tried again for this long: a daemon that was killed is back before.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) place: Place,
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) url: Option<Endpoint>,
+    pub(crate) json: bool,
+    pub(crate) dry_run: bool,
+    pub(crate) no_start: bool,
+    /// The id of the request that this call makes; one is drawn where none is given.
+    pub(crate) request: Option<String>,
+    pub(crate) actor: Option<String>,
+    pub(crate) paint: Paint,
+    client: Option<Client>,
+}
+
+impl Context {
+    pub(crate) fn new(place: Place, paint: Paint) -> Self {
+        Self {
+            place,
+            config: None,
+            url: None,
+            json: false,
+            dry_run: false,
+            no_start: false,
+            request: None,
+            actor: None,
+            paint,
+            client: None,
+        }
+    }
+
+    /// The daemon's settings, as they would be if it were started now, with these flags.
+    pub(crate) fn settings(&self, flags: &[(String, String)]) -> Result<Settings, Failure> {
+        let file = self.config.clone().unwrap_or_else(|| self.place.settings_file());
+        Settings::load((&file, self.config.is_some()), std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))), flags)
+    }
+
+    async fn reach(&self) -> Result<Client, Failure> {
+        if let Some(endpoint) = &self.url {
+            let mut client = Client::new(endpoint.clone());
+            return match client.connect().await {
+                Ok(()) => Ok(client),
+                Err(error) => Err(Failure::unavailable(
+                    format!("nobody answers at {endpoint}: {error}"),
+                    "is the daemon running there? `swarmkeep serve` starts one",
+                )),
+            };
+        }
+        let log_bytes = self.settings(&[])?.number("max_log_size");
+        daemon::reach(&self.place, Start { allowed: !self.no_start, config: self.config.as_deref(), log_bytes }).await
+    }
+
+    /// A connection of its own, for an answer that is read as it comes.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        self.reach().await
+    }
+
+    /// Reads.
+    pub(crate) async fn get(&mut self, path: impl Into<String>) -> Result<Answer, Failure> {
+        self.call(Call::get(path)).await
+    }
+
+    /// Reads, as JSON.
+    pub(crate) async fn get_json(&mut self, path: impl Into<String>) -> Result<Value, Failure> {
+        self.get(path).await?.json()
+    }
+
+    /// Changes the store: with a request id, so that it is carried out once however often it is sent. `None` with
+    /// `--dry-run`, which says what would be sent and sends nothing.
+    pub(crate) async fn write(&mut self, call: Call) -> Result<Option<Answer>, Failure> {
+        let key = match self.request.take() {
+            Some(request) => request,
+            None => drawn_key()?,
+        };
+        let mut call = call.header("idempotency-key", key);
+        if let Some(actor) = &self.actor {
+            call = call.header("swarmkeep-actor", actor.clone());
+        }
+        if self.dry_run {
+            self.say_dry_run(&call)?;
+            return Ok(None);
+        }
+        self.call(call).await.map(Some)
+    }
+
+    fn say_dry_run(&self, call: &Call) -> Result<(), Failure> {
+        if self.json {
+            let body: Value = serde_json::from_slice(&call.body).unwrap_or(Value::Null);
+            return print_json(&serde_json::json!({
+                "dry_run": true, "method": call.method.as_str(), "path": call.path, "body": body,
+            }));
+        }
+        say!("would send, and did not: {} {}", call.method, call.path);
+        if !call.body.is_empty() {
+            say!("  {}", crate::table::printable(&String::from_utf8_lossy(&call.body)));
+        }
+        Ok(())
+    }
+
+    /// Makes a call, again and again while nobody answers or the store cannot do it for the moment.
+    async fn call(&mut self, call: Call) -> Result<Answer, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_millis(5);
+        let mut may_be_done = false;
+        loop {
+            let mut client = match self.client.take() {
+                Some(client) => client,
+                None => self.reach().await.map_err(|failure| self.in_doubt(may_be_done, &call, failure))?,
+            };
+            let failure = match client.call(&call).await {
+                Ok(answer) => {
+                    self.client = Some(client);
+                    if answer.status != 503 {
+                        return answer.ok();
+                    }
+                    let failure = Failure::problem(answer.status, &answer.body);
+                    may_be_done |= failure.code == "unknown";
+                    failure
+                }
+                Err(CallError::NotSent(error)) => Failure::unavailable(format!("no connection to {}: {error}", client.endpoint()), "is the daemon running? `swarmkeep doctor` looks"),
+                Err(error @ CallError::Lost(_)) => {
+                    may_be_done |= call.method != hyper::Method::GET;
+                    Failure::unavailable(error.to_string(), "try again in a moment; `swarmkeep doctor` looks for the cause")
+                }
+            };
+            if Instant::now() + pause >= deadline {
+                return Err(self.in_doubt(may_be_done, &call, failure));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    fn in_doubt(&self, may_be_done: bool, call: &Call, failure: Failure) -> Failure {
+        let key = call.headers.iter().find(|(name, _)| *name == "idempotency-key").map(|(_, key)| key.as_str());
+        match key {
+            Some(key) if may_be_done => Failure::unknown(
+                format!("it may or may not have been done: {}", failure.what),
+                format!("repeat the same call with --request {key}: it is carried out once at most"),
+            ),
+            _ => failure,
+        }
+    }
+
+    /// The answer: as JSON, or as what `people` makes of it.
+    pub(crate) fn answer<T: Serialize>(&self, value: &T, people: impl FnOnce(&Self)) -> Result<(), Failure> {
+        if self.json { print_json(value) } else { Ok(people(self)) }
+    }
+
+    /// Prints a table, or a line that says that there is nothing.
+    pub(crate) fn print_table(&self, table: &Table, nothing: &str) {
+        if table.is_empty() {
+            say!("{}", self.paint.dim(nothing));
+        } else {
+            crate::say::out(format_args!("{}", table.render(terminal_width(), self.paint)));
+        }
+    }
+}
+
+/// One JSON value on one line of standard output.
+pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| Failure::unavailable(format!("cannot be written as JSON: {error}"), "this is a defect: please report it"))?;
+    say!("{text}");
+    Ok(())
+}
+
+fn drawn_key() -> Result<String, Failure> {
+    Ok(format!("cli-{:032x}", random()?))
+}
+
+/// 128 random bits.
+pub(crate) fn random() -> Result<u128, Failure> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Failure::unavailable(format!("the operating system gives no random bytes: {error}"), "name the request yourself with --request ID")
+    })?;
+    Ok(u128::from_le_bytes(bytes))
+}

@@ -1,0 +1,157 @@
+//! The daemon of a store: found through the control socket, or started once, detached.
+//!
+//! Twenty callers at once start one: the folder itself is locked (`flock`) while somebody starts it, the others wait for
+//! the socket. Should two start it all the same, the store's own lock decides and the loser's caller waits for the winner.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Seek, SeekFrom},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    client::{Client, Endpoint},
+    failure::{Exit, Failure},
+    moment,
+    place::Place,
+};
+
+/// A daemon that does not answer after this long is not waited for.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the socket is tried meanwhile.
+const POLL: Duration = Duration::from_millis(10);
+/// Of a daemon that did not come up, the end of its log is shown.
+const TAIL_LINES: usize = 12;
+
+/// How the daemon is started, if it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start<'a> {
+    /// Whether it may be started.
+    pub(crate) allowed: bool,
+    /// The settings file that the caller named.
+    pub(crate) config: Option<&'a Path>,
+    /// `daemon.log` is set aside when it is larger than this, in bytes.
+    pub(crate) log_bytes: u64,
+}
+
+/// A connection to the store's daemon, which is started if it has to be.
+pub(crate) async fn reach(place: &Place, start: Start<'_>) -> Result<Client, Failure> {
+    let mut client = Client::new(Endpoint::Socket(place.socket()));
+    let Err(error) = client.connect().await else { return Ok(client) };
+    if !start.allowed {
+        return Err(nobody(place, &error));
+    }
+    place.make()?;
+    let deadline = Instant::now() + START_TIMEOUT;
+    let folder = File::open(&place.dir).map_err(|error| cannot_start(place, &error))?;
+    let mut child: Option<Started> = None;
+    loop {
+        if child.is_none() && flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // Whoever had the folder locked before may have brought it up meanwhile.
+            if client.connect().await.is_ok() {
+                return Ok(client);
+            }
+            child = Some(spawn(place, start).map_err(|error| cannot_start(place, &error))?);
+        }
+        if client.connect().await.is_ok() {
+            return Ok(client);
+        }
+        if let Some(started) = &mut child
+            && let Ok(Some(status)) = started.child.try_wait()
+            && status.code() != Some(Exit::Unavailable as i32)
+        {
+            return Err(started.died(place, &format!("ended at once ({status})")));
+        }
+        if Instant::now() >= deadline {
+            return Err(match &child {
+                Some(started) => started.died(place, &format!("does not answer after {} s", START_TIMEOUT.as_secs())),
+                None => nobody(place, &std::io::ErrorKind::TimedOut.into()),
+            });
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// A daemon that this process started.
+struct Started {
+    child: Child,
+    /// Where in the log its words begin.
+    log_from: u64,
+}
+
+impl Started {
+    fn died(&self, place: &Place, how: &str) -> Failure {
+        let mut failure = Failure::unavailable(
+            format!("the daemon of {} {how}", place.dir.display()),
+            format!("the reason is above and in {}; `swarmkeep doctor` looks at the machine", place.log().display()),
+        );
+        failure.detail = tail(&place.log(), self.log_from);
+        failure
+    }
+}
+
+fn spawn(place: &Place, start: Start<'_>) -> std::io::Result<Started> {
+    let log_path = place.log();
+    if fs::metadata(&log_path).is_ok_and(|log| log.len() > start.log_bytes) {
+        fs::rename(&log_path, place.dir.join("daemon.log.1"))?;
+    }
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path)?;
+    let log_from = log.metadata()?.len();
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("serve").arg("--detached").arg("--store").arg(&place.dir);
+    if let Some(config) = start.config {
+        command.arg("--config").arg(std::path::absolute(config)?);
+    }
+    // `--detached` makes a session of its own, so that a terminal that closes does not take the daemon with it.
+    let child = command.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+    Ok(Started { child, log_from })
+}
+
+fn nobody(place: &Place, error: &std::io::Error) -> Failure {
+    let holder = place.lock_hint().and_then(|hint| hint.pid.map(|pid| (pid, hint.started_at_ms.unwrap_or(0))));
+    match holder {
+        Some((pid, since)) if is_alive(pid) => Failure::unavailable(
+            format!("process {pid} holds {} since {} and does not answer: {error}", place.dir.display(), moment::utc(since)),
+            format!("wait, or look at it: ps -p {pid}"),
+        ),
+        _ => Failure::unavailable(
+            format!("no daemon answers for {}", place.dir.display()),
+            format!("start one: swarmkeep serve --store {}", place.dir.display()),
+        ),
+    }
+}
+
+/// Whether a process of this id is there.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .is_some_and(|pid| !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH)))
+}
+
+fn cannot_start(place: &Place, error: &std::io::Error) -> Failure {
+    Failure::unavailable(
+        format!("cannot start the daemon of {}: {error}", place.dir.display()),
+        "`swarmkeep doctor` looks at the folder and the machine",
+    )
+}
+
+/// The last lines of a log from `from` on.
+fn tail(path: &Path, from: u64) -> Vec<String> {
+    let mut text = Vec::new();
+    if let Ok(mut file) = File::open(path)
+        && file.seek(SeekFrom::Start(from)).is_ok()
+    {
+        // A log that cannot be read has no tail to show; the failure itself is said all the same.
+        let _ = file.take(256 * 1024).read_to_end(&mut text);
+    }
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines.iter().skip(lines.len().saturating_sub(TAIL_LINES)).map(|line| crate::table::printable(line)).collect()
+}

@@ -1,0 +1,18 @@
+//! The demo: a small swarm at work through the real daemon, which is killed with `-9` while it works; so are agents.
+//!
+//! Nobody is believed. Each agent is a process of its own ([`worker`]) that writes down every acknowledgement it gets
+//! ([`ledger`]), synced, before its next request, and does one thing outside the session: it appends a line to a file.
+//! When the work is over the daemon is killed once more, started, and asked for its log; [`check`] compares that with what
+//! the agents wrote down and with the lines in the file.
+
+pub(crate) mod check;
+mod dice;
+pub(crate) mod folder;
+mod ledger;
+mod link;
+mod outside;
+mod process;
+mod reconciler;
+pub(crate) mod show;
+pub(crate) mod swarm;
+pub(crate) mod worker;

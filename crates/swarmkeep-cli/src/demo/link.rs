@@ -1,0 +1,110 @@
+//! A client that does not give up: every request has an id, is repeated until there is an answer, and what was
+//! acknowledged is written down before the next one.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    folder::SESSION,
+    ledger::{Ack, Ledger},
+};
+use crate::{
+    client::{Call, Client, Endpoint},
+    failure::Failure,
+    verb::{field, number, path, text},
+};
+
+/// Nobody waits longer than this for a daemon.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an answer may take before the request is repeated.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Link {
+    client: Client,
+    name: String,
+    counter: u64,
+    ledger: Ledger,
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub(crate) enum Came {
+    /// The outcomes, one for each command.
+    Done(Vec<Value>),
+    /// The state does not allow it: the problem's code.
+    Refused(String),
+}
+
+impl Link {
+    /// `name` is the client's in its request ids: no other life may have it.
+    pub(crate) fn new(socket: &Path, acknowledged: &Path, name: &str) -> Result<Self, Failure> {
+        let ledger = Ledger::create(acknowledged, name).map_err(|error| cannot_note(&error))?;
+        Ok(Self { client: Client::new(Endpoint::Socket(socket.to_owned())), name: name.to_owned(), counter: 0, ledger })
+    }
+
+    /// Submits commands as one group.
+    pub(crate) async fn submit(&mut self, commands: Value) -> Result<Came, Failure> {
+        self.write(Call::post(path(SESSION, "/commands"), &json!({ "commands": commands }))).await
+    }
+
+    /// Submits one command.
+    pub(crate) async fn command(&mut self, command: Value) -> Result<Came, Failure> {
+        self.submit(json!([command])).await
+    }
+
+    /// Makes the demo's session.
+    pub(crate) async fn create_session(&mut self) -> Result<Came, Failure> {
+        self.write(Call::post("/v1/sessions", &json!({ "name": SESSION, "metadata": { "source": "demo" } }))).await
+    }
+
+    async fn write(&mut self, call: Call) -> Result<Came, Failure> {
+        self.counter += 1;
+        let request = format!("{}:{}", self.name, self.counter);
+        let call = call.header("idempotency-key", request.clone());
+        let answer = self.until_answered(&call).await?;
+        if answer.status >= 400 {
+            let failure = Failure::problem(answer.status, &answer.body);
+            return if answer.status == 409 || answer.status == 404 { Ok(Came::Refused(failure.code)) } else { Err(failure) };
+        }
+        let reply: Value = answer.json()?;
+        let first = number(&reply, "first");
+        if first > 0 {
+            let head = field(&reply, "head");
+            let ack = Ack { request, first, seq: number(head, "seq"), hash: text(head, "hash").to_owned() };
+            self.ledger.note(&ack).map_err(|error| cannot_note(&error))?;
+        }
+        Ok(Came::Done(field(&reply, "outcomes").as_array().cloned().unwrap_or_default()))
+    }
+
+    /// Reads.
+    pub(crate) async fn get(&mut self, path: String) -> Result<Value, Failure> {
+        self.until_answered(&Call::get(path)).await?.ok()?.json()
+    }
+
+    async fn until_answered(&mut self, call: &Call) -> Result<crate::client::Answer, Failure> {
+        let call = call.clone().within(ANSWER);
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let why = match self.client.call(&call).await {
+                // 503: it cannot now, or nobody knows whether it did. Both are settled by the same request id.
+                Ok(answer) if answer.status != 503 => return Ok(answer),
+                Ok(answer) => Failure::problem(answer.status, &answer.body).what,
+                Err(error) => error.to_string(),
+            };
+            if Instant::now() >= deadline {
+                return Err(Failure::unavailable(format!("{} got no answer for {} s: {why}", self.name, PATIENCE.as_secs()), "look into daemon.log"));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(40));
+        }
+    }
+}
+
+fn cannot_note(error: &std::io::Error) -> Failure {
+    Failure::unavailable(format!("cannot write down an acknowledgement: {error}"), "free some room, or choose another folder with --store")
+}

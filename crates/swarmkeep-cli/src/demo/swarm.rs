@@ -1,0 +1,325 @@
+//! The run: who is started, when who is killed, and how long it took to come back.
+
+use std::{io, time::Duration};
+
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    dice::Dice,
+    folder::Folder,
+    ledger,
+    link::{Came, Link},
+    process::{Agent, Daemon, News},
+    reconciler,
+    show::{Show, Total},
+    worker::{AGENTS, DieAt},
+};
+use crate::{failure::Failure, moment};
+
+/// Kills of the daemon, at least, besides the last one before the check.
+const KILLS_MIN: u64 = 5;
+/// Agents are given this long to end what they are doing.
+const WIND_UP: Duration = Duration::from_secs(8);
+/// A daemon that ended by itself this often will not come up.
+const START_FAILURES: u32 = 3;
+
+/// What happened.
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    /// Kills of the daemon.
+    pub(crate) kills: u64,
+    /// Agents that died.
+    pub(crate) deaths: u64,
+    /// From each kill to the first write acknowledged after it, in milliseconds.
+    pub(crate) back_ms: Vec<f64>,
+    /// Doubts settled as done, and as not done.
+    pub(crate) settled: (u64, u64),
+    /// It was ended early.
+    pub(crate) interrupted: bool,
+}
+
+/// The processes of a run.
+struct Run<'a> {
+    folder: &'a Folder,
+    show: &'a Show,
+    dice: Dice,
+    began: Instant,
+    daemon: Option<Daemon>,
+    agents: Vec<Agent>,
+    news: mpsc::Sender<News>,
+    probe: Link,
+    settled: watch::Receiver<(u64, u64)>,
+    effects: Vec<(u64, u64)>,
+    ran: Ran,
+}
+
+/// Lets the swarm work for `seconds`. When it returns the daemon has been killed once more after the last
+/// acknowledgement, and is up again.
+pub(crate) async fn run(folder: &Folder, show: &Show, seconds: u64, seed: u64) -> Result<(Ran, Daemon), Failure> {
+    let began = Instant::now();
+    let daemon = Daemon::start(folder).map_err(|error| cannot_start("the daemon", &error))?;
+    show.daemon_works(daemon.pid());
+    let link = |name: &str| Link::new(&folder.socket(), &folder.acknowledged(), name);
+    let mut probe = link("demo")?;
+    set_up(&mut probe).await?;
+    let (news, mut heard) = mpsc::channel(1024);
+    let (settled, settled_seen) = watch::channel((0, 0));
+    let (stop, stopped) = watch::channel(false);
+    let reconciling: JoinHandle<Result<(), Failure>> = tokio::spawn(reconciler::run(folder.clone(), link("reconciler")?, settled, stopped));
+    let mut run = Run {
+        folder,
+        show,
+        dice: Dice::new(seed),
+        began,
+        daemon: Some(daemon),
+        agents: Vec::new(),
+        news,
+        probe,
+        settled: settled_seen,
+        effects: vec![(0, 0); AGENTS.len()],
+        ran: Ran::default(),
+    };
+    for number in 0..AGENTS.len() {
+        run.start_agent(number, 1)?;
+    }
+    run.work(seconds, &mut heard).await?;
+    run.wind_up(&mut heard).await?;
+    stop.send_replace(true);
+    let reconciled = reconciling.await.map_err(|error| Failure::unavailable(format!("the reconciler broke off: {error}"), "please report it"))?;
+    reconciled?;
+    run.kill_daemon("the last acknowledgement is in: kill -9 once more").await?;
+    run.ran.settled = *run.settled.borrow();
+    let Some(daemon) = run.daemon.take() else {
+        return Err(Failure::unavailable("the daemon is gone", "look into daemon.log"));
+    };
+    Ok((run.ran, daemon))
+}
+
+async fn set_up(probe: &mut Link) -> Result<(), Failure> {
+    let refused = |code: String| {
+        Failure::refused(&code, format!("the demo's session cannot be made: {code}"), "give another folder with --store: this one has a demo in it")
+    };
+    if let Came::Refused(code) = probe.create_session().await? {
+        return Err(refused(code));
+    }
+    let spawn: Vec<_> = AGENTS.iter().map(|name| json!({ "spawn_agent": { "id": name, "name": name, "kind": "demo" } })).collect();
+    if let Came::Refused(code) = probe.submit(json!(spawn)).await? {
+        return Err(refused(code));
+    }
+    Ok(())
+}
+
+impl Run<'_> {
+    fn at_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn start_agent(&mut self, number: usize, life: u64) -> Result<(), Failure> {
+        let Some(name) = AGENTS.get(number).copied() else { return Ok(()) };
+        // Two die at the two worst moments, once.
+        let die_at = match (number, life) {
+            (0, 1) => Some(DieAt::Begun),
+            (1, 1) => Some(DieAt::Acted),
+            _ => None,
+        };
+        let agent = Agent::start(self.folder, number, name, life, self.dice.next(), die_at, self.news.clone())
+            .map_err(|error| cannot_start(name, &error))?;
+        match self.agents.get_mut(number) {
+            Some(place) => *place = agent,
+            None => self.agents.push(agent),
+        }
+        Ok(())
+    }
+
+    /// The time of work: kills in their moments, news in between.
+    async fn work(&mut self, seconds: u64, heard: &mut mpsc::Receiver<News>) -> Result<(), Failure> {
+        // The rest is for winding up and for the check.
+        let work_ms = (seconds * 1000).saturating_sub((seconds * 120).clamp(800, 4_000));
+        let end = self.began + Duration::from_millis(work_ms);
+        let kills = (seconds / 4).max(KILLS_MIN);
+        let begin_ms = self.at_ms();
+        let slot = work_ms.saturating_sub(begin_ms) / (kills + 1);
+        let mut moments: Vec<(u64, bool)> =
+            (0..kills).map(|kill| (begin_ms + kill * slot + self.dice.between(slot * 2 / 5, slot.max(1) * 9 / 10), true)).collect();
+        // One agent, at any moment.
+        moments.push((begin_ms + slot * (kills / 2) + self.dice.between(0, slot.max(1)), false));
+        moments.sort_unstable();
+        let mut moments = moments.into_iter().peekable();
+        let interrupt = tokio::signal::ctrl_c();
+        tokio::pin!(interrupt);
+        let mut redraw = tokio::time::interval(Duration::from_millis(100));
+        while Instant::now() < end {
+            let next = moments.peek().map_or(end, |(at, _)| self.began + Duration::from_millis(*at));
+            tokio::select! {
+                _ = &mut interrupt => {
+                    self.ran.interrupted = true;
+                    self.show.note(self.at_ms(), "ended early: checking what there is");
+                    return Ok(());
+                }
+                Some(news) = heard.recv() => self.hear(news, true).await?,
+                _ = redraw.tick() => self.redraw(),
+                () = sleep_until(next.min(end)) => match moments.next() {
+                    Some((_, true)) => self.kill_daemon("").await?,
+                    Some((_, false)) => self.kill_agent()?,
+                    None => {}
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn hear(&mut self, news: News, start_again: bool) -> Result<(), Failure> {
+        match news {
+            News::Doing(number, doing) => {
+                if let (Some(agent), Some(effects)) = (self.agents.get(number), self.effects.get_mut(number)) {
+                    effects.1 = doing.effects;
+                    self.show.agent_doing(number, agent.name, &doing);
+                }
+            }
+            News::Ended(number) => {
+                let Some(agent) = self.agents.get_mut(number) else { return Ok(()) };
+                let status = agent.wait().await.map_err(|error| cannot_start(agent.name, &error))?;
+                let (name, life) = (agent.name, agent.life);
+                if let Some(effects) = self.effects.get_mut(number) {
+                    *effects = (effects.0 + effects.1, 0);
+                }
+                if status.code().is_some_and(|code| code != 0) {
+                    return Err(Failure::unavailable(
+                        format!("agent {name} gave up ({status})"),
+                        format!("the reason is in {}", self.folder.log().display()),
+                    ));
+                }
+                if status.code().is_none() {
+                    self.ran.deaths += 1;
+                    self.show.agent_killed(number, name);
+                    let how = match (number, life) {
+                        (0, 1) => "after begin, before it did anything",
+                        (1, 1) => "after it did it, before finish",
+                        _ => "at a random moment",
+                    };
+                    let paint = self.show.paint();
+                    self.show.note(self.at_ms(), &format!("{}  {name:<8} {}", paint.alarm(" kill -9 "), paint.dim(how)));
+                }
+                if start_again || status.code().is_none() {
+                    self.start_agent(number, life + 1)?;
+                    if !start_again && let Some(agent) = self.agents.get_mut(number) {
+                        agent.ask_to_stop();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn kill_agent(&mut self) -> Result<(), Failure> {
+        let number = usize::try_from(self.dice.between(2, AGENTS.len() as u64)).unwrap_or(2);
+        match self.agents.get_mut(number) {
+            Some(agent) => agent.kill().map_err(|error| cannot_start(agent.name, &error)),
+            None => Ok(()),
+        }
+    }
+
+    /// `kill -9`, start, and the time until a write is acknowledged again.
+    async fn kill_daemon(&mut self, why: &str) -> Result<(), Failure> {
+        let Some(daemon) = self.daemon.take() else { return Ok(()) };
+        let pid = daemon.pid();
+        let at_ms = self.at_ms();
+        self.show.daemon_killed();
+        let killed_us = moment::monotonic_us();
+        daemon.kill().await.map_err(|error| cannot_start("kill", &error))?;
+        self.ran.kills += 1;
+        let mut failures = 0;
+        let mut daemon = Daemon::start(self.folder).map_err(|error| cannot_start("the daemon", &error))?;
+        let record = json!([{ "record": { "kind": "demo_back", "payload": { "kill": self.ran.kills } } }]);
+        let back = self.probe.submit(record);
+        tokio::pin!(back);
+        loop {
+            tokio::select! {
+                back = &mut back => {
+                    back?;
+                    break;
+                }
+                () = sleep(Duration::from_millis(200)) => {
+                    if let Some(how) = daemon.ended() {
+                        failures += 1;
+                        if failures >= START_FAILURES {
+                            return Err(Failure::unavailable(
+                                format!("the daemon does not come back after kill -9 ({how})"),
+                                format!("the reason is in {}", self.folder.log().display()),
+                            ));
+                        }
+                        daemon = Daemon::start(self.folder).map_err(|error| cannot_start("the daemon", &error))?;
+                    }
+                }
+            }
+        }
+        let took_ms = moment::monotonic_us().saturating_sub(killed_us) as f64 / 1000.0;
+        self.ran.back_ms.push(took_ms);
+        let paint = self.show.paint();
+        let after = if why.is_empty() { String::new() } else { paint.dim(format_args!("   {why}")) };
+        self.show.note(
+            at_ms,
+            &format!("{}  daemon   {}   {}{after}", paint.alarm(" kill -9 "), paint.dim(format_args!("pid {pid}")), paint.green(format_args!("back after {took_ms:.0} ms"))),
+        );
+        self.show.daemon_works(daemon.pid());
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    fn redraw(&self) {
+        self.show.time(self.at_ms());
+        let settled = *self.settled.borrow();
+        // Counting what is written down is cheap, and the only figure that is about acknowledgements.
+        let acknowledged = ledger::count(&self.folder.acknowledged()).unwrap_or(0);
+        self.show.total(Total {
+            acknowledged,
+            effects: self.effects.iter().map(|(before, now)| before + now).sum(),
+            settled: settled.0 + settled.1,
+            kills: self.ran.kills,
+            deaths: self.ran.deaths,
+            back_ms: median(&self.ran.back_ms),
+        });
+    }
+
+    /// Agents end what they are doing. One that does not in time is killed; that is a death like any other.
+    async fn wind_up(&mut self, heard: &mut mpsc::Receiver<News>) -> Result<(), Failure> {
+        for agent in &mut self.agents {
+            agent.ask_to_stop();
+        }
+        let end = Instant::now() + WIND_UP;
+        let mut left = self.agents.len();
+        while left > 0 {
+            tokio::select! {
+                Some(news) = heard.recv() => {
+                    let ended = matches!(news, News::Ended(_));
+                    let deaths = self.ran.deaths;
+                    self.hear(news, false).await?;
+                    left -= usize::from(ended && self.ran.deaths == deaths);
+                }
+                () = sleep_until(end) => {
+                    for agent in &mut self.agents {
+                        agent.kill().map_err(|error| cannot_start(agent.name, &error))?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cannot_start(what: &str, error: &io::Error) -> Failure {
+    Failure::unavailable(format!("{what} cannot be started or stopped: {error}"), "`swarmkeep doctor` looks at the machine")
+}
+
+/// The middle one.
+pub(crate) fn median(all: &[f64]) -> f64 {
+    let mut sorted = all.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}

@@ -1,0 +1,157 @@
+//! What a person reads when something did not work: one line what, one line what to do next, and an exit code that
+//! scripts can rely on.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The exit codes. `swarmkeep help` lists them too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// The store refused it, or something is not as expected: a conflict, a missing entity, a failed check.
+    Refused = 1,
+    /// The call is wrong.
+    Usage = 2,
+    /// Nobody could be reached, or the store cannot write now. Nothing was written.
+    Unavailable = 3,
+    /// Data is damaged, or waits for a person's decision.
+    Corrupt = 4,
+    /// It may or may not have been done.
+    Unknown = 5,
+}
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The exit code.
+    pub(crate) exit: Exit,
+    /// A stable word: the problem's code, or one of ours.
+    pub(crate) code: String,
+    /// One line: what.
+    pub(crate) what: String,
+    /// One line: what to do next.
+    pub(crate) next: String,
+    /// With a conflict: where the session or entry is now.
+    pub(crate) current: Option<u64>,
+    /// Lines that help to see why: the end of a log.
+    pub(crate) detail: Vec<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, code: &str, what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { exit, code: code.into(), what: what.into(), next: next.into(), current: None, detail: Vec::new() }
+    }
+
+    pub(crate) fn usage(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "usage", what, next)
+    }
+
+    pub(crate) fn unavailable(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::new(Exit::Unavailable, "unavailable", what, next)
+    }
+
+    pub(crate) fn refused(code: &str, what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::new(Exit::Refused, code, what, next)
+    }
+
+    pub(crate) fn corrupt(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::new(Exit::Corrupt, "corrupt", what, next)
+    }
+
+    pub(crate) fn unknown(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self::new(Exit::Unknown, "unknown", what, next)
+    }
+
+    /// A problem document (RFC 9457) that the daemon answered with.
+    pub(crate) fn problem(status: u16, body: &[u8]) -> Self {
+        let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+        let code = problem.code.unwrap_or_else(|| if status >= 500 { "unavailable".into() } else { "refused".into() });
+        let what = problem
+            .detail
+            .or(problem.title)
+            .unwrap_or_else(|| format!("the daemon answered {status}: {}", String::from_utf8_lossy(body).chars().take(200).collect::<String>()));
+        let (exit, advice) = advice(&code, status);
+        let next = problem.hint.unwrap_or_else(|| advice.to_owned());
+        Self { exit, code, what, next, current: problem.current, detail: Vec::new() }
+    }
+
+    /// With `--json`: one object, on standard output.
+    pub(crate) fn json(&self) -> String {
+        #[derive(Serialize)]
+        struct Shape<'a> {
+            code: &'a str,
+            what: &'a str,
+            next: &'a str,
+            exit: u8,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            current: Option<u64>,
+        }
+        let shape =
+            Shape { code: &self.code, what: &self.what, next: &self.next, exit: self.exit as u8, current: self.current };
+        serde_json::to_string(&serde_json::json!({ "error": shape })).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+#[derive(Default, serde::Deserialize)]
+struct Problem {
+    code: Option<String>,
+    detail: Option<String>,
+    title: Option<String>,
+    hint: Option<String>,
+    current: Option<u64>,
+}
+
+/// The exit code of a problem, and what to do where the daemon gives no hint.
+fn advice(code: &str, status: u16) -> (Exit, &'static str) {
+    match code {
+        "invalid" => (Exit::Usage, "fix the call; `--help` shows what the verb takes"),
+        "request_mismatch" => (Exit::Usage, "use another --request id: this one was used with another body"),
+        "request_too_old" => (Exit::Usage, "use a new --request id: nothing was done under this one now"),
+        "not_found" => (Exit::Refused, "check the name: `ls` of the same verb shows what there is"),
+        "already_exists" => (Exit::Refused, "use another name, or `swarmkeep session open` to go on with the one there is"),
+        "conflict" => (Exit::Refused, "somebody else was faster: look again, then decide again"),
+        "lease_lost" => (Exit::Refused, "stop working on it: another worker has the task now"),
+        "wrong_state" => (Exit::Refused, "`show` it to see how it stands"),
+        "session_not_live" => (Exit::Refused, "`swarmkeep session resume NAME`, or open another session"),
+        "in_progress" => (Exit::Refused, "somebody is doing it now: ask again later"),
+        "limit" => (Exit::Refused, "a named limit is reached: send less at once, or end what is no longer needed"),
+        "outcome_unknown" => {
+            (Exit::Unknown, "find out whether it was done, then `swarmkeep effect resolve`; never repeat it blindly")
+        }
+        "unknown" => (Exit::Unknown, "repeat it with the same --request id: it is carried out at most once"),
+        "corrupt" | "needs_decision" | "quarantined" => {
+            (Exit::Corrupt, "`swarmkeep verify` says what is damaged; `swarmkeep recover --dry-run` what can be done")
+        }
+        "unavailable" | "retry" => (Exit::Unavailable, "nothing was written: try again in a moment; `swarmkeep doctor` looks for the cause"),
+        _ if status >= 500 => (Exit::Unavailable, "`swarmkeep doctor` looks for the cause; STORE/daemon.log has the details"),
+        _ => (Exit::Refused, "`--help` shows what the verb takes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_says_what_and_next_and_its_exit_code() {
+        let body = br#"{"code":"conflict","detail":"expected seq 3","status":409,"current":5}"#;
+        let failure = Failure::problem(409, body);
+        assert_eq!((failure.exit, failure.what.as_str(), failure.current), (Exit::Refused, "expected seq 3", Some(5)));
+        assert!(!failure.next.is_empty());
+        assert_eq!(Failure::problem(503, br#"{"code":"unknown"}"#).exit, Exit::Unknown);
+        assert_eq!(Failure::problem(500, br#"{"code":"corrupt"}"#).exit, Exit::Corrupt);
+    }
+
+    #[test]
+    fn an_answer_that_is_no_problem_document_is_still_said() {
+        let failure = Failure::problem(502, b"<html>bad gateway");
+        assert_eq!(failure.exit, Exit::Unavailable);
+        assert!(failure.what.contains("bad gateway"));
+    }
+}

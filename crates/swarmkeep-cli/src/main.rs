@@ -1,0 +1,72 @@
+//! The `swarmkeep` binary: one file per verb, and the one place where a store's folder or URL becomes a connection.
+//!
+//! Almost every verb talks to the daemon of a store over HTTP ([`client`]), through the control socket in the store's
+//! folder; [`daemon`] finds it or starts it. `serve` *is* the daemon; `demo` starts one and kills it; `bench` and
+//! `doctor` also look at the machine themselves.
+
+mod bench;
+mod cli;
+mod client;
+mod context;
+mod daemon;
+mod demo;
+mod failure;
+mod moment;
+mod paint;
+mod place;
+mod say;
+mod settings;
+mod table;
+mod verb;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{cli::Cli, client::Endpoint, context::Context, failure::Failure, paint::Paint, place::Place};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.common.json;
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tell(&failure, json);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let place = Place::find(cli.common.store, |name| std::env::var_os(name))?;
+    if place.said_by == "PERSISTENT_STATE_DIR" {
+        eprintln!("swarmkeep: the store is at {}, as PERSISTENT_STATE_DIR says", place.dir.display());
+    }
+    let mut context = Context::new(place, Paint::stdout());
+    context.config = cli.common.config;
+    context.no_start = cli.common.no_start;
+    context.json = cli.common.json;
+    if let Some(url) = cli.common.url {
+        context.url = Some(Endpoint::url(&url, std::env::var("SWARMKEEP_TOKEN").ok())?);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Failure::unavailable(format!("cannot start threads: {error}"), "end other programs, or raise the limit: ulimit -u")
+    })?;
+    let done = runtime.block_on(cli.verb.run(&mut context));
+    // A thread that waits for input would hold the end up.
+    runtime.shutdown_background();
+    done
+}
+
+/// One line what, one line what to do next.
+fn tell(failure: &Failure, json: bool) {
+    let paint = Paint::stderr();
+    for line in &failure.detail {
+        eprintln!("{}", paint.dim(format_args!("  | {line}")));
+    }
+    eprintln!("{} {}", paint.red("swarmkeep:"), table::printable(&failure.what));
+    eprintln!("{} {}", paint.dim("     next:"), table::printable(&failure.next));
+    if json {
+        say::say!("{}", failure.json());
+    }
+}

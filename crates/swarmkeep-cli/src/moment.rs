@@ -1,0 +1,111 @@
+//! Times for people, in UTC, and the two clocks behind them.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Wall-clock milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    millis(ClockId::Realtime)
+}
+
+/// Milliseconds of a clock that never goes back.
+pub(crate) fn monotonic_ms() -> u64 {
+    millis(ClockId::Monotonic)
+}
+
+/// Microseconds of the same clock, for what is measured.
+pub(crate) fn monotonic_us() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000
+}
+
+fn millis(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+/// `2026-11-21 15:08:51`; an empty text for 0, which stands for "never".
+pub(crate) fn utc(ms: u64) -> String {
+    if ms == 0 {
+        return String::new();
+    }
+    let (year, month, day) = civil(ms / 86_400_000);
+    let second = ms / 1000 % 86_400;
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+/// `20261121-150851`: for names of folders.
+pub(crate) fn stamp(ms: u64) -> String {
+    utc(ms.max(1)).replace(['-', ':'], "").replace(' ', "-")
+}
+
+/// `3 s ago`, `5 min ago`, `2 h ago`, else the day.
+pub(crate) fn ago(ms: u64, now_ms: u64) -> String {
+    if ms == 0 {
+        return String::new();
+    }
+    match now_ms.saturating_sub(ms) / 1000 {
+        seconds @ 0..60 => format!("{seconds} s ago"),
+        seconds @ 60..3600 => format!("{} min ago", seconds / 60),
+        seconds @ 3600..86_400 => format!("{} h ago", seconds / 3600),
+        _ => utc(ms).chars().take(10).collect(),
+    }
+}
+
+/// `1.5 KiB`, `3.0 MiB`: bytes for people.
+pub(crate) fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// `12,345`.
+pub(crate) fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Year, month and day of a day number since the Unix epoch (Gregorian calendar; Howard Hinnant's `civil_from_days`).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let of_era = days % 146_097;
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_of_the_calendar() {
+        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00");
+        assert_eq!(utc(1_795_273_731_000), "2026-11-21 15:08:51");
+        assert_eq!(stamp(1_795_273_731_000), "20261121-150851");
+        assert_eq!(utc(0), "");
+    }
+
+    #[test]
+    fn ages_and_sizes() {
+        assert_eq!(ago(1_000, 4_500), "3 s ago");
+        assert_eq!(ago(1_000, 7_201_000), "2 h ago");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+    }
+}

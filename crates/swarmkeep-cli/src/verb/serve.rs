@@ -1,0 +1,9 @@
+//! interim
+use clap::Args;
+use crate::{context::Context, failure::Failure};
+/// See the module.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {}
+impl Serve {
+    pub(crate) async fn run(self, _context: &mut Context) -> Result<(), Failure> { Ok(()) }
+}
