@@ -208,6 +208,8 @@ pub enum Refused {
     Closing,
     /// What was asked to be removed is still needed.
     Needed,
+    /// The call contradicts itself: a query with a filter its table has not, records that do not end at the group's head.
+    Invalid,
 }
 
 impl fmt::Display for Refused {
@@ -220,6 +222,7 @@ impl fmt::Display for Refused {
             Refused::TooLarge => "too_large",
             Refused::Closing => "closing",
             Refused::Needed => "needed",
+            Refused::Invalid => "invalid",
         })
     }
 }

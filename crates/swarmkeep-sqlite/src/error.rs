@@ -2,8 +2,8 @@
 
 use rusqlite::ErrorCode;
 use swarmkeep_core::{
-    Refusal, SessionId,
-    log::{Damage, Head, LogError, Refused},
+    Epoch, Refusal, SessionId,
+    log::{Damage, LogError, Refused},
 };
 
 /// What the functions of this crate return.
@@ -53,13 +53,11 @@ pub enum SqliteError {
     /// A query that cannot be answered as asked.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The session does not end where the caller thinks. Nothing was written.
-    #[error("session {session} ends at seq {}", head.seq)]
-    Conflict {
-        /// Which session.
-        session: SessionId,
-        /// Where it ends.
-        head: Head,
+    /// Somebody else opened the file for writing after us. Nothing was written.
+    #[error("fenced out: another holder has written under incarnation {incarnation}")]
+    Fenced {
+        /// The other one's.
+        incarnation: u64,
     },
     /// No room on the device. Nothing was written.
     #[error("no room on the device: {0}")]
@@ -153,7 +151,7 @@ impl From<SqliteError> for LogError {
         match error {
             SqliteError::Damaged(damage) => LogError::Corrupt(damage),
             SqliteError::NotFound(_) => LogError::NotFound,
-            SqliteError::Conflict { head, .. } => LogError::Conflict(head),
+            SqliteError::Fenced { incarnation } => LogError::Fenced(Epoch(incarnation)),
             SqliteError::Full(_) => refused(Refused::DiskFull),
             SqliteError::Busy(_) => refused(Refused::Locked),
             SqliteError::ReadOnly(_) | SqliteError::Newer { .. } | SqliteError::Changed { .. } | SqliteError::Foreign { .. } => {
@@ -162,7 +160,7 @@ impl From<SqliteError> for LogError {
             SqliteError::Interrupted => refused(Refused::Busy),
             // A query that cannot be answered, a group that contradicts itself: nothing was written, and asking again
             // would come to the same.
-            SqliteError::Refused(_) | SqliteError::Invalid(_) => refused(Refused::TooLarge),
+            SqliteError::Refused(_) | SqliteError::Invalid(_) => refused(Refused::Invalid),
             SqliteError::Unknown(_) | SqliteError::Io(_) | SqliteError::Library { .. } | SqliteError::Sql(_) => {
                 LogError::Unknown(detail)
             }

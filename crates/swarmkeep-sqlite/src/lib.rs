@@ -30,6 +30,18 @@
 //!   .state_at(session, seq)          checkpoint and records, folded
 //! ```
 //!
+//! # Queries
+//!
+//! ```text
+//! pool_of_views.read(|connection| query::find(connection, &query))     -> Page { rows, next, position }
+//! ```
+//!
+//! # A `Log` on SQLite alone
+//!
+//! ```text
+//! SqliteLog::open(records, views, Options { mode: Mode::RollbackFull | Mode::WalFull, .. })   impl Log; .flush()
+//! ```
+//!
 //! # Errors
 //!
 //! [`SqliteError`] says what happened; `LogError::from` says what it means at the seam.
@@ -38,14 +50,17 @@
 mod codec;
 mod connection;
 mod error;
+mod log;
 mod migration;
 mod pool;
+pub mod query;
 mod records;
 mod views;
 
 pub use self::{
     connection::Mode,
     error::{Result, SqliteError},
+    log::SqliteLog,
     migration::{Found, Migration, Schema},
     pool::ReaderPool,
     records::{

@@ -123,6 +123,12 @@ impl RecordsDb {
         &self.path
     }
 
+    /// Whether a commit came to an unknown outcome: nothing is written before [`RecordsDb::reopen`].
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
     /// How far it has come.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
@@ -236,6 +242,11 @@ impl RecordsDb {
         }
         let mut anchor = self.anchor;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Compared inside every transaction: whoever opened the file after us is the one who writes it now.
+        let there = row::anchor(&transaction)?;
+        if there != anchor {
+            return Err(SqliteError::Fenced { incarnation: there.incarnation });
+        }
         let done = work(&transaction, &mut self.packer, &mut anchor)?;
         if let Err(error) = transaction.commit().map_err(SqliteError::of_commit) {
             return Err(self.poison_on(error));

@@ -16,6 +16,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use swarmkeep_core::log::Position;
 
 pub use self::fold::Source;
+pub(crate) use self::write::position;
 use crate::{
     error::{Result, SqliteError},
     migration::{Migration, Schema},
@@ -68,7 +69,7 @@ impl ViewsDb {
             }
             Some(_) => {}
         }
-        let position = write::position(&transaction)?;
+        let position = position(&transaction)?;
         transaction.commit().map_err(SqliteError::of_commit)?;
         Ok(Self { connection, path: path.to_owned(), position })
     }

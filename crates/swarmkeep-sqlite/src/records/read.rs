@@ -221,7 +221,7 @@ impl<'c> RecordsReader<'c> {
             chunk::COLUMNS
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query((session.0, after.next().0.cast_signed()))?;
+        let mut rows = statement.query((session.0, bound(after.0.saturating_add(1))))?;
         let mut head: Option<Head> = (after == row.base.seq).then_some(row.base);
         while let Some(found) = rows.next()? {
             let chunk = Chunk::read(found, session)?;
@@ -268,7 +268,7 @@ impl<'c> RecordsReader<'c> {
             chunk::COLUMNS
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query((session.0, seq.0.cast_signed()))?;
+        let mut rows = statement.query((session.0, bound(seq.0)))?;
         let Some(found) = rows.next()? else { return Ok(None) };
         let chunk = Chunk::read(found, session)?;
         for view in record::iter(&chunk.raw) {
@@ -291,7 +291,7 @@ impl<'c> RecordsReader<'c> {
             "SELECT seq, number, head_hash, head_time, state_version, hash, raw_len, checksum, codec, bytes \
              FROM checkpoints WHERE session = ?1 AND seq <= ?2 ORDER BY seq DESC",
         )?;
-        let mut rows = statement.query((session.0, at_or_below.0.cast_signed()))?;
+        let mut rows = statement.query((session.0, bound(at_or_below.0)))?;
         while let Some(found) = rows.next()? {
             if let Ok(Some(checkpoint)) = read_checkpoint(session, found) {
                 return Ok(Some(checkpoint));
@@ -388,7 +388,7 @@ impl<'c> RecordsReader<'c> {
              ORDER BY id LIMIT ?3",
         )?;
         let mut rows =
-            statement.query((after_id, beyond.0.cast_signed(), i64::try_from(limit).unwrap_or(i64::MAX)))?;
+            statement.query((after_id, bound(beyond.0), i64::try_from(limit).unwrap_or(i64::MAX)))?;
         let mut stored = Vec::new();
         while let Some(found) = rows.next()? {
             let session = SessionId(fixed(found, 1)?);
@@ -416,7 +416,7 @@ impl<'c> RecordsReader<'c> {
         let mut statement = self.connection.prepare_cached(
             "SELECT session, position, head_seq, head_hash, checksum FROM removed WHERE position > ?1 ORDER BY session",
         )?;
-        let mut rows = statement.query([beyond.0.cast_signed()])?;
+        let mut rows = statement.query([bound(beyond.0)])?;
         let mut removals = Vec::new();
         while let Some(found) = rows.next()? {
             let (session, position, seq, hash) =
@@ -452,6 +452,11 @@ impl<'c> RecordsReader<'c> {
     pub(super) fn connection(&self) -> &'c Connection {
         self.connection
     }
+}
+
+/// A bound to compare a column with: beyond what SQLite can hold there is nothing.
+fn bound(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn stored(id: SessionId, row: SessionRow) -> StoredSession {
