@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    error::Refusal,
     id::{BlobId, EntityId, Seq},
     json::Json,
     state::{Address, AgentStatus, EffectClass, EffectOutcome, SessionMetadata},
@@ -538,4 +539,109 @@ pub enum Outcome {
         /// Why nobody knows.
         reason: String,
     },
+}
+
+impl SpawnAgent {
+    /// An agent of this name; its id is made.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            id: None,
+            kind: default_kind_agent(),
+            name: Some(name.into()),
+            capabilities: Vec::new(),
+            configuration: Json::object(),
+        }
+    }
+
+    /// With this id, instead of one that is made.
+    ///
+    /// # Errors
+    /// `invalid` for text that cannot be an id.
+    pub fn id(mut self, id: impl AsRef<str>) -> Result<Self, Refusal> {
+        self.id = Some(EntityId::new(id)?);
+        Ok(self)
+    }
+
+    /// What kind of agent.
+    #[must_use]
+    pub fn kind(mut self, kind: impl Into<String>) -> Self {
+        self.kind = kind.into();
+        self
+    }
+
+    /// One more thing it can do.
+    #[must_use]
+    pub fn capability(mut self, capability: impl Into<String>) -> Self {
+        self.capabilities.push(capability.into());
+        self
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn configuration(mut self, configuration: Json) -> Self {
+        self.configuration = configuration;
+        self
+    }
+}
+
+impl CreateTask {
+    /// A task, in one line; its id is made.
+    #[must_use]
+    pub fn new(title: impl Into<String>) -> Self {
+        Self {
+            id: None,
+            kind: default_kind_task(),
+            title: title.into(),
+            priority: default_priority(),
+            payload: Json::null(),
+            parent: None,
+            max_retries: None,
+            assign: None,
+        }
+    }
+
+    /// With this id, instead of one that is made: a program that starts again does not make it twice.
+    ///
+    /// # Errors
+    /// `invalid` for text that cannot be an id.
+    pub fn id(mut self, id: impl AsRef<str>) -> Result<Self, Refusal> {
+        self.id = Some(EntityId::new(id)?);
+        Ok(self)
+    }
+
+    /// What kind of task.
+    #[must_use]
+    pub fn kind(mut self, kind: impl Into<String>) -> Self {
+        self.kind = kind.into();
+        self
+    }
+
+    /// Higher comes first.
+    #[must_use]
+    pub fn priority(mut self, priority: i64) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Everything the worker needs.
+    #[must_use]
+    pub fn payload(mut self, payload: Json) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    /// Part of another task.
+    #[must_use]
+    pub fn parent(mut self, parent: EntityId) -> Self {
+        self.parent = Some(parent);
+        self
+    }
+
+    /// Given to this agent at once.
+    #[must_use]
+    pub fn assign(mut self, agent: EntityId) -> Self {
+        self.assign = Some(agent);
+        self
+    }
 }

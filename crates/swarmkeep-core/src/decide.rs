@@ -67,7 +67,13 @@ pub fn decide(state: &State, command: &Command, ctx: &Ctx<'_>) -> Decision {
             let awake = Ctx { seq: ctx.seq.next(), ..*ctx };
             let (mut events, outcome) = work(state, command, &awake)?;
             if !events.is_empty() {
-                events.insert(0, Event::SessionStatusChanged { status: SessionStatus::Live, reason: Some("woken by a command".into()) });
+                events.insert(
+                    0,
+                    Event::SessionStatusChanged {
+                        status: SessionStatus::Live,
+                        reason: Some("woken by a command".into()),
+                    },
+                );
             }
             Ok((events, outcome))
         }
@@ -121,7 +127,8 @@ fn work(state: &State, command: &Command, ctx: &Ctx<'_>) -> Decision {
         Command::CancelTask { task, reason } => task::cancel(state, task, reason.as_deref()),
         Command::ExpireLease { task, lease, reason } => task::expire_lease(state, task, *lease, reason),
         Command::SendMessage { id, from, to, topic, content, correlation_id } => {
-            let letter = message::Letter { id: id.as_ref(), from, to, topic: topic.as_deref(), content, correlation_id };
+            let letter =
+                message::Letter { id: id.as_ref(), from, to, topic: topic.as_deref(), content, correlation_id };
             message::send(state, &letter, ctx)
         }
         Command::ReceiveMessages { agent, limit } => message::receive(state, agent, *limit, ctx),
@@ -140,9 +147,7 @@ fn work(state: &State, command: &Command, ctx: &Ctx<'_>) -> Decision {
         Command::RemoveConnection { connection } => value::remove_connection(state, connection),
         Command::SetConfig { key, value } => value::set_config(state, key, value),
         Command::RemoveConfig { key } => value::remove_config(state, key),
-        Command::Record { kind, aggregate, payload, blobs } => {
-            value::record(kind, aggregate.as_ref(), payload, blobs)
-        }
+        Command::Record { kind, aggregate, payload, blobs } => value::record(kind, aggregate.as_ref(), payload, blobs),
         // The session's own life was decided before.
         Command::Pause { .. }
         | Command::Resume {}
@@ -166,7 +171,13 @@ fn done(event: Event, id: &EntityId) -> Decision {
 
 /// An id for the `nth` thing this decision makes: `kind-SEQ` with the seq of the record that makes it, counted on from the
 /// sessions this one was forked from. Where a caller already brought that id, a number is added.
-fn make_id(state: &State, kind: &str, ctx: &Ctx<'_>, nth: usize, taken: impl Fn(&EntityId) -> bool) -> Result<EntityId, Refusal> {
+fn make_id(
+    state: &State,
+    kind: &str,
+    ctx: &Ctx<'_>,
+    nth: usize,
+    taken: impl Fn(&EntityId) -> bool,
+) -> Result<EntityId, Refusal> {
     let seq = state.age(Seq(ctx.seq.0 + nth as u64));
     let mut id = EntityId::made(kind, seq);
     let mut more = 1u64;
@@ -199,7 +210,10 @@ fn room(what: &str, have: usize, limit: usize) -> Result<(), Refusal> {
     if have < limit {
         return Ok(());
     }
-    Err(Refusal::new(RefusalCode::Limit, format!("a session holds at most {limit} {what}: use another session for more")))
+    Err(Refusal::new(
+        RefusalCode::Limit,
+        format!("a session holds at most {limit} {what}: use another session for more"),
+    ))
 }
 
 const _: () = assert!(limits::SWEEP * 3072 < limits::GROUP_BYTES, "a sweep with its notices fits in a group");

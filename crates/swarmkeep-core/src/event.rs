@@ -13,9 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{BlobId, EntityId, Hash, Seq, SessionId, SessionName},
     json::Json,
-    state::{
-        AgentStatus, Address, EffectClass, EffectOutcome, SessionMetadata, SessionStatus,
-    },
+    state::{Address, AgentStatus, EffectClass, EffectOutcome, SessionMetadata, SessionStatus},
 };
 
 /// Something that happened. Times are not in here: a record has its own.

@@ -84,7 +84,10 @@ impl Json {
                     if depth > limits::JSON_DEPTH {
                         return Err(Refusal::new(
                             RefusalCode::Limit,
-                            format!("JSON nested deeper than {} levels; flatten it or store it as a blob", limits::JSON_DEPTH),
+                            format!(
+                                "JSON nested deeper than {} levels; flatten it or store it as a blob",
+                                limits::JSON_DEPTH
+                            ),
                         ));
                     }
                 }
@@ -147,7 +150,8 @@ mod tests {
     fn bytes_stay_as_they_came() {
         for text in ["1.0", "9223372036854775808", r#"{"b":1,"a":[{"x":"}{"}],"b":2}"#, r#""\ud800""#, "null"] {
             assert_eq!(Json::parse(text).unwrap().as_str(), text);
-            let back: Json = serde_json::from_str(&serde_json::to_string(&Json::parse(text).unwrap()).unwrap()).unwrap();
+            let back: Json =
+                serde_json::from_str(&serde_json::to_string(&Json::parse(text).unwrap()).unwrap()).unwrap();
             assert_eq!(back.as_str(), text);
         }
     }

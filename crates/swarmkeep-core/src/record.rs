@@ -139,7 +139,15 @@ pub enum RecordError {
 /// Appends one record to `out` and returns the head after it.
 ///
 /// `time_ms` is what the clock says; the record gets `max(head.time_ms, time_ms)`.
-pub fn encode(out: &mut Vec<u8>, session: SessionId, head: Head, epoch: Epoch, time_ms: u64, salt: [u8; 16], body: &[u8]) -> Head {
+pub fn encode(
+    out: &mut Vec<u8>,
+    session: SessionId,
+    head: Head,
+    epoch: Epoch,
+    time_ms: u64,
+    salt: [u8; 16],
+    body: &[u8],
+) -> Head {
     let seq = head.seq.next();
     let time_ms = time_ms.max(head.time_ms);
     let start = out.len();
@@ -310,7 +318,9 @@ impl<'a> RecordView<'a> {
         let seq = self.seq();
         let body = self
             .body()?
-            .map(|body| serde_json::from_slice(body).map_err(|error| RecordError::Decode { seq, error: error.to_string() }))
+            .map(|body| {
+                serde_json::from_slice(body).map_err(|error| RecordError::Decode { seq, error: error.to_string() })
+            })
             .transpose()?;
         Ok(Record {
             session: self.session(),

@@ -60,7 +60,14 @@ pub struct Done {
 impl Done {
     fn of(answer: &Answer, last: Seq, time_ms: u64) -> Self {
         let outcomes: Arc<[Outcome]> = answer.outcomes.clone().into();
-        Self { first: answer.first, last, time_ms, fingerprint: fingerprint(answer.request_hash), bytes: bytes(&outcomes), outcomes }
+        Self {
+            first: answer.first,
+            last,
+            time_ms,
+            fingerprint: fingerprint(answer.request_hash),
+            bytes: bytes(&outcomes),
+            outcomes,
+        }
     }
 }
 
@@ -76,7 +83,9 @@ fn bytes(outcomes: &[Outcome]) -> u32 {
         .map(|outcome| match outcome {
             Outcome::Done { id: done } => 12 + id(done),
             Outcome::Claimed { task, .. } => 60 + id(task),
-            Outcome::Received { messages } => 30 + messages.iter().map(|message| message.as_str().len() + 3).sum::<usize>(),
+            Outcome::Received { messages } => {
+                30 + messages.iter().map(|message| message.as_str().len() + 3).sum::<usize>()
+            }
             Outcome::Version { .. } | Outcome::Run { .. } => 32,
             Outcome::Recorded { outcome } => 50 + outcome.value.as_str().len(),
             Outcome::Unknown { reason } => 30 + reason.len(),
@@ -207,7 +216,8 @@ impl Requests {
                 while self.keys.len() > 1
                     && (self.keys.len() > limits::REQUEST_KEYS || self.key_bytes > limits::REQUEST_ANSWER_BYTES)
                 {
-                    let Some(oldest) = self.keys.iter().min_by_key(|(_, done)| done.last_order()).map(|(key, _)| key.clone())
+                    let Some(oldest) =
+                        self.keys.iter().min_by_key(|(_, done)| done.last_order()).map(|(key, _)| key.clone())
                     else {
                         break;
                     };
@@ -262,9 +272,12 @@ fn is_old(done: &Done, now_ms: u64) -> bool {
     done.time_ms.saturating_add(limits::REQUEST_KEY_AGE_MS) <= now_ms
 }
 
+/// A client, what is behind its window, and its counters.
+type ClientRow = (EntityId, u64, Vec<(u64, Done)>);
+
 #[derive(Serialize, Deserialize)]
 struct Wire {
-    clients: Vec<(EntityId, u64, Vec<(u64, Done)>)>,
+    clients: Vec<ClientRow>,
     keys: Vec<(EntityId, Done)>,
 }
 

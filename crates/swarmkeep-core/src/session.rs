@@ -186,7 +186,8 @@ impl Session {
             return Err(Refusal::conflict(message, head.seq.0));
         }
         if request.commands.len() > limits::COMMANDS_PER_REQUEST {
-            let message = format!("{} commands, at most {} in one request", request.commands.len(), limits::COMMANDS_PER_REQUEST);
+            let message =
+                format!("{} commands, at most {} in one request", request.commands.len(), limits::COMMANDS_PER_REQUEST);
             return Err(Refusal::new(RefusalCode::Limit, message));
         }
         let mut draft = Draft::new(&self.staged, &request.actor, now_ms);
@@ -211,7 +212,9 @@ impl Session {
             Lookup::Done(done) => Ok(Some(done)),
             Lookup::TooOld => Err(Refusal::new(
                 RefusalCode::RequestTooOld,
-                format!("request `{id}` is older than what this session remembers of its client: it was not carried out by this call"),
+                format!(
+                    "request `{id}` is older than what this session remembers of its client: it was not carried out by this call"
+                ),
             )),
             Lookup::Mismatch => Err(Refusal::new(
                 RefusalCode::RequestMismatch,
@@ -219,7 +222,10 @@ impl Session {
             )),
             Lookup::Full => Err(Refusal::new(
                 RefusalCode::Limit,
-                format!("{} clients count their requests in this session: use a free-form key, or a client id known here", limits::REQUEST_CLIENTS),
+                format!(
+                    "{} clients count their requests in this session: use a free-form key, or a client id known here",
+                    limits::REQUEST_CLIENTS
+                ),
             )),
         }
     }
@@ -242,13 +248,14 @@ impl Session {
         let mut bytes = Vec::with_capacity(events.len() * 512);
         let mut records = Vec::with_capacity(events.len());
         for (nth, event) in events.into_iter().enumerate() {
-            let answer = (nth == last && id.is_some())
-                .then(|| Answer { first, request_hash, outcomes: outcomes.clone() });
+            let answer =
+                (nth == last && id.is_some()).then(|| Answer { first, request_hash, outcomes: outcomes.clone() });
             let body = Body { actor: actor.clone(), request: id.clone(), event, answer };
             let json = serde_json::to_vec(&body)
                 .map_err(|error| Refusal::invalid(format!("the request cannot be written as JSON: {error}")))?;
             let previous = head.hash;
-            head = record::encode(&mut bytes, session, head, circumstances.epoch, time_ms, (circumstances.salts)(), &json);
+            head =
+                record::encode(&mut bytes, session, head, circumstances.epoch, time_ms, (circumstances.salts)(), &json);
             records.push(Arc::new(Record {
                 session,
                 seq: head.seq,
@@ -260,7 +267,11 @@ impl Session {
             }));
         }
         check_size(&bytes, &blobs)?;
-        if let Some((id, answer)) = records.last().and_then(|record| record.body.as_ref()).and_then(|body| Some((body.request.as_ref()?, body.answer.as_ref()?))) {
+        if let Some((id, answer)) = records
+            .last()
+            .and_then(|record| record.body.as_ref())
+            .and_then(|body| Some((body.request.as_ref()?, body.answer.as_ref()?)))
+        {
             state.requests.remember(id, answer, head.seq, head.time_ms);
         }
         state.head = head;
@@ -268,7 +279,10 @@ impl Session {
         if weight > limits::STATE_BYTES && weight > before {
             return Err(Refusal::new(
                 RefusalCode::Limit,
-                format!("the session's state would have {weight} bytes, at most {}: remove memory, or begin another session", limits::STATE_BYTES),
+                format!(
+                    "the session's state would have {weight} bytes, at most {}: remove memory, or begin another session",
+                    limits::STATE_BYTES
+                ),
             ));
         }
         self.staged = state.clone();
@@ -294,7 +308,8 @@ fn check_size(records: &[u8], blobs: &[Blob]) -> Result<(), Refusal> {
         let message = format!("blob {} has {} bytes, at most {}", blob.id, blob.bytes.len(), limits::BLOB_BYTES);
         return Err(Refusal::new(RefusalCode::Limit, message));
     }
-    let inline: usize = blobs.iter().map(|blob| blob.bytes.len()).filter(|bytes| *bytes <= limits::BLOB_INLINE_BYTES).sum();
+    let inline: usize =
+        blobs.iter().map(|blob| blob.bytes.len()).filter(|bytes| *bytes <= limits::BLOB_INLINE_BYTES).sum();
     let bytes = records.len() + inline;
     if bytes <= limits::GROUP_BYTES {
         return Ok(());
@@ -487,7 +502,6 @@ pub fn fold_record(
 }
 
 /// States by the id of the blob they travel in: the simplest source of bases for [`fold`].
-#[must_use]
 pub fn bases_in(known: &BTreeMap<BlobId, State>) -> impl FnMut(BlobId) -> Result<State, String> {
     |id| known.get(&id).cloned().ok_or_else(|| format!("no blob {id}"))
 }

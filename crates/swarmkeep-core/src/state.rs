@@ -17,9 +17,9 @@ pub use self::{
     apply::ApplyError,
     base::forked_base,
     entity::{
-        Address, Agent, AgentStatus, ConfigEntry, Connection, Effect, EffectClass, EffectOutcome, EffectStatus, Group, Lease,
-        Member, MemoryEntry, MemoryKey, Message, Origin, Receipt, SessionInfo, SessionMetadata, SessionStatus, Task,
-        TaskStatus,
+        Address, Agent, AgentStatus, ConfigEntry, Connection, Effect, EffectClass, EffectOutcome, EffectStatus, Group,
+        Lease, Member, MemoryEntry, MemoryKey, Message, MessageRank, Origin, Receipt, SessionInfo, SessionMetadata,
+        SessionStatus, Task, TaskList, TaskRank, TaskStatus,
     },
     table::{Entity, Table},
 };

@@ -11,8 +11,8 @@ mod row;
 
 pub use self::{
     columns::{
-        AGENT_GROUP_MEMBERS, AGENT_GROUPS, AGENT_TOPICS, AGENTS, CONNECTIONS, EFFECTS, MEMORY, MESSAGE_RECEIPTS, MESSAGES,
-        SESSIONS, SWARM_CONFIG, TABLES, TASKS,
+        AGENT_GROUP_MEMBERS, AGENT_GROUPS, AGENT_TOPICS, AGENTS, CONNECTIONS, EFFECTS, MEMORY, MESSAGE_RECEIPTS,
+        MESSAGES, SESSIONS, SWARM_CONFIG, TABLES, TASKS,
     },
     names::{aggregate, event_type},
 };
@@ -190,7 +190,9 @@ pub fn changes(record: &Record, out: &mut Vec<RowChange>) {
                 out.extend(row::created(record, event));
                 return;
             }
-            Event::SessionStatusChanged { .. } | Event::SessionUpdated { .. } => session_changes(session, &body.event, out),
+            Event::SessionStatusChanged { .. } | Event::SessionUpdated { .. } => {
+                session_changes(session, &body.event, out)
+            }
             Event::Recovered { .. } | Event::Custom { .. } => {}
             Event::AgentSpawned { .. }
             | Event::AgentStatusChanged { .. }
@@ -221,8 +223,7 @@ pub fn changes(record: &Record, out: &mut Vec<RowChange>) {
             | Event::EffectResolvedNotDone { .. } => out.extend(effect_change(session, &now(), &body.event)),
             Event::MemorySet { scope, key, value, version, ttl_ms } => {
                 let expires = ttl_ms.map(|ttl| record.time_ms.saturating_add(ttl));
-                let values =
-                    [scope.into(), key.into(), value.into(), (*version).into(), now(), by(), expires.into()];
+                let values = [scope.into(), key.into(), value.into(), (*version).into(), now(), by(), expires.into()];
                 out.push(row::put(&MEMORY, session, values));
             }
             Event::MemoryDeleted { scope, key, .. } => out.push(MEMORY.delete(session, &[scope, key])),
@@ -283,8 +284,11 @@ fn agent_changes(session: &Value, now: &Value, event: &Event, out: &mut Vec<RowC
         }
         Event::AgentStatusChanged { agent, status, reason } => {
             let ended = if *status == crate::state::AgentStatus::Terminated { now() } else { Value::Null };
-            let values =
-                [("status", status.as_str().into()), ("status_reason", reason.as_ref().into()), ("terminated_at", ended)];
+            let values = [
+                ("status", status.as_str().into()),
+                ("status_reason", reason.as_ref().into()),
+                ("terminated_at", ended),
+            ];
             out.push(AGENTS.set(session, &[agent], &values));
         }
         Event::AgentUpdated { agent, name, capabilities, configuration } => {
@@ -294,7 +298,9 @@ fn agent_changes(session: &Value, now: &Value, event: &Event, out: &mut Vec<RowC
             values.extend(configuration.as_ref().map(|json| ("configuration", json.into())));
             out.push(AGENTS.set(session, &[agent], &values));
         }
-        Event::TopicSubscribed { agent, topic } => out.push(row::put(&AGENT_TOPICS, session, [agent.into(), topic.into()])),
+        Event::TopicSubscribed { agent, topic } => {
+            out.push(row::put(&AGENT_TOPICS, session, [agent.into(), topic.into()]))
+        }
         Event::TopicUnsubscribed { agent, topic } => out.push(AGENT_TOPICS.delete(session, &[agent, topic])),
         Event::GroupCreated { group, name, kind, configuration } => {
             let values = [group.into(), name.into(), kind.into(), configuration.into(), now()];
@@ -366,14 +372,17 @@ fn task_change(session: &Value, now: &Value, event: &Event) -> Option<RowChange>
                 ("started_at", now()),
             ],
         ),
-        Event::TaskLeaseExpired { task, retry_count, failed, reason, .. } => (task, tried(*retry_count, *failed, reason)),
+        Event::TaskLeaseExpired { task, retry_count, failed, reason, .. } => {
+            (task, tried(*retry_count, *failed, reason))
+        }
         Event::TaskFailed { task, error, retry_count, failed } => (task, tried(*retry_count, *failed, error)),
         Event::TaskReleased { task, .. } => {
             let values = [status(TaskStatus::Pending), ("agent_id", Value::Null)];
             (task, values.into_iter().chain(no_lease()).collect())
         }
         Event::TaskCompleted { task, result } => {
-            let values = [status(TaskStatus::Completed), ("result", row::present(Some(result))), ("completed_at", now())];
+            let values =
+                [status(TaskStatus::Completed), ("result", row::present(Some(result))), ("completed_at", now())];
             (task, values.into_iter().chain(no_lease()).collect())
         }
         Event::TaskCancelled { task, reason } => {
@@ -406,9 +415,11 @@ fn message_changes(session: &Value, now: &Value, event: &Event, out: &mut Vec<Ro
                 false.into(),
             ];
             out.push(row::put(&MESSAGES, session, values));
-            out.extend(recipients.iter().map(|agent| {
-                row::put(&MESSAGE_RECEIPTS, session, row::receipt(message, agent, 0, None))
-            }));
+            out.extend(
+                recipients
+                    .iter()
+                    .map(|agent| row::put(&MESSAGE_RECEIPTS, session, row::receipt(message, agent, 0, None))),
+            );
         }
         Event::MessageDelivered { message, agent, attempt } => {
             let values = [("attempts", (*attempt).into()), ("delivered_at", now())];

@@ -22,8 +22,8 @@ use crate::{
     record::Record,
     session::{self, Circumstances, NewSession, Request, Session, Staged},
     state::{
-        Address, AgentStatus, EffectClass, EffectOutcome, EffectStatus, SessionMetadata, SessionStatus, State, TaskStatus,
-        forked_base,
+        Address, AgentStatus, EffectClass, EffectOutcome, EffectStatus, SessionMetadata, SessionStatus, State,
+        TaskStatus, forked_base,
     },
 };
 
@@ -265,7 +265,9 @@ fn life_command(draw: &mut Draw) -> Command {
         5..8 => Command::Expire {},
         8 => Command::UpdateSession {
             owner: draw.one_in(2).then(|| "anna".into()),
-            metadata: draw.one_in(2).then(|| SessionMetadata { source: Some("cli".into()), ..SessionMetadata::default() }),
+            metadata: draw
+                .one_in(2)
+                .then(|| SessionMetadata { source: Some("cli".into()), ..SessionMetadata::default() }),
             ttl_ms: None,
             idle_ttl_ms: draw.one_in(2).then(|| [0, 1_000_000_000][draw.below(2)]),
         },

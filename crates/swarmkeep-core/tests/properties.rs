@@ -1,5 +1,12 @@
 //! Properties of random histories.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use std::collections::BTreeMap;
 
@@ -11,7 +18,7 @@ use swarmkeep_core::{
     session::{self, Staged},
     state::{EffectStatus, TaskStatus},
     tabulate::{self, RowChange, Value},
-    testing::{History, actor, command, Draw},
+    testing::{Draw, History, actor, command},
 };
 
 fn steps(most: usize) -> impl Strategy<Value = Vec<u64>> {

@@ -84,8 +84,7 @@ pub(super) fn set_status(
         let message = format!("agent `{id}` is terminated and does not come back: spawn another");
         return Err(Refusal::new(RefusalCode::WrongState, message));
     }
-    let mut events =
-        vec![Event::AgentStatusChanged { agent: id.clone(), status, reason: reason.map(str::to_owned) }];
+    let mut events = vec![Event::AgentStatusChanged { agent: id.clone(), status, reason: reason.map(str::to_owned) }];
     if matches!(status, AgentStatus::Failed | AgentStatus::Terminated) {
         let why = match reason {
             // It goes into every event that follows from it, so it is kept short.
@@ -116,12 +115,11 @@ pub(super) fn give_back(
     limit: usize,
     events: &mut Vec<Event>,
 ) -> Result<(), Refusal> {
-    let held = state.tasks.iter().filter(|task| !task.status.is_ended() && task.agent_id.as_ref() == Some(id)).take(limit);
+    let held = task::held(state, id).take(limit);
     let before = events.len();
     events.extend(held.filter_map(|held| task::taken_back(held, why)));
     let left = limit.saturating_sub(events.len() - before);
-    let waiting = state.messages.iter().filter(|message| message.waiting.contains_key(id)).take(left);
-    for letter in waiting {
+    for (letter, _) in message::mail(state, id).take(left) {
         message::dead_letter(state, letter, id, why, letter.waiting.len() == 1, ctx, events)?;
     }
     Ok(())
@@ -165,7 +163,10 @@ pub(super) fn subscribe(state: &State, id: &EntityId, topic: &EntityId) -> Decis
         return nothing(Some(id));
     }
     if agent.topics.len() >= limits::AGENT_LIST {
-        return Err(Refusal::new(RefusalCode::Limit, format!("an agent listens to at most {} topics", limits::AGENT_LIST)));
+        return Err(Refusal::new(
+            RefusalCode::Limit,
+            format!("an agent listens to at most {} topics", limits::AGENT_LIST),
+        ));
     }
     done(Event::TopicSubscribed { agent: id.clone(), topic: topic.clone() }, id)
 }

@@ -11,7 +11,8 @@ pub(super) fn text(what: &str, text: &str) -> Result<(), Refusal> {
     if text.len() <= limits::TEXT_BYTES {
         return Ok(());
     }
-    let message = format!("{what} has {} bytes, at most {}: put long content into a payload", text.len(), limits::TEXT_BYTES);
+    let message =
+        format!("{what} has {} bytes, at most {}: put long content into a payload", text.len(), limits::TEXT_BYTES);
     Err(Refusal::new(RefusalCode::Limit, message))
 }
 
@@ -33,7 +34,8 @@ pub(super) fn json(what: &str, json: &Json) -> Result<(), Refusal> {
     if bytes <= limits::JSON_BYTES {
         return Ok(());
     }
-    let message = format!("{what} has {bytes} bytes, at most {}: store it as a blob and refer to it", limits::JSON_BYTES);
+    let message =
+        format!("{what} has {bytes} bytes, at most {}: store it as a blob and refer to it", limits::JSON_BYTES);
     Err(Refusal::new(RefusalCode::Limit, message))
 }
 
@@ -44,7 +46,10 @@ pub(super) fn list(what: &str, list: &[String]) -> Result<(), Refusal> {
     }
     let bytes: usize = list.iter().map(String::len).sum();
     if bytes > limits::TEXT_BYTES {
-        return Err(Refusal::new(RefusalCode::Limit, format!("{what} have {bytes} bytes, at most {}", limits::TEXT_BYTES)));
+        return Err(Refusal::new(
+            RefusalCode::Limit,
+            format!("{what} have {bytes} bytes, at most {}", limits::TEXT_BYTES),
+        ));
     }
     list.iter().try_for_each(|text| named(what, text))
 }

@@ -81,7 +81,8 @@ pub(super) fn begin(state: &State, begin: &BeginEffect) -> Decision {
             Err(Refusal::new(RefusalCode::OutcomeUnknown, message))
         }
         (EffectStatus::Begun, _) => {
-            let replaced = effect.agent_id.is_some() && effect.agent_id == begin.agent && effect.instance != begin.instance;
+            let replaced =
+                effect.agent_id.is_some() && effect.agent_id == begin.agent && effect.instance != begin.instance;
             if !replaced {
                 let message = format!(
                     "attempt {} of effect `{id}` is under way in process `{}`: wait, or ask again later",
@@ -92,7 +93,8 @@ pub(super) fn begin(state: &State, begin: &BeginEffect) -> Decision {
             if may_repeat(effect.class) {
                 return run(again);
             }
-            let reason = format!("process `{}` began it and is gone; `{}` took its place", effect.instance, begin.instance);
+            let reason =
+                format!("process `{}` began it and is gone; `{}` took its place", effect.instance, begin.instance);
             let event = Event::EffectOutcomeUnknown { effect: id.clone(), reason: reason.clone() };
             Ok((vec![event], Outcome::Unknown { reason }))
         }
@@ -124,7 +126,9 @@ pub(super) fn resolve(state: &State, id: &EntityId, outcome: Option<&EffectOutco
         return Err(Refusal::invalid("`by` says who knows: `user:NAME` or `reconciler:NAME`"));
     }
     if effect.class == EffectClass::Ask && !named("user:") {
-        return Err(Refusal::invalid(format!("effect `{id}` is of class `ask`: only a person settles it (`user:NAME`)")));
+        return Err(Refusal::invalid(format!(
+            "effect `{id}` is of class `ask`: only a person settles it (`user:NAME`)"
+        )));
     }
     if effect.status != EffectStatus::OutcomeUnknown {
         let message = format!("effect `{id}` is {}: only one whose outcome is unknown is resolved", effect.status);

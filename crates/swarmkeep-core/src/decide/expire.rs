@@ -1,6 +1,6 @@
 //! What is over by time. The engine asks with `expire`; what is over is never computed on read.
 
-use super::{Ctx, Decision, agent, message};
+use super::{Ctx, Decision, agent, message, task};
 use crate::{
     command::Outcome,
     event::Event,
@@ -24,8 +24,8 @@ pub(super) fn decide(state: &State, ctx: &Ctx<'_>) -> Decision {
     if !matches!(state.info.status, SessionStatus::Live | SessionStatus::Parked) {
         return Ok((events, Outcome::Done { id: None }));
     }
-    let over = state.memory.iter().filter(|entry| entry.expires_at_ms.is_some_and(|at_ms| at_ms <= ctx.now_ms));
-    events.extend(over.take(limits::SWEEP).map(|entry| Event::MemoryDeleted {
+    let over = state.memory.ranked((0, None)).take_while(|((at_ms, _), _)| *at_ms <= ctx.now_ms);
+    events.extend(over.take(limits::SWEEP).map(|(_, entry)| Event::MemoryDeleted {
         scope: entry.scope.clone(),
         key: entry.key.clone(),
         version: entry.version,
@@ -52,7 +52,8 @@ fn session_end(state: &State) -> Option<(u64, &'static str)> {
     absolute.into_iter().chain(idle).min()
 }
 
-/// When `expire` will next have something to do; `None`: not by time. Walks the state: ask after a change, not in a loop.
+/// When `expire` will next have something to do; `None`: not by time. Costs a step for each agent that has ended, and
+/// little beside.
 #[must_use]
 pub fn next_due_ms(state: &State) -> Option<u64> {
     if state.info.status.is_ended() {
@@ -62,17 +63,10 @@ pub fn next_due_ms(state: &State) -> Option<u64> {
     if !matches!(state.info.status, SessionStatus::Live | SessionStatus::Parked) {
         return session;
     }
-    let memory = state.memory.iter().filter_map(|entry| entry.expires_at_ms);
-    let messages =
-        state.messages.iter().flat_map(|message| message.waiting.values()).filter_map(message::given_up_at_ms);
-    let left_behind = state
-        .agents
-        .iter()
-        .filter(|agent| agent::has_ended(agent))
-        .any(|agent| {
-            state.tasks.iter().any(|task| !task.status.is_ended() && task.agent_id.as_ref() == Some(&agent.id))
-                || state.messages.iter().any(|message| message.waiting.contains_key(&agent.id))
-        })
-        .then_some(0);
+    let memory = state.memory.ranked((0, None)).next().map(|((at_ms, _), _)| *at_ms);
+    let messages = message::exhausted(state).next().map(|(at_ms, ..)| at_ms);
+    let holds = |id| task::held(state, id).next().is_some() || message::mail(state, id).next().is_some();
+    let mut ended = state.agents.iter().filter(|agent| agent::has_ended(agent));
+    let left_behind = ended.any(|agent| holds(&agent.id)).then_some(0);
     session.into_iter().chain(memory).chain(messages).chain(left_behind).min()
 }

@@ -40,7 +40,8 @@ pub(super) fn create(
 /// Its members leave first, each by an event: what follows from it is then all in the events.
 pub(super) fn remove(state: &State, id: &EntityId) -> Decision {
     let Some(group) = state.groups.get(id) else { return nothing(Some(id)) };
-    let left = group.members.iter().map(|member| Event::MemberLeft { group: id.clone(), agent: member.agent_id.clone() });
+    let left =
+        group.members.iter().map(|member| Event::MemberLeft { group: id.clone(), agent: member.agent_id.clone() });
     let events = left.chain([Event::GroupRemoved { group: id.clone() }]).collect();
     Ok((events, Outcome::Done { id: Some(id.clone()) }))
 }

@@ -1,9 +1,6 @@
 //! Messages: sent to agents, delivered until acknowledged, dead-lettered when nobody can read them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Ctx, Decision, agent, check, done, make_id, new_id, room};
 use crate::{
@@ -13,7 +10,7 @@ use crate::{
     id::{EntityId, Seq},
     json::Json,
     limits,
-    state::{Address, Message, Receipt, State},
+    state::{Address, Message, MessageRank, Receipt, State},
 };
 
 /// What a caller sends.
@@ -41,9 +38,12 @@ pub(super) fn send(state: &State, letter: &Letter<'_>, ctx: &Ctx<'_>) -> Decisio
         }
         Address::Topic(topic) => {
             if letter.topic.is_some_and(|named| named != topic.as_str()) {
-                return Err(Refusal::invalid(format!("a message to topic `{topic}` is about that topic: leave `topic` out")));
+                return Err(Refusal::invalid(format!(
+                    "a message to topic `{topic}` is about that topic: leave `topic` out"
+                )));
             }
-            let listeners = state.agents.iter().filter(|agent| !agent::has_ended(agent) && agent.topics.contains(topic));
+            let listeners =
+                state.agents.iter().filter(|agent| !agent::has_ended(agent) && agent.topics.contains(topic));
             (topic.as_str(), listeners.map(|agent| agent.id.clone()).collect())
         }
         Address::Broadcast => {
@@ -64,14 +64,25 @@ pub(super) fn send(state: &State, letter: &Letter<'_>, ctx: &Ctx<'_>) -> Decisio
     done(event, &id)
 }
 
-/// When a receipt may be delivered (again).
-fn due_ms(receipt: &Receipt) -> u64 {
-    receipt.delivered_at_ms.map_or(0, |at_ms| at_ms.saturating_add(limits::REDELIVERY_AFTER_MS))
+/// What waits for an agent, oldest first.
+pub(super) fn mail<'a>(state: &'a State, agent: &EntityId) -> impl Iterator<Item = (&'a Arc<Message>, &'a Receipt)> {
+    let reader = agent.clone();
+    state
+        .messages
+        .ranked(MessageRank::Mail(agent.clone(), Seq::ZERO, None))
+        .take_while(move |(rank, _)| matches!(rank, MessageRank::Mail(agent, ..) if *agent == reader))
+        .filter_map({
+            let reader = agent.clone();
+            move |(_, message)| Some((message, message.waiting.get(&reader)?))
+        })
 }
 
-/// When a receipt that was delivered as often as it may be is given up.
-pub(super) fn given_up_at_ms(receipt: &Receipt) -> Option<u64> {
-    (receipt.attempts >= limits::DELIVERIES).then(|| due_ms(receipt))
+/// Messages delivered as often as they may be, with the recipient and the time to give them up, the first due first.
+pub(super) fn exhausted(state: &State) -> impl Iterator<Item = (u64, &Arc<Message>, &EntityId)> {
+    state.messages.ranked(MessageRank::GivenUp(0, None)).filter_map(|(rank, message)| match rank {
+        MessageRank::GivenUp(at_ms, Some((_, agent))) => Some((*at_ms, message, agent)),
+        _ => None,
+    })
 }
 
 pub(super) fn receive(state: &State, id: &EntityId, limit: Option<u32>, ctx: &Ctx<'_>) -> Decision {
@@ -80,18 +91,14 @@ pub(super) fn receive(state: &State, id: &EntityId, limit: Option<u32>, ctx: &Ct
     if !(1..=limits::RECEIVE).contains(&limit) {
         return Err(Refusal::invalid(format!("limit {limit}: use 1 to {}", limits::RECEIVE)));
     }
-    let mut waiting: Vec<(Seq, &Arc<Message>, &Receipt)> = state
-        .messages
-        .iter()
-        .filter_map(|message| Some((message.seq, message, message.waiting.get(id)?)))
-        .filter(|(_, _, receipt)| receipt.attempts < limits::DELIVERIES && due_ms(receipt) <= ctx.now_ms)
-        .collect();
-    waiting.sort_by(|one, other| (one.0, &one.1.id).cmp(&(other.0, &other.1.id)));
-    waiting.truncate(limit as usize);
-    let messages = waiting.iter().map(|(_, message, _)| message.id.clone()).collect();
+    let due = |(_, receipt): &(&Arc<Message>, &Receipt)| {
+        receipt.attempts < limits::DELIVERIES && receipt.due_ms() <= ctx.now_ms
+    };
+    let waiting: Vec<(&Arc<Message>, &Receipt)> = mail(state, id).filter(due).take(limit as usize).collect();
+    let messages = waiting.iter().map(|(message, _)| message.id.clone()).collect();
     let events = waiting
         .iter()
-        .map(|(_, message, receipt)| Event::MessageDelivered {
+        .map(|(message, receipt)| Event::MessageDelivered {
             message: message.id.clone(),
             agent: id.clone(),
             attempt: receipt.attempts + 1,
@@ -151,24 +158,12 @@ pub(super) fn dead_letter(
 
 /// Messages delivered as often as they may be, past the last time to acknowledge: given up, at most `limit`.
 pub(super) fn give_up(state: &State, ctx: &Ctx<'_>, limit: usize, events: &mut Vec<Event>) -> Result<(), Refusal> {
-    let mut left = limit;
-    for message in state.messages.iter() {
-        let given_up: BTreeSet<&EntityId> = message
-            .waiting
-            .iter()
-            .filter(|(_, receipt)| given_up_at_ms(receipt).is_some_and(|at_ms| at_ms <= ctx.now_ms))
-            .map(|(agent, _)| agent)
-            .take(left)
-            .collect();
-        left -= given_up.len();
-        for (nth, agent) in given_up.iter().enumerate() {
-            let consumed = nth + 1 == message.waiting.len();
-            let reason = format!("delivered {} times, never acknowledged", limits::DELIVERIES);
-            dead_letter(state, message, agent, &reason, consumed, ctx, events)?;
-        }
-        if left == 0 {
-            break;
-        }
+    let reason = format!("delivered {} times, never acknowledged", limits::DELIVERIES);
+    let mut gone: BTreeMap<&EntityId, usize> = BTreeMap::new();
+    for (_, message, agent) in exhausted(state).take_while(|(at_ms, ..)| *at_ms <= ctx.now_ms).take(limit) {
+        let gone = gone.entry(&message.id).or_default();
+        *gone += 1;
+        dead_letter(state, message, agent, &reason, *gone == message.waiting.len(), ctx, events)?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! Tasks: a list, numbered leases, retries to a maximum.
 
 use std::{
-    cmp::Reverse,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
@@ -14,11 +13,21 @@ use crate::{
     id::EntityId,
     json::Json,
     limits,
-    state::{State, Task, TaskStatus},
+    state::{State, Task, TaskList, TaskStatus},
 };
 
 fn get<'a>(state: &'a State, id: &EntityId) -> Result<&'a Arc<Task>, Refusal> {
     state.tasks.get(id).ok_or_else(|| Refusal::not_found("task", id))
+}
+
+/// The tasks of a list, the first to be done first.
+fn on_list(state: &State, list: TaskList) -> impl Iterator<Item = &Arc<Task>> {
+    state.tasks.ranked(list.clone().start()).take_while(move |(rank, _)| rank.list == list).map(|(_, task)| task)
+}
+
+/// What an agent has: tasks it claimed, and tasks given to it.
+pub(super) fn held<'a>(state: &'a State, agent: &EntityId) -> impl Iterator<Item = &'a Arc<Task>> {
+    on_list(state, TaskList::With(agent.clone())).chain(on_list(state, TaskList::For(agent.clone())))
 }
 
 fn wrong_state(task: &Task, advice: &str) -> Refusal {
@@ -77,7 +86,9 @@ pub(super) fn assign(state: &State, id: &EntityId, agent: &EntityId) -> Decision
     agent::at_work(state, agent)?;
     match task.status {
         TaskStatus::Assigned if task.agent_id.as_ref() == Some(agent) => nothing(Some(id)),
-        TaskStatus::Pending | TaskStatus::Assigned => done(Event::TaskAssigned { task: id.clone(), agent: agent.clone() }, id),
+        TaskStatus::Pending | TaskStatus::Assigned => {
+            done(Event::TaskAssigned { task: id.clone(), agent: agent.clone() }, id)
+        }
         _ => Err(wrong_state(task, "only a pending or assigned task can be assigned")),
     }
 }
@@ -105,12 +116,11 @@ pub(super) fn claim(
             }
             Some(task)
         }
-        None => state
-            .tasks
-            .iter()
-            .filter(|task| task.status == TaskStatus::Pending || mine(task))
-            .filter(|task| kinds.is_none_or(|kinds| kinds.contains(&task.kind)))
-            .min_by_key(|task| (!mine(task), Reverse(task.priority), task.created_seq, task.id.clone())),
+        None => {
+            let fits = |task: &&Arc<Task>| kinds.is_none_or(|kinds| kinds.contains(&task.kind));
+            let given = on_list(state, TaskList::For(agent.clone())).find(fits);
+            given.or_else(|| on_list(state, TaskList::Open).find(fits))
+        }
     };
     let Some(task) = task else {
         return Ok((Vec::new(), Outcome::Claimed { task: None, lease: None, lease_ms: None }));
@@ -130,7 +140,8 @@ fn may_end(task: &Task, lease: Option<u64>) -> Result<(), Refusal> {
         }
         (None, None) if !task.status.is_ended() => Ok(()),
         (None, Some(current)) => {
-            let advice = format!("agent `{}` has it under lease {}: show that number", current.agent_id, current.number);
+            let advice =
+                format!("agent `{}` has it under lease {}: show that number", current.agent_id, current.number);
             Err(wrong_state(task, &advice))
         }
         _ => Err(wrong_state(task, "it has ended already")),
@@ -175,7 +186,11 @@ pub(super) fn fail(state: &State, id: &EntityId, lease: Option<u64>, error: &str
 
 /// Retries used after a failure, and whether there was none left.
 fn retry(task: &Task, permanent: bool) -> (u32, bool) {
-    if permanent || task.retry_count >= task.max_retries { (task.retry_count, true) } else { (task.retry_count + 1, false) }
+    if permanent || task.retry_count >= task.max_retries {
+        (task.retry_count, true)
+    } else {
+        (task.retry_count + 1, false)
+    }
 }
 
 pub(super) fn expire_lease(state: &State, id: &EntityId, lease: u64, reason: &str) -> Decision {

@@ -16,7 +16,8 @@ use crate::{
 fn expect_version(scope: &EntityId, key: &EntityId, current: u64, expected: Option<u64>) -> Result<(), Refusal> {
     match expected {
         Some(expected) if expected != current => {
-            let message = format!("memory `{scope}`/`{key}` is at version {current}, not {expected}: read it again, then decide");
+            let message =
+                format!("memory `{scope}`/`{key}` is at version {current}, not {expected}: read it again, then decide");
             Err(Refusal::conflict(message, current))
         }
         _ => Ok(()),

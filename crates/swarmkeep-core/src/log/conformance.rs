@@ -168,7 +168,11 @@ impl Writer {
     /// The log holds exactly what was written.
     async fn check(&self, log: &dyn Log) {
         assert_eq!(log.head(self.id).await.unwrap(), Some(self.head()), "head is what was acknowledged last");
-        assert_eq!(read_all(log, self.id, Seq::ZERO, 1 << 20).await, self.bytes, "the records are those that were written");
+        assert_eq!(
+            read_all(log, self.id, Seq::ZERO, 1 << 20).await,
+            self.bytes,
+            "the records are those that were written"
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! The things a session is made of. Field names are those of the views and of every surface; times are milliseconds since
 //! the Unix epoch, taken from the record that set them.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, str::FromStr};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use crate::{
     error::Refusal,
     id::{EntityId, Hash, Seq, SessionId, SessionName},
     json::Json,
+    limits,
 };
 
 macro_rules! status {
@@ -503,6 +504,7 @@ fn json(json: Option<&Json>) -> usize {
 
 impl Entity for Agent {
     type Key = EntityId;
+    type Rank = ();
 
     fn key(&self) -> EntityId {
         self.id.clone()
@@ -522,6 +524,7 @@ impl Entity for Agent {
 
 impl Entity for Group {
     type Key = EntityId;
+    type Rank = ();
 
     fn key(&self) -> EntityId {
         self.id.clone()
@@ -533,12 +536,68 @@ impl Entity for Group {
             + self.name.len()
             + self.kind.len()
             + json(Some(&self.configuration))
-            + self.members.iter().map(|member| 60 + member.agent_id.as_str().len() + text(member.role.as_ref())).sum::<usize>()
+            + self
+                .members
+                .iter()
+                .map(|member| 60 + member.agent_id.as_str().len() + text(member.role.as_ref()))
+                .sum::<usize>()
     }
+}
+
+/// Where a task that has not ended stands: on which list, and there by priority, then age.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TaskRank {
+    /// On which list.
+    pub list: TaskList,
+    /// Higher comes first.
+    pub priority: Reverse<i64>,
+    /// Older comes first.
+    pub age: Seq,
+    /// Which task; absent only to ask from the beginning of a list.
+    pub id: Option<EntityId>,
+}
+
+/// The lists that tasks stand on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TaskList {
+    /// Pending.
+    Open,
+    /// Assigned to this agent.
+    For(EntityId),
+    /// Claimed by this agent.
+    With(EntityId),
+}
+
+impl TaskList {
+    /// Before the first task of this list.
+    #[must_use]
+    pub fn start(self) -> TaskRank {
+        TaskRank { list: self, priority: Reverse(i64::MAX), age: Seq::ZERO, id: None }
+    }
+}
+
+/// Where a message stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MessageRank {
+    /// In the mail of this recipient, by age; the message absent only to ask from the beginning.
+    Mail(EntityId, Seq, Option<EntityId>),
+    /// Delivered to the recipient as often as it may be, and given up at this time.
+    GivenUp(u64, Option<(EntityId, EntityId)>),
 }
 
 impl Entity for Task {
     type Key = EntityId;
+    type Rank = TaskRank;
+
+    fn ranks(&self) -> Vec<TaskRank> {
+        let list = match (self.status, &self.agent_id) {
+            (TaskStatus::Pending, _) => TaskList::Open,
+            (TaskStatus::Assigned, Some(agent)) => TaskList::For(agent.clone()),
+            (TaskStatus::Running, Some(agent)) => TaskList::With(agent.clone()),
+            _ => return Vec::new(),
+        };
+        vec![TaskRank { list, priority: Reverse(self.priority), age: self.created_seq, id: Some(self.id.clone()) }]
+    }
 
     fn key(&self) -> EntityId {
         self.id.clone()
@@ -558,8 +617,31 @@ impl Entity for Task {
     }
 }
 
+impl Receipt {
+    /// When it may be delivered (again), as long as it may be delivered at all.
+    #[must_use]
+    pub fn due_ms(&self) -> u64 {
+        self.delivered_at_ms.map_or(0, |at_ms| at_ms.saturating_add(limits::REDELIVERY_AFTER_MS))
+    }
+
+    /// Delivered as often as it may be: when it is given up.
+    #[must_use]
+    pub fn given_up_at_ms(&self) -> Option<u64> {
+        (self.attempts >= limits::DELIVERIES).then(|| self.due_ms())
+    }
+}
+
 impl Entity for Message {
     type Key = EntityId;
+    type Rank = MessageRank;
+
+    fn ranks(&self) -> Vec<MessageRank> {
+        let mail = |agent: &EntityId| MessageRank::Mail(agent.clone(), self.seq, Some(self.id.clone()));
+        let given_up = |(agent, receipt): (&EntityId, &Receipt)| {
+            Some(MessageRank::GivenUp(receipt.given_up_at_ms()?, Some((self.id.clone(), agent.clone()))))
+        };
+        self.waiting.keys().map(mail).chain(self.waiting.iter().filter_map(given_up)).collect()
+    }
 
     fn key(&self) -> EntityId {
         self.id.clone()
@@ -578,6 +660,12 @@ impl Entity for Message {
 
 impl Entity for MemoryEntry {
     type Key = MemoryKey;
+    /// When it is gone; the key absent only to ask from the beginning.
+    type Rank = (u64, Option<MemoryKey>);
+
+    fn ranks(&self) -> Vec<Self::Rank> {
+        self.expires_at_ms.map(|at_ms| (at_ms, Some(self.key()))).into_iter().collect()
+    }
 
     fn key(&self) -> MemoryKey {
         MemoryKey { scope: self.scope.clone(), key: self.key.clone() }
@@ -594,6 +682,7 @@ impl Entity for MemoryEntry {
 
 impl Entity for Effect {
     type Key = EntityId;
+    type Rank = ();
 
     fn key(&self) -> EntityId {
         self.id.clone()
@@ -614,6 +703,7 @@ impl Entity for Effect {
 
 impl Entity for Connection {
     type Key = EntityId;
+    type Rank = ();
 
     fn key(&self) -> EntityId {
         self.id.clone()
@@ -626,6 +716,7 @@ impl Entity for Connection {
 
 impl Entity for ConfigEntry {
     type Key = EntityId;
+    type Rank = ();
 
     fn key(&self) -> EntityId {
         self.key.clone()

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{
-    Agent, AgentStatus, ApplyError, ConfigEntry, Connection, Effect, EffectStatus, Entity, Group, Lease, Member, MemoryEntry,
-    MemoryKey, Message, Receipt, SessionInfo, SessionStatus, State, Table, Task, TaskStatus,
+    Agent, AgentStatus, ApplyError, ConfigEntry, Connection, Effect, EffectStatus, Entity, Group, Lease, Member,
+    MemoryEntry, MemoryKey, Message, Receipt, SessionInfo, SessionStatus, State, Table, Task, TaskStatus,
 };
 use crate::{
     event::Event,
@@ -50,7 +50,10 @@ impl State {
         event: &Event,
     ) -> Result<(), ApplyError> {
         if (self.head.seq == Seq::ZERO) != matches!(event, Event::SessionCreated { .. }) {
-            return Err(ApplyError::Inconsistent { seq, what: "a session is created by its first record, once".into() });
+            return Err(ApplyError::Inconsistent {
+                seq,
+                what: "a session is created by its first record, once".into(),
+            });
         }
         match event {
             Event::SessionCreated { .. }
@@ -155,11 +158,13 @@ impl State {
                 });
                 Ok(())
             }
-            Event::AgentStatusChanged { agent, status, reason } => change(&mut self.agents, seq, "agent", agent, |row| {
-                row.status = *status;
-                row.status_reason.clone_from(reason);
-                row.terminated_at_ms = (*status == AgentStatus::Terminated).then_some(time_ms);
-            }),
+            Event::AgentStatusChanged { agent, status, reason } => {
+                change(&mut self.agents, seq, "agent", agent, |row| {
+                    row.status = *status;
+                    row.status_reason.clone_from(reason);
+                    row.terminated_at_ms = (*status == AgentStatus::Terminated).then_some(time_ms);
+                })
+            }
             Event::AgentUpdated { agent, name, capabilities, configuration } => {
                 change(&mut self.agents, seq, "agent", agent, |row| {
                     if name.is_some() {
@@ -195,19 +200,21 @@ impl State {
             Event::GroupRemoved { group } => {
                 self.groups.remove(group).map(|_| ()).ok_or_else(|| missing(seq, "group", group))
             }
-            Event::MemberJoined { group, agent, role } => change(&mut self.groups, seq, "group", group, |row| {
-                match row.members.iter_mut().find(|member| member.agent_id == *agent) {
-                    Some(member) => {
-                        member.role.clone_from(role);
-                        member.joined_at_ms = time_ms;
+            Event::MemberJoined { group, agent, role } => {
+                change(&mut self.groups, seq, "group", group, |row| {
+                    match row.members.iter_mut().find(|member| member.agent_id == *agent) {
+                        Some(member) => {
+                            member.role.clone_from(role);
+                            member.joined_at_ms = time_ms;
+                        }
+                        None => row.members.push(Member {
+                            agent_id: agent.clone(),
+                            role: role.clone(),
+                            joined_at_ms: time_ms,
+                        }),
                     }
-                    None => row.members.push(Member {
-                        agent_id: agent.clone(),
-                        role: role.clone(),
-                        joined_at_ms: time_ms,
-                    }),
-                }
-            }),
+                })
+            }
             Event::MemberLeft { group, agent } => change(&mut self.groups, seq, "group", group, |row| {
                 row.members.retain(|member| member.agent_id != *agent);
             }),
@@ -263,9 +270,11 @@ impl State {
                 row.leases = *lease;
                 row.started_at_ms = Some(time_ms);
             }),
-            Event::TaskLeaseExpired { task, retry_count, failed, reason, .. } => change(tasks, seq, "task", task, |row| {
-                attempt_failed(row, time_ms, reason, *retry_count, *failed);
-            }),
+            Event::TaskLeaseExpired { task, retry_count, failed, reason, .. } => {
+                change(tasks, seq, "task", task, |row| {
+                    attempt_failed(row, time_ms, reason, *retry_count, *failed);
+                })
+            }
             Event::TaskFailed { task, error, retry_count, failed } => change(tasks, seq, "task", task, |row| {
                 attempt_failed(row, time_ms, error, *retry_count, *failed);
             }),

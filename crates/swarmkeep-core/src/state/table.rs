@@ -9,8 +9,17 @@ pub trait Entity: Clone + PartialEq {
     /// What it is found by.
     type Key: Ord + Clone;
 
+    /// Where it stands in an order that is asked for often (see [`Table::ranked`]). A rank names its entity, so that no
+    /// two entities share one; `()` for what is only found by its key.
+    type Rank: Ord + Clone;
+
     /// Its key, as it stands in itself.
     fn key(&self) -> Self::Key;
+
+    /// Where it stands, by its own contents.
+    fn ranks(&self) -> Vec<Self::Rank> {
+        Vec::new()
+    }
 
     /// About how many bytes it takes.
     fn weight(&self) -> usize;
@@ -20,19 +29,25 @@ pub trait Entity: Clone + PartialEq {
 #[derive(Debug, Clone)]
 pub struct Table<T: Entity> {
     rows: imbl::OrdMap<T::Key, Arc<T>>,
+    /// Follows from `rows`; never stored.
+    ranks: imbl::OrdMap<T::Rank, T::Key>,
     weight: usize,
 }
 
 impl<T: Entity> Default for Table<T> {
     fn default() -> Self {
-        Self { rows: imbl::OrdMap::new(), weight: 0 }
+        Self { rows: imbl::OrdMap::new(), ranks: imbl::OrdMap::new(), weight: 0 }
     }
 }
 
 impl<T: Entity> PartialEq for Table<T> {
     fn eq(&self, other: &Self) -> bool {
         self.rows.len() == other.rows.len()
-            && self.rows.iter().zip(other.rows.iter()).all(|(mine, theirs)| Arc::ptr_eq(mine.1, theirs.1) || mine.1 == theirs.1)
+            && self
+                .rows
+                .iter()
+                .zip(other.rows.iter())
+                .all(|(mine, theirs)| Arc::ptr_eq(mine.1, theirs.1) || mine.1 == theirs.1)
     }
 }
 
@@ -51,19 +66,28 @@ impl<T: Entity> Table<T> {
 
     /// Puts an entity in, in place of the one with its key.
     pub fn insert(&mut self, row: T) {
+        let key = row.key();
+        self.remove(&key);
         self.weight += row.weight();
-        if let Some(old) = self.rows.insert(row.key(), Arc::new(row)) {
-            self.weight -= old.weight();
-        }
+        self.ranks.extend(row.ranks().into_iter().map(|rank| (rank, key.clone())));
+        self.rows.insert(key, Arc::new(row));
     }
 
-    /// Changes an entity in place; false: there is none.
+    /// Changes an entity in place (not its key); false: there is none.
     pub fn change(&mut self, key: &T::Key, change: impl FnOnce(&mut T)) -> bool {
         let Some(row) = self.rows.get_mut(key) else { return false };
+        let before = row.ranks();
         let row = Arc::make_mut(row);
         self.weight -= row.weight();
         change(row);
         self.weight += row.weight();
+        let after = row.ranks();
+        if before != after {
+            for rank in &before {
+                self.ranks.remove(rank);
+            }
+            self.ranks.extend(after.into_iter().map(|rank| (rank, key.clone())));
+        }
         true
     }
 
@@ -71,7 +95,15 @@ impl<T: Entity> Table<T> {
     pub fn remove(&mut self, key: &T::Key) -> Option<Arc<T>> {
         let old = self.rows.remove(key)?;
         self.weight -= old.weight();
+        for rank in old.ranks() {
+            self.ranks.remove(&rank);
+        }
         Some(old)
+    }
+
+    /// Ranks from `from` on, each with its entity, in order.
+    pub fn ranked(&self, from: T::Rank) -> impl Iterator<Item = (&T::Rank, &Arc<T>)> {
+        self.ranks.range::<_, T::Rank>(from..).filter_map(|(rank, key)| Some((rank, self.rows.get(key)?)))
     }
 
     /// All, in the order of their keys.

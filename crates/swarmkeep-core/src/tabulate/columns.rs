@@ -168,11 +168,8 @@ pub static CONNECTIONS: ViewTable = ViewTable {
 };
 
 /// Configuration and topology.
-pub static SWARM_CONFIG: ViewTable = ViewTable {
-    name: "swarm_config",
-    key: 2,
-    columns: &["session_id", "key", "value", "updated_at", "updated_by"],
-};
+pub static SWARM_CONFIG: ViewTable =
+    ViewTable { name: "swarm_config", key: 2, columns: &["session_id", "key", "value", "updated_at", "updated_by"] };
 
 /// All tables that follow from records.
 pub static TABLES: &[&ViewTable] = &[
