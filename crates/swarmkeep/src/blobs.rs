@@ -88,7 +88,8 @@ impl BlobFiles {
     pub fn get(&self, session: SessionId, id: BlobId) -> Result<Bytes, LogError> {
         let path = self.folder(session).join(id.to_string());
         let damaged = |what: String| LogError::Corrupt(vec![Damage { session: Some(session), seqs: None, what }]);
-        let read = self.disk.open(&path, OpenHow::Read).and_then(|file| read_whole(file.as_ref(), limits::BLOB_BYTES as u64));
+        let read =
+            self.disk.open(&path, OpenHow::Read).and_then(|file| read_whole(file.as_ref(), limits::BLOB_BYTES as u64));
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LogError::NotFound),

@@ -161,7 +161,11 @@ fn read_hint(mut file: &File) -> Option<Holder> {
 /// The network file system that a folder lies on, by name.
 #[cfg(target_os = "linux")]
 fn network(path: &Path) -> io::Result<Option<String>> {
-    #[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a 32-bit magic number in a signed word")]
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "a 32-bit magic number in a signed word"
+    )]
     let magic = rustix::fs::statfs(path)?.f_type as u32;
     let kind = match magic {
         0x6969 => "nfs",
@@ -187,7 +191,17 @@ fn network(path: &Path) -> io::Result<Option<String>> {
 #[cfg(target_os = "linux")]
 fn fuse_kind(path: &Path) -> Option<String> {
     const OVER_A_NETWORK: [&str; 11] = [
-        "sshfs", "s3fs", "gcsfuse", "glusterfs", "rclone", "davfs", "davfs2", "curlftpfs", "ceph-fuse", "goofys", "juicefs",
+        "sshfs",
+        "s3fs",
+        "gcsfuse",
+        "glusterfs",
+        "rclone",
+        "davfs",
+        "davfs2",
+        "curlftpfs",
+        "ceph-fuse",
+        "goofys",
+        "juicefs",
     ];
     let device = fs::metadata(path).ok()?.dev();
     let wanted = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));

@@ -253,20 +253,27 @@ pub fn encode(out: &mut Vec<u8>, key: &Key, place: &Place, entries: &[Entry]) ->
 }
 
 fn encode_directory(out: &mut Vec<u8>, entry: &Entry) {
-    let (kind, payload, session, first, epoch, count, blobs): (u8, usize, SessionId, u64, Epoch, u32, &[Blob]) = match entry {
-        Entry::Records(group) => {
-            (1, group.records.len(), group.session, group.after.seq.next().0, group.epoch, group.count, &group.blobs)
-        }
-        Entry::Observations { session, payload } => (2, payload.len(), *session, 0, Epoch(0), 0, &[]),
-        Entry::Remove { session, epoch, what } => {
-            let (code, number) = match what {
-                Remove::All => (1, 0),
-                Remove::RecordsThrough(seq) => (2, seq.0),
-                Remove::Checkpoints { keep } => (3, *keep as u64),
-            };
-            (3, 0, *session, number, *epoch, code, &[])
-        }
-    };
+    let (kind, payload, session, first, epoch, count, blobs): (u8, usize, SessionId, u64, Epoch, u32, &[Blob]) =
+        match entry {
+            Entry::Records(group) => (
+                1,
+                group.records.len(),
+                group.session,
+                group.after.seq.next().0,
+                group.epoch,
+                group.count,
+                &group.blobs,
+            ),
+            Entry::Observations { session, payload } => (2, payload.len(), *session, 0, Epoch(0), 0, &[]),
+            Entry::Remove { session, epoch, what } => {
+                let (code, number) = match what {
+                    Remove::All => (1, 0),
+                    Remove::RecordsThrough(seq) => (2, seq.0),
+                    Remove::Checkpoints { keep } => (3, *keep as u64),
+                };
+                (3, 0, *session, number, *epoch, code, &[])
+            }
+        };
     out.extend_from_slice(&[kind, 0]);
     out.extend_from_slice(&u16::try_from(blobs.len()).unwrap_or(u16::MAX).to_le_bytes());
     out.extend_from_slice(&size(payload));
@@ -318,8 +325,10 @@ impl Header {
             entries: length(24)?,
             body: length(28)?,
         };
-        let fits = header.bytes <= FRAME_BYTES_MAX && header.bytes == frame_bytes(header.directory.checked_add(header.body)?);
-        let here = u64_at(frame, 56)? == key.number && u64_at(frame, 40)? == key.incarnation && u64_at(frame, 64)? == offset;
+        let fits =
+            header.bytes <= FRAME_BYTES_MAX && header.bytes == frame_bytes(header.directory.checked_add(header.body)?);
+        let here =
+            u64_at(frame, 56)? == key.number && u64_at(frame, 40)? == key.incarnation && u64_at(frame, 64)? == offset;
         let plain = frame.get(9..12)? == [0; 3];
         (fits && here && plain).then_some(header)
     }
@@ -328,7 +337,8 @@ impl Header {
     #[must_use]
     pub fn verify(&self, segment: &Bytes, offset: u64, key: &Key) -> Option<Arc<Frame>> {
         let start = usize::try_from(offset).ok()?;
-        let bytes = start.checked_add(self.bytes).filter(|end| *end <= segment.len()).map(|end| segment.slice(start..end))?;
+        let bytes =
+            start.checked_add(self.bytes).filter(|end| *end <= segment.len()).map(|end| segment.slice(start..end))?;
         if key.hash(&bytes, self.directory.checked_add(self.body)?)? != self.hash {
             return None;
         }

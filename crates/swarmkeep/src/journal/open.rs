@@ -64,7 +64,9 @@ impl Journal {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Opened, OpenError> {
-        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&settings.segment_bytes) || settings.segment_bytes % 4096 != 0 {
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&settings.segment_bytes)
+            || settings.segment_bytes % 4096 != 0
+        {
             return Err(OpenError::Settings("segment_bytes must be a multiple of 4096 from 16 KiB to 64 MiB"));
         }
         let mut inspection = inspect(disk.as_ref(), store_dir, vouch)?;
@@ -154,8 +156,10 @@ impl Journal {
 /// reported.
 fn quarantine(disk: &dyn Disk, store_dir: &Path, inspection: &Inspection) -> Result<(), OpenError> {
     let dir = store_dir.join("quarantine");
-    let doubts = inspection.doubts.iter().map(|doubt| (doubt.segment, doubt.quarantine_name(), Some(doubt.bytes.clone())));
-    let damage = inspection.damage.iter().map(|damage| (damage.segment, damage.quarantine_name(), damage.bytes.clone()));
+    let doubts =
+        inspection.doubts.iter().map(|doubt| (doubt.segment, doubt.quarantine_name(), Some(doubt.bytes.clone())));
+    let damage =
+        inspection.damage.iter().map(|damage| (damage.segment, damage.quarantine_name(), damage.bytes.clone()));
     let mut any = false;
     for (segment, name, range) in doubts.chain(damage) {
         if !any {

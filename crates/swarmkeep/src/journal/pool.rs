@@ -65,7 +65,13 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Over the spares and segments that were found.
-    pub(super) fn new(disk: Arc<dyn Disk>, dir: &Path, settings: Settings, spares: &[u64], finished: Vec<Finished>) -> Self {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        settings: Settings,
+        spares: &[u64],
+        finished: Vec<Finished>,
+    ) -> Self {
         let mut pool = Self {
             disk,
             dir: dir.to_owned(),
@@ -152,8 +158,7 @@ impl Pool {
             let _ = self.disk.remove(&to);
         })?;
         let offset = FRAMES_AT + frame.as_ref().map_or(0, Vec::len) as u64;
-        let active =
-            Active { file, key, number: header.number, size: header.size, offset, unsealed: frame.is_some() };
+        let active = Active { file, key, number: header.number, size: header.size, offset, unsealed: frame.is_some() };
         Ok((active, header))
     }
 

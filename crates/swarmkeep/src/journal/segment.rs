@@ -150,7 +150,8 @@ impl Header {
         if block.get(..8) != Some(MAGIC) {
             return Err(damaged);
         }
-        let (head, features) = (block.get(..12).ok_or(HeaderError::Damaged)?, block.get(16..40).ok_or(HeaderError::Damaged)?);
+        let (head, features) =
+            (block.get(..12).ok_or(HeaderError::Damaged)?, block.get(16..40).ok_or(HeaderError::Damaged)?);
         if u32_at(block, 12) != Some(prefix_crc(head, features)) {
             return Err(damaged);
         }

@@ -29,7 +29,8 @@ use super::{
     Frame, OpenError, StoreId, Vouch,
     frame::{self, FRAME_BYTES_MAX, Header as FrameHeader, Key, Kind, Span},
     segment::{
-        ALIGNMENT, FORMAT_VERSION, FRAMES_AT, HEADER_BYTES, Header, HeaderError, SEGMENT_BYTES_MAX, file_number, spare_number,
+        ALIGNMENT, FORMAT_VERSION, FRAMES_AT, HEADER_BYTES, Header, HeaderError, SEGMENT_BYTES_MAX, file_number,
+        spare_number,
     },
 };
 use crate::disk::{Disk, OpenHow, read_whole};
@@ -207,7 +208,12 @@ fn empty() -> RangeInclusive<u64> {
     1..=0
 }
 
-fn read_header(disk: &dyn Disk, path: &Path, number: u64, inspection: &mut Inspection) -> Result<Option<Found>, OpenError> {
+fn read_header(
+    disk: &dyn Disk,
+    path: &Path,
+    number: u64,
+    inspection: &mut Inspection,
+) -> Result<Option<Found>, OpenError> {
     let file = disk.open(path, OpenHow::Read).map_err(OpenError::io(path))?;
     let mut blocks = vec![0; 2 * HEADER_BYTES];
     let read = file.read_at(&mut blocks, 0).map_err(OpenError::io(path))?;
@@ -270,7 +276,11 @@ fn chain(mut found: BTreeMap<u64, Found>, inspection: &mut Inspection) -> Vec<Fo
     chain
 }
 
-fn nothing_readable(mut inspection: Inspection, vouch: Option<Vouch>, unreadable: &[u64]) -> Result<Inspection, OpenError> {
+fn nothing_readable(
+    mut inspection: Inspection,
+    vouch: Option<Vouch>,
+    unreadable: &[u64],
+) -> Result<Inspection, OpenError> {
     match vouch {
         None if unreadable.is_empty() => Ok(inspection),
         None => Err(OpenError::Mixed {
@@ -359,11 +369,16 @@ impl<'a> Reading<'a> {
         }
         Err(match self.vouch {
             Some(_) => OpenError::Mixed {
-                what: format!("records.db stands at position {} and the journal begins after {data}: records.db is older", self.records),
+                what: format!(
+                    "records.db stands at position {} and the journal begins after {data}: records.db is older",
+                    self.records
+                ),
                 advice: "put back the records.db that belongs to this journal, or restore the whole folder from one copy",
             },
             None => OpenError::Mixed {
-                what: format!("the journal begins after position {data} and there is no records.db with what came before"),
+                what: format!(
+                    "the journal begins after position {data} and there is no records.db with what came before"
+                ),
                 advice: "a store is its whole folder: bring back its records.db, or restore a complete copy",
             },
         })
@@ -373,7 +388,10 @@ impl<'a> Reading<'a> {
         self.confirmed = true;
         match self.vouch {
             Some(vouch) if vouch.frame_hash != hash => Err(OpenError::Mixed {
-                what: format!("records.db and the journal both know position {}, with different contents", self.records),
+                what: format!(
+                    "records.db and the journal both know position {}, with different contents",
+                    self.records
+                ),
                 advice: "they come from two copies of the store that went separate ways: restore the whole folder from one of them",
             }),
             _ => Ok(()),
@@ -454,14 +472,25 @@ impl<'a> Reading<'a> {
     }
 
     /// Takes down that the frames from the expected one to before `resume` are damaged, and goes on there.
-    fn damaged(&mut self, segment: u64, bytes: &[u8], at: RangeInclusive<u64>, key: &Key, resume: u64, in_records: bool) {
+    fn damaged(
+        &mut self,
+        segment: u64,
+        bytes: &[u8],
+        at: RangeInclusive<u64>,
+        key: &Key,
+        resume: u64,
+        in_records: bool,
+    ) {
         let positions = self.expected..=resume.saturating_sub(1);
         let one = positions.start() == positions.end();
-        let spans = FrameHeader::read(bytes, *at.start(), key).filter(|_| one).and_then(|header| header.spans(bytes, *at.start(), key));
+        let spans = FrameHeader::read(bytes, *at.start(), key)
+            .filter(|_| one)
+            .and_then(|header| header.spans(bytes, *at.start(), key));
         if positions.contains(&self.records) {
             self.confirmed = true;
         }
-        let what = if one { "a frame is damaged".into() } else { format!("{} frames are damaged", resume - self.expected) };
+        let what =
+            if one { "a frame is damaged".into() } else { format!("{} frames are damaged", resume - self.expected) };
         self.inspection.damage.push(Damage { segment, bytes: Some(at), positions, spans, in_records, what });
         self.expected = resume;
         self.hash = None;
@@ -476,7 +505,10 @@ impl<'a> Reading<'a> {
             let tail = self.tail.take();
             if tail.is_none() && newer_unreadable.is_empty() {
                 return Err(OpenError::Mixed {
-                    what: format!("records.db stands at position {} and the journal ends at {ended}: the journal is older", self.records),
+                    what: format!(
+                        "records.db stands at position {} and the journal ends at {ended}: the journal is older",
+                        self.records
+                    ),
                     advice: "put back the journal that belongs to this records.db, or restore the whole folder from one copy",
                 });
             }
@@ -514,7 +546,10 @@ impl<'a> Reading<'a> {
             self.inspection.last = Some((last, unvouched.offset));
         }
         if let Some((number, _)) = self.inspection.last {
-            let bytes = self.disk.open(&self.dir.join(super::segment::file_name(number)), OpenHow::Read).and_then(|file| file.len());
+            let bytes = self
+                .disk
+                .open(&self.dir.join(super::segment::file_name(number)), OpenHow::Read)
+                .and_then(|file| file.len());
             self.inspection.segments.push((number, bytes.unwrap_or(0), self.inspection.data.0));
         }
         Ok(self.inspection)
@@ -558,7 +593,12 @@ fn remains(bytes: &[u8], offset: u64, key: &Key, recycled: bool, segment: u64) -
         return Some(Tail { segment, bytes: offset..=end - 1, position: Some(header.position), spans });
     }
     if let Some((position, length)) = frame::betrayed(bytes, offset, key) {
-        return Some(Tail { segment, bytes: offset..=offset + length as u64 - 1, position: Some(position), spans: None });
+        return Some(Tail {
+            segment,
+            bytes: offset..=offset + length as u64 - 1,
+            position: Some(position),
+            spans: None,
+        });
     }
     if recycled {
         return None;

@@ -152,12 +152,14 @@ impl Journal {
             settings,
         });
         let journal = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
-        let committer = Committer { shared, surroundings, active: Some(active), chain, sink, buffer: Vec::new(), asked: false };
+        let committer =
+            Committer { shared, surroundings, active: Some(active), chain, sink, buffer: Vec::new(), asked: false };
         let commit = std::thread::Builder::new().name("journal-commit".into()).spawn(move || committer.run())?;
         journal.threads.lock().push(commit);
         if journal.shared.settings.spares_ahead > 0 {
             let shared = Arc::clone(&journal.shared);
-            let spares = std::thread::Builder::new().name("journal-spares".into()).spawn(move || shared.make_spares())?;
+            let spares =
+                std::thread::Builder::new().name("journal-spares".into()).spawn(move || shared.make_spares())?;
             journal.threads.lock().push(spares);
         }
         Ok(journal)
@@ -572,7 +574,11 @@ impl Drop for Committer {
         let mut queue = self.shared.queue.lock();
         queue.closing = true;
         let in_flight = queue.in_flight.take();
-        let lost = if queue.fillings.is_empty() && in_flight.is_none() { VecDeque::new() } else { self.shared.empty(&mut queue) };
+        let lost = if queue.fillings.is_empty() && in_flight.is_none() {
+            VecDeque::new()
+        } else {
+            self.shared.empty(&mut queue)
+        };
         drop(queue);
         let error = AppendError::Unknown("the journal's thread ended".into());
         for batch in in_flight.into_iter().chain(lost.into_iter().map(|filling| filling.batch)) {

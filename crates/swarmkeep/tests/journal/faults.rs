@@ -1,0 +1,154 @@
+//! Errors at each call, once and for good; a full disk in the middle.
+
+use swarmkeep::{
+    disk::simulated::{Call, Failure, Fault, Loss},
+    journal::{AppendRefused, Entry, Settings},
+};
+use swarmkeep_core::log::Durability;
+
+use super::kit::{Mark, World, assert_chained, settings};
+
+/// Writes on through errors, as an engine would: what failed is dropped and staged again upon what is durable.
+fn run(world: &mut World) -> (Vec<Mark>, Vec<Mark>) {
+    let (mut acked, mut unknown) = (Vec::new(), Vec::new());
+    for open in 0..2u8 {
+        let opened = match world.open() {
+            Ok(opened) => opened,
+            Err(_) => continue,
+        };
+        // What the journal gave counts as known from here on.
+        let log = world.log(&opened);
+        assert!(log.starts_with(&acked), "{log:?} {acked:?}");
+        acked = log;
+        let mut writer = world.start(opened);
+        for step in 0..8u8 {
+            let size = [40, 900, 1500, 10, 2000][usize::from((step + open) % 5)];
+            let _ = writer.write(step % 3, size);
+        }
+        writer.journal.close();
+        acked.extend(&writer.acked);
+        unknown.extend(&writer.unknown);
+    }
+    (acked, unknown)
+}
+
+#[test]
+fn an_error_at_every_call_once_and_for_good_loses_nothing_acknowledged() {
+    let mut world = World::new();
+    let (acked, unknown) = run(&mut world);
+    assert_eq!((acked.len(), unknown.len()), (16, 0));
+    let calls = world.disk.calls();
+    let mut injections = 0;
+    for nth in 1..=calls {
+        for sticky in [false, true] {
+            for failure in [Failure::Eio, Failure::Enospc, Failure::Short, Failure::SyncMarksClean, Failure::SyncDrops]
+            {
+                let what = format!("call {nth}, {failure:?}, sticky {sticky}");
+                let mut world = World::new();
+                world.disk.fail(Fault { call: None, nth, sticky, failure });
+                let (acked, unknown) = run(&mut world);
+                injections += 1;
+                for (loss, seed) in [(Loss::Nothing, 1), (Loss::Everything, 1), (Loss::Subset, nth)] {
+                    let mut after = World { disk: world.disk.fork().crash(loss, seed), ..World::new() };
+                    (0..1000).for_each(|_| swarmkeep_core::clock::Entropy::fill(&*after.entropy, &mut [0]));
+                    let opened = after.open().unwrap_or_else(|error| panic!("{what}, {loss:?}: {error}"));
+                    let log = after.log(&opened);
+                    assert!(
+                        log.starts_with(&acked),
+                        "{what}, {loss:?}: acknowledged {}, there {}",
+                        acked.len(),
+                        log.len()
+                    );
+                    assert!(log[acked.len()..].iter().all(|mark| unknown.contains(mark)), "{what}, {loss:?}");
+                    assert_chained(&log, &what);
+                    let mut writer = after.start(opened);
+                    writer.write(5, 10).unwrap();
+                    drop(writer);
+                    after.disk = after.disk.kill();
+                }
+            }
+        }
+    }
+    println!("{injections} injections at {calls} calls");
+}
+
+#[test]
+fn a_full_disk_refuses_and_goes_on_by_itself() {
+    for spares_ahead in [0, 1] {
+        let mut world = World::new();
+        world.settings = Settings { spares_ahead, ..settings() };
+        let mut writer = world.start(world.open().unwrap());
+        writer.write(1, 100).unwrap();
+        world.disk.set_capacity(Some(40 * 1024));
+        let mut refused = None;
+        for _ in 0..100 {
+            if let Err(error) = writer.write(1, 1500) {
+                refused = Some(error);
+                break;
+            }
+        }
+        let refused = refused.expect("a segment of 16 KiB does not take 100 groups");
+        assert!(refused.contains("no room on the device"), "{refused}");
+        let acked = writer.acked.len();
+        assert!(acked >= 4, "the segments that fit were used: {acked}");
+        // It is refused as long as there is no room, and nothing of it is there.
+        assert!(writer.write(1, 1500).unwrap_err().contains("no room"));
+        let full = World { disk: world.disk.fork().crash(Loss::Everything, 1), ..World::new() };
+        full.disk.set_capacity(None);
+        assert_eq!(full.log(&full.open().unwrap()), writer.acked);
+        // Room again: no restart, no call to make.
+        world.disk.set_capacity(None);
+        while writer.write(1, 1500).is_err() {
+            std::thread::yield_now();
+        }
+        let acked = writer.acked.clone();
+        writer.journal.close();
+        drop(writer);
+        world.disk = world.disk.crash(Loss::Nothing, 1);
+        assert_eq!(world.log(&world.open().unwrap()), acked);
+    }
+}
+
+#[test]
+fn retiring_makes_room_too() {
+    let mut world = World::new();
+    let mut writer = world.start(world.open().unwrap());
+    world.disk.set_capacity(Some(40 * 1024));
+    while writer.write(1, 1500).is_ok() {}
+    let frames = writer.seen.lock().clone();
+    world.apply(writer.store, writer.incarnation, &frames);
+    let vouch = world.vouch.unwrap();
+    writer.journal.retire(vouch.position, vouch.frame_hash).unwrap();
+    writer.write(1, 1500).unwrap();
+}
+
+#[test]
+fn what_a_frame_cannot_hold_is_refused() {
+    let world = World::new();
+    let writer = world.start(world.open().unwrap());
+    let entry = Entry::Records(writer.next(1, 9000));
+    let refused = writer.journal.append(entry, 0, Durability::Durable);
+    assert!(matches!(refused, Err(AppendRefused::TooLarge { limit, .. }) if limit < 8192), "{refused:?}");
+    writer.journal.close();
+    let closed = writer.journal.append(Entry::Records(writer.next(1, 9)), 0, Durability::Durable);
+    assert!(matches!(closed, Err(AppendRefused::Closing)));
+}
+
+#[test]
+fn a_poisoned_segment_is_never_written_again() {
+    let world = World::new();
+    let mut writer = world.start(world.open().unwrap());
+    writer.write(1, 100).unwrap();
+    let before: Vec<_> = world.disk.files();
+    world.disk.fail(Fault { call: Some(Call::Write), nth: 1, sticky: false, failure: Failure::Short });
+    writer.write(1, 100).unwrap_err();
+    let poisoned = world.disk.contents(&before[0]).unwrap();
+    for _ in 0..10 {
+        writer.write(1, 1000).unwrap();
+    }
+    let frames = writer.seen.lock().clone();
+    let last = frames.last().unwrap();
+    assert_eq!(world.disk.contents(&before[0]).unwrap(), poisoned);
+    writer.journal.retire(last.position, last.hash).unwrap();
+    assert_eq!(world.disk.contents(&before[0]), None, "deleted, not reused");
+}

@@ -1,0 +1,17 @@
+//! The journal under a disk that loses power, lies, rots and runs out of room.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod faults;
+mod kit;
+mod mixed;
+mod order;
+mod power;
+mod rot;
