@@ -1,0 +1,521 @@
+//! The embedded log: a journal that acknowledges, and two SQLite databases behind it.
+//!
+//! ```text
+//! append ─► lane (order per session) ─► journal: one write, one sync ─► lane's tail, acknowledgement
+//!                                                   └─► applier: records.db ─► views.db ─► retire segments
+//! read   ─► lane's tail, then records.db: whatever left the tail in between is visible there
+//! ```
+//!
+//! A store is a folder: `lock journal/ records.db views.db blobs/ quarantine/`, and `control.sock` while it is held.
+
+mod applier;
+mod lane;
+mod open;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use swarmkeep_core::{
+    BlobId, Epoch, Error, ErrorKind, Seq, SessionId,
+    checkpoint::Checkpoint,
+    clock::Clock,
+    limits,
+    log::{Blob, Commit, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused, Remove, Take},
+    query::{Page, Query},
+};
+use swarmkeep_sqlite::{ReaderPool, RecordsReader};
+use tokio::sync::oneshot;
+
+use self::{
+    applier::{Ask, Progress},
+    lane::Lanes,
+};
+use crate::{
+    blobs::BlobFiles,
+    damage,
+    journal::{AppendError, AppendRefused, Entry, Journal},
+    lock::StoreLock,
+    recovery::RecoveryReport,
+};
+
+/// How long a question to the views waits for them to come far enough.
+const FIND_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes queued for the journal from which on writers wait: half of what it takes, so that those who were told there is
+/// room find it.
+const QUEUE_BYTES: usize = 4 << 20;
+
+/// A store in a folder, held by this process.
+pub struct EmbeddedLog {
+    folder: PathBuf,
+    incarnation: u64,
+    opened_at: Position,
+    report: RecoveryReport,
+    journal: Arc<Journal>,
+    lanes: Arc<Lanes>,
+    progress: Arc<Progress>,
+    records: Arc<ReaderPool>,
+    views: Arc<ReaderPool>,
+    blobs: Arc<BlobFiles>,
+    clock: Arc<dyn Clock>,
+    unapplied_bytes: usize,
+    applier: Mutex<Option<std::thread::JoinHandle<()>>>,
+    lock: Mutex<Option<StoreLock>>,
+}
+
+/// How an embedded store stands, for health pages and `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Standing {
+    /// Where it is.
+    pub folder: PathBuf,
+    /// Which open of it this is.
+    pub incarnation: u64,
+    /// Bytes durable in the journal and not yet in records.db.
+    pub unapplied_bytes: usize,
+    /// How far records.db has come.
+    pub records_position: Position,
+    /// How far views.db has come.
+    pub views_position: Position,
+    /// Why records.db takes nothing, while that lasts.
+    pub trouble: Option<String>,
+    /// Why views.db does not move, while that lasts.
+    pub views_trouble: Option<String>,
+}
+
+impl EmbeddedLog {
+    /// Which open of the store this is.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Where the store is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What opening it found.
+    #[must_use]
+    pub fn opening_report(&self) -> RecoveryReport {
+        self.report.clone()
+    }
+
+    /// The journal's end when it was opened.
+    #[must_use]
+    pub fn opened_at(&self) -> Position {
+        self.opened_at
+    }
+
+    /// How it stands now.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing {
+            folder: self.folder.clone(),
+            incarnation: self.incarnation,
+            unapplied_bytes: *self.progress.unapplied.borrow(),
+            records_position: *self.progress.records.borrow(),
+            views_position: *self.progress.views.borrow(),
+            trouble: self.progress.trouble.lock().clone(),
+            views_trouble: self.progress.views_trouble.lock().clone(),
+        }
+    }
+
+    /// Says in the lock file where this holder can be reached, for people and for programs without the control socket.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn say_address(&self, address: &str) -> std::io::Result<()> {
+        match &mut *self.lock.lock() {
+            Some(lock) => lock.say(&open::holder(&*self.clock, Some(address.to_owned()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Seals the journal, lets the applier finish, releases the lock. Blocks.
+    ///
+    /// # Errors
+    /// `unavailable` when what was acknowledged could not all be applied; the journal has it, the next open applies it.
+    pub fn close(&self) -> Result<(), Error> {
+        self.journal.close();
+        self.progress.close();
+        let applier = self.applier.lock().take();
+        let joined = applier.is_none_or(|applier| applier.join().is_ok());
+        drop(self.lock.lock().take());
+        let trouble = self.progress.trouble.lock().clone();
+        match trouble {
+            None if joined => Ok(()),
+            trouble => Err(Error::new(ErrorKind::Unavailable, "closed before records.db had everything; the journal keeps it")
+                .hint(trouble.unwrap_or_else(|| "the applier ended badly; see the log".into()))),
+        }
+    }
+
+    /// Keeps a recovery report in the store.
+    ///
+    /// # Errors
+    /// What records.db says.
+    pub async fn keep_report(&self, report: RecoveryReport) -> Result<(), Error> {
+        let text = serde_json::to_string(&report)
+            .map_err(|error| Error::new(ErrorKind::Invalid, "the report cannot be written as JSON").caused_by(error))?;
+        let recovery = swarmkeep_sqlite::Recovery { id: report.id, at_ms: report.at_ms, report: text };
+        let (done, kept) = oneshot::channel();
+        self.progress.ask(Ask::Report(recovery, done));
+        answered(kept).await.map_err(damage::log)
+    }
+
+    /// Reports of earlier recoveries, newest first.
+    ///
+    /// # Errors
+    /// What records.db says.
+    pub fn reports(&self, most: usize) -> Result<Vec<RecoveryReport>, Error> {
+        let stored = self.read_records(|records| records.recoveries(most)).map_err(damage::log)?;
+        Ok(stored.iter().filter_map(|recovery| serde_json::from_str(&recovery.report).ok()).collect())
+    }
+
+    /// Every row of records.db that belongs to no one session, by its checksum, and SQLite's own check. Blocks.
+    ///
+    /// # Errors
+    /// What records.db says.
+    pub fn verify_file(&self) -> Result<Vec<String>, Error> {
+        let damage = self.read_records(|records| records.verify_file()).map_err(damage::log)?;
+        Ok(damage.iter().map(ToString::to_string).collect())
+    }
+
+    /// What records.db has of one session, every byte by its hash.
+    ///
+    /// # Errors
+    /// `not_found` while all of it is in the journal only.
+    pub fn verify_stored(&self, session: SessionId) -> Result<swarmkeep_sqlite::SessionReport, Error> {
+        self.read_records(|records| records.verify(session)).map_err(damage::log)
+    }
+
+    /// Returns when the views have everything that is durable now.
+    ///
+    /// # Errors
+    /// `retry` when they do not come that far.
+    pub async fn views_settled(&self) -> Result<(), Error> {
+        self.views_reach(self.journal.durable()).await.map_err(damage::log)
+    }
+
+    /// Where the views of a session differ from `state`, in words.
+    ///
+    /// # Errors
+    /// What views.db says.
+    pub fn views_differ(&self, state: &swarmkeep_core::State) -> Result<Vec<String>, Error> {
+        let differences = self.views.read(|connection| swarmkeep_sqlite::ViewsDb::differences(connection, state));
+        differences.map_err(LogError::from).map_err(damage::log)
+    }
+
+    async fn views_reach(&self, position: Position) -> Result<(), LogError> {
+        let mut views = self.progress.views.subscribe();
+        if *views.borrow() >= position {
+            return Ok(());
+        }
+        self.progress.hurry();
+        match tokio::time::timeout(FIND_PATIENCE, views.wait_for(|reached| *reached >= position)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => {
+                let detail = self.progress.views_trouble.lock().clone();
+                let detail = detail.unwrap_or_else(|| "the views have not come that far yet".into());
+                Err(LogError::Refused { kind: Refused::Busy, detail })
+            }
+        }
+    }
+
+    fn read_records<T>(&self, read: impl Fn(&RecordsReader<'_>) -> swarmkeep_sqlite::Result<T>) -> Result<T, LogError> {
+        self.records.read(|connection| read(&RecordsReader::new(connection))).map_err(LogError::from)
+    }
+
+    /// The durable head: the lane's, else records.db's. The lane is asked first: what leaves it is in records.db by then.
+    fn durable_head(&self, session: SessionId) -> Result<Option<Head>, LogError> {
+        if let Some(head) = self.lanes.head(session) {
+            return Ok(Some(head));
+        }
+        Ok(self.read_records(|records| records.head(session))?.map(|(head, _)| head))
+    }
+
+    /// Puts a group into the journal's order, under the session's lane.
+    fn send(&self, mut group: Group) -> Result<crate::journal::Receipt, LogError> {
+        let (session, epoch) = (group.session, Epoch(self.incarnation));
+        if group.epoch != epoch {
+            return Err(LogError::Fenced(epoch));
+        }
+        for blob in &mut group.blobs {
+            if blob.bytes.len() > limits::BLOB_INLINE_BYTES {
+                // Rare and slow: its own file, synced, before the record that names it enters a group.
+                self.blobs.put(session, blob)?;
+                *blob = Blob { id: blob.id, bytes: Bytes::new() };
+            }
+        }
+        loop {
+            let generation = self.journal.generation();
+            let mut shard = self.lanes.shard(session);
+            if !shard.get(&session).is_some_and(|lane| lane.generation == generation || lane.in_flight > 0) {
+                let durable = match shard.get(&session).map(|lane| lane.durable).filter(|head| head.seq > Seq::ZERO) {
+                    Some(head) => head,
+                    None => self.read_records(|records| records.head(session))?.map_or(Head::default(), |(head, _)| head),
+                };
+                let lane = shard.entry(session).or_default();
+                lane.generation = generation;
+                lane.durable = durable;
+                lane.sent = durable;
+            }
+            let Some(lane) = shard.get_mut(&session) else { continue };
+            if (lane.sent.seq, lane.sent.hash) != (group.after.seq, group.after.hash) {
+                return Err(LogError::Conflict(lane.sent));
+            }
+            let head = group.head;
+            return match self.journal.append(Entry::Records(group), lane.generation, Durability::Durable) {
+                Ok(receipt) => {
+                    lane.sent = head;
+                    lane.in_flight += 1;
+                    Ok(receipt)
+                }
+                Err(refused) => Err(refusal(refused)),
+            };
+        }
+    }
+
+    /// A group's receipt resolved: its lane has one less in flight.
+    fn settled(lanes: &Lanes, session: SessionId, failed: bool) {
+        let mut shard = lanes.shard(session);
+        if let Some(lane) = shard.get_mut(&session) {
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+            if failed {
+                // What was sent is void; the next group follows what is durable.
+                lane.sent = lane.durable;
+            }
+        }
+    }
+}
+
+async fn answered<T>(answer: oneshot::Receiver<Result<T, LogError>>) -> Result<T, LogError> {
+    answer.await.unwrap_or_else(|_| Err(LogError::Refused { kind: Refused::Closing, detail: "the store is closing".into() }))
+}
+
+fn refusal(refused: AppendRefused) -> LogError {
+    let kind = match &refused {
+        AppendRefused::Busy => Refused::Busy,
+        AppendRefused::DiskFull => Refused::DiskFull,
+        AppendRefused::TooLarge { .. } => Refused::TooLarge,
+        AppendRefused::Closing => Refused::Closing,
+        AppendRefused::Stale => return LogError::Unknown("an earlier group of this session was not written".into()),
+        _ => Refused::ReadOnly,
+    };
+    LogError::Refused { kind, detail: refused.to_string() }
+}
+
+fn lost(error: AppendError) -> LogError {
+    match error {
+        AppendError::NotWritten(refused) => refusal(refused),
+        other => LogError::Unknown(other.to_string()),
+    }
+}
+
+impl Log for EmbeddedLog {
+    fn take(&self, session: SessionId, how: Take) -> LogFuture<'_, Grant> {
+        let grant = || {
+            let head = self.durable_head(session)?;
+            let head = match (how, head) {
+                (Take::Create, Some(_)) => return Err(LogError::Exists),
+                (Take::Create, None) => Head::default(),
+                (Take::Resume | Take::Force, Some(head)) => head,
+                (Take::Resume | Take::Force, None) => return Err(LogError::NotFound),
+            };
+            Ok(Grant { epoch: Epoch(self.incarnation), head })
+        };
+        Box::pin(std::future::ready(grant()))
+    }
+
+    fn append(&self, group: Group, durability: Durability) -> LogFuture<'static, Commit> {
+        let (session, head) = (group.session, group.head);
+        let receipt = match self.send(group) {
+            Ok(receipt) => receipt,
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        };
+        let mut settling = Settle { lanes: self.lanes.clone(), session, receipt: Some(receipt) };
+        Box::pin(async move {
+            let position = settling.wait().await?;
+            // Relaxed is the caller's not waiting; whoever waits gets the whole of it.
+            let _ = durability;
+            Ok(Commit { head, position, durability: Durability::Durable })
+        })
+    }
+
+    fn room(&self) -> Option<LogFuture<'_, ()>> {
+        let behind = *self.progress.unapplied.borrow() >= self.unapplied_bytes;
+        if !behind && self.journal.queued_bytes() < QUEUE_BYTES {
+            return None;
+        }
+        Some(Box::pin(async move {
+            let mut unapplied = self.progress.unapplied.subscribe();
+            let limit = self.unapplied_bytes;
+            if unapplied.wait_for(|bytes| *bytes < limit).await.is_err() {
+                return Err(LogError::Refused { kind: Refused::Closing, detail: "the store is closing".into() });
+            }
+            self.journal.room(QUEUE_BYTES).await;
+            Ok(())
+        }))
+    }
+
+    fn observe(&self, session: SessionId, observations: Vec<Observation>) -> LogFuture<'_, ()> {
+        let send = || {
+            let payload = serde_json::to_vec(&observations)
+                .map_err(|error| LogError::Refused { kind: Refused::TooLarge, detail: error.to_string() })?;
+            let entry = Entry::Observations { session, payload: Bytes::from(payload) };
+            // In the next frame that is written; nobody waits for it.
+            let receipt = self.journal.append(entry, self.journal.generation(), Durability::Relaxed).map_err(refusal)?;
+            drop(receipt);
+            Ok(())
+        };
+        Box::pin(std::future::ready(send()))
+    }
+
+    fn head(&self, session: SessionId) -> LogFuture<'_, Option<Head>> {
+        Box::pin(std::future::ready(self.durable_head(session)))
+    }
+
+    fn read(&self, session: SessionId, after: Seq, max_bytes: usize) -> LogFuture<'_, Bytes> {
+        let read = || {
+            let tail = self.lanes.tail(session, after, max_bytes);
+            let Some(tail) = tail else { return self.read_records(|records| records.read(session, after, max_bytes)) };
+            if tail.after <= after {
+                return Ok(tail.bytes);
+            }
+            let stored = self.read_records(|records| records.read(session, after, max_bytes))?;
+            let mut bytes = BytesMut::from(&stored[..]);
+            let mut reached = after;
+            for view in swarmkeep_core::record::iter(&stored).map_while(Result::ok) {
+                reached = view.seq();
+            }
+            if bytes.len() < max_bytes {
+                for view in swarmkeep_core::record::iter(&tail.bytes).map_while(Result::ok) {
+                    if view.seq() == reached.next() {
+                        bytes.extend_from_slice(view.bytes());
+                        reached = view.seq();
+                    }
+                }
+            }
+            Ok(bytes.freeze())
+        };
+        Box::pin(std::future::ready(read()))
+    }
+
+    fn save(&self, _session: SessionId, checkpoint: Checkpoint) -> LogFuture<'_, ()> {
+        let (done, saved) = oneshot::channel();
+        self.progress.ask(Ask::Save(checkpoint, done));
+        Box::pin(answered(saved))
+    }
+
+    fn load(&self, session: SessionId, at_or_below: Seq) -> LogFuture<'_, Option<Checkpoint>> {
+        let loaded = match self.read_records(|records| records.load(session, at_or_below)) {
+            // Everything it has is still in the journal.
+            Err(LogError::NotFound) => Ok(None),
+            other => other,
+        };
+        Box::pin(std::future::ready(loaded))
+    }
+
+    fn blob(&self, session: SessionId, id: BlobId) -> LogFuture<'_, Bytes> {
+        let read = || {
+            if let Some(blob) = self.lanes.blob(session, id) {
+                return match is_file(&blob) {
+                    true => self.blobs.get(session, id),
+                    false => Ok(blob.bytes),
+                };
+            }
+            match self.read_records(|records| records.blob(session, id))? {
+                Some(bytes) => Ok(bytes),
+                None => self.blobs.get(session, id),
+            }
+        };
+        Box::pin(std::future::ready(read()))
+    }
+
+    fn find(&self, query: Query, not_before: Option<Position>) -> LogFuture<'_, Page> {
+        Box::pin(async move {
+            if let Some(position) = not_before {
+                self.views_reach(position).await?;
+            }
+            let views = self.views.clone();
+            let found = tokio::task::spawn_blocking(move || views.read(|connection| swarmkeep_sqlite::query::find(connection, &query)));
+            match found.await {
+                Ok(page) => page.map_err(LogError::from),
+                Err(_) => Err(LogError::Refused { kind: Refused::Closing, detail: "the runtime is closing".into() }),
+            }
+        })
+    }
+
+    fn remove(&self, session: SessionId, epoch: Epoch, what: Remove) -> LogFuture<'_, ()> {
+        Box::pin(async move {
+            if epoch != Epoch(self.incarnation) {
+                return Err(LogError::Fenced(Epoch(self.incarnation)));
+            }
+            if let Remove::RecordsThrough(seq) = what
+                && !self.read_records(|records| records.may_remove_through(session, seq))?
+            {
+                let detail = format!("no checkpoint of session {session} stands at or after seq {seq}");
+                return Err(LogError::Refused { kind: Refused::Needed, detail });
+            }
+            let entry = Entry::Remove { session, epoch, what: what.clone() };
+            let receipt = self.journal.append(entry, self.journal.generation(), Durability::Durable).map_err(refusal)?;
+            let position = receipt.await.map_err(lost)?;
+            if what == Remove::All {
+                self.lanes.removed(session);
+            }
+            // Visible at once: whoever reads after this must not find what was removed.
+            let mut records = self.progress.records.subscribe();
+            self.progress.hurry();
+            let _ = records.wait_for(|reached| *reached >= position).await;
+            Ok(())
+        })
+    }
+}
+
+/// Whether a blob is a file of its own: it came without its bytes.
+fn is_file(blob: &Blob) -> bool {
+    blob.bytes.is_empty() && blob.id.0 != *blake3::hash(&[]).as_bytes()
+}
+
+/// A receipt waited for; the lane hears of it also when nobody waits any more.
+struct Settle {
+    lanes: Arc<Lanes>,
+    session: SessionId,
+    receipt: Option<crate::journal::Receipt>,
+}
+
+impl Settle {
+    async fn wait(&mut self) -> Result<Position, LogError> {
+        let Some(receipt) = &mut self.receipt else {
+            return Err(LogError::Unknown("settled already".into()));
+        };
+        let outcome = receipt.await;
+        self.receipt = None;
+        EmbeddedLog::settled(&self.lanes, self.session, outcome.is_err());
+        outcome.map_err(lost)
+    }
+}
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        if self.receipt.take().is_some() {
+            EmbeddedLog::settled(&self.lanes, self.session, false);
+        }
+    }
+}
+
+impl Drop for EmbeddedLog {
+    /// Like a crash: what was acknowledged is durable, what was not applied is applied at the next open.
+    fn drop(&mut self) {
+        self.journal.close();
+        self.progress.close();
+        if let Some(applier) = self.applier.lock().take() {
+            let _ = applier.join();
+        }
+    }
+}

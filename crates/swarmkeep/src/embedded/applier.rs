@@ -1,0 +1,376 @@
+//! The applier: journal → records.db → views.db, in large batches, off the way of acknowledgements.
+//!
+//! One thread. It takes only frames whose sync returned. Within a batch records.db comes first, in one transaction that
+//! also stores the position; then the tail in RAM is let go; then the views. A view that cannot be applied never stops
+//! records. A journal segment is retired when both databases have it in their main files.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+use swarmkeep_core::{
+    Seq, SessionId,
+    checkpoint::Checkpoint,
+    log::{LogError, Observation, Position, Remove},
+};
+use swarmkeep_sqlite::{ApplyBatch, Entry as Applied, NewBlob, RecordsDb, Source, SqliteError, ViewsDb, What};
+use tokio::sync::{oneshot, watch};
+
+use super::lane::Lanes;
+use crate::{
+    blobs::BlobFiles,
+    journal::{Entry, Frame, Journal},
+};
+
+/// Frames gather this long before they are applied: a large batch costs a small one's price per record, not per batch.
+const LINGER: Duration = Duration::from_millis(20);
+/// A batch is closed at this size: it bounds the transaction, and how long a save waits for its turn.
+const BATCH_BYTES: usize = 8 << 20;
+/// After so many applied bytes the write-ahead logs are copied into the main files, so that segments can be retired.
+const RETIRE_BYTES: usize = 32 << 20;
+/// The same when nothing has come in for so long.
+const IDLE: Duration = Duration::from_secs(2);
+/// After a failed batch: the next try.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// What the applier is asked for besides frames.
+pub(super) enum Ask {
+    /// Keep a checkpoint.
+    Save(Checkpoint, oneshot::Sender<Result<(), LogError>>),
+    /// Keep a recovery report.
+    Report(swarmkeep_sqlite::Recovery, oneshot::Sender<Result<(), LogError>>),
+}
+
+#[derive(Default)]
+struct Inbox {
+    frames: VecDeque<Arc<Frame>>,
+    bytes: usize,
+    asks: Vec<Ask>,
+    /// Somebody waits for the views: do not linger.
+    hurry: bool,
+    closing: bool,
+}
+
+/// What has been handed to the applier and how far it is; shared with everybody who waits for it.
+pub(super) struct Progress {
+    inbox: Mutex<Inbox>,
+    came: Condvar,
+    /// Bytes durable in the journal and not yet in records.db.
+    pub(super) unapplied: watch::Sender<usize>,
+    /// How far records.db has come.
+    pub(super) records: watch::Sender<Position>,
+    /// How far views.db has come.
+    pub(super) views: watch::Sender<Position>,
+    /// Why the last batch was not applied, while that lasts.
+    pub(super) trouble: Mutex<Option<String>>,
+    /// Why views.db does not move, while that lasts.
+    pub(super) views_trouble: Mutex<Option<String>>,
+}
+
+impl Progress {
+    pub(super) fn new(records: Position, views: Position) -> Self {
+        Self {
+            inbox: Mutex::default(),
+            came: Condvar::new(),
+            unapplied: watch::channel(0).0,
+            records: watch::channel(records).0,
+            views: watch::channel(views).0,
+            trouble: Mutex::default(),
+            views_trouble: Mutex::default(),
+        }
+    }
+
+    /// From the journal's commit thread: quick, and never waits for anything but this lock.
+    pub(super) fn hand_over(&self, frame: Arc<Frame>) {
+        let bytes = frame.bytes;
+        let mut inbox = self.inbox.lock();
+        inbox.bytes += bytes;
+        inbox.frames.push_back(frame);
+        drop(inbox);
+        self.unapplied.send_modify(|unapplied| *unapplied += bytes);
+        self.came.notify_one();
+    }
+
+    pub(super) fn ask(&self, ask: Ask) {
+        self.inbox.lock().asks.push(ask);
+        self.came.notify_one();
+    }
+
+    pub(super) fn hurry(&self) {
+        self.inbox.lock().hurry = true;
+        self.came.notify_one();
+    }
+
+    pub(super) fn close(&self) {
+        self.inbox.lock().closing = true;
+        self.came.notify_one();
+    }
+}
+
+pub(super) struct Applier {
+    pub(super) progress: Arc<Progress>,
+    pub(super) records: RecordsDb,
+    pub(super) views: ViewsDb,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) blobs: Arc<BlobFiles>,
+    pub(super) journal: Weak<Journal>,
+    pub(super) since_retired: usize,
+}
+
+struct Batch {
+    frames: Vec<Arc<Frame>>,
+    bytes: usize,
+    asks: Vec<Ask>,
+    closing: bool,
+    idle: bool,
+}
+
+impl Applier {
+    /// Until the store closes and everything that was handed over is applied.
+    pub(super) fn run(mut self) {
+        self.catch_up();
+        loop {
+            let batch = self.gather();
+            if batch.frames.is_empty() && batch.asks.is_empty() {
+                if batch.idle || batch.closing {
+                    self.retire();
+                }
+                if batch.closing {
+                    return;
+                }
+                continue;
+            }
+            let closing = batch.closing;
+            if !self.apply(batch) && closing {
+                // The journal has it; the next open applies it.
+                tracing::error!("closing with frames that records.db did not take; the journal keeps them");
+                return;
+            }
+        }
+    }
+
+    fn gather(&self) -> Batch {
+        let mut inbox = self.progress.inbox.lock();
+        let mut idle = false;
+        if inbox.frames.is_empty() && inbox.asks.is_empty() && !inbox.closing {
+            idle = self.progress.came.wait_for(&mut inbox, IDLE).timed_out();
+        }
+        // Gather company, unless somebody waits or there is enough.
+        let mut waited = false;
+        while !waited && !inbox.closing && !inbox.hurry && inbox.asks.is_empty() && !inbox.frames.is_empty() && inbox.bytes < BATCH_BYTES {
+            waited = self.progress.came.wait_for(&mut inbox, LINGER).timed_out();
+        }
+        inbox.hurry = false;
+        let mut frames = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES
+            && let Some(frame) = inbox.frames.pop_front()
+        {
+            bytes += frame.bytes;
+            frames.push(frame);
+        }
+        inbox.bytes -= bytes.min(inbox.bytes);
+        // A save's own records are in frames that were handed over before it: it waits until all of them are in.
+        let asks = if inbox.frames.is_empty() { std::mem::take(&mut inbox.asks) } else { Vec::new() };
+        let closing = inbox.closing && inbox.frames.is_empty();
+        Batch { frames, bytes, asks, closing, idle: idle && inbox.frames.is_empty() }
+    }
+
+    /// False: it could not be applied now, and waits at the head of the queue again.
+    fn apply(&mut self, batch: Batch) -> bool {
+        let mut saved = Vec::new();
+        let mut reports = Vec::new();
+        let mut apply = self.batch_of(&batch.frames);
+        for ask in batch.asks {
+            match ask {
+                Ask::Save(checkpoint, done) => {
+                    let (position, session) = (apply.position, checkpoint.session);
+                    apply.entries.push(Applied { position, session, what: What::Checkpoint(checkpoint) });
+                    saved.push(done);
+                }
+                Ask::Report(recovery, done) => reports.push((recovery, done)),
+            }
+        }
+        let outcome = if apply.entries.is_empty() && batch.frames.is_empty() { Ok(()) } else { self.records.apply(&apply) };
+        match outcome {
+            Ok(()) => {}
+            Err(error) => {
+                let gone = |error: &SqliteError| LogError::Unknown(format!("the checkpoint was not saved: {error}"));
+                for done in saved {
+                    let _ = done.send(Err(gone(&error)));
+                }
+                self.stumble(batch.frames, batch.bytes, &error);
+                return false;
+            }
+        }
+        for done in saved {
+            let _ = done.send(Ok(()));
+        }
+        for (recovery, done) in reports {
+            let _ = done.send(self.records.put_recovery(&recovery).map_err(LogError::from));
+        }
+        if self.progress.trouble.lock().take().is_some() {
+            tracing::info!("records.db takes writes again");
+        }
+        self.let_go(&batch.frames);
+        self.progress.records.send_replace(self.records.position().0);
+        self.progress.unapplied.send_modify(|unapplied| *unapplied -= batch.bytes.min(*unapplied));
+        self.tabulate(&apply);
+        self.since_retired += batch.bytes;
+        if self.since_retired >= RETIRE_BYTES {
+            self.retire();
+        }
+        true
+    }
+
+    /// The frames as records.db takes them.
+    fn batch_of(&self, frames: &[Arc<Frame>]) -> ApplyBatch {
+        let (position, frame_hash) = self.records.position();
+        let mut batch = ApplyBatch { position, frame_hash, incarnation: self.records.anchor().incarnation, entries: Vec::new() };
+        for frame in frames {
+            if frame.position > batch.position {
+                batch.position = frame.position;
+                batch.frame_hash = frame.hash;
+                batch.incarnation = frame.incarnation;
+            }
+            batch.entries.extend(frame.entries.iter().filter_map(|entry| self.applied(frame.position, entry)));
+        }
+        batch
+    }
+
+    fn applied(&self, position: Position, entry: &Entry) -> Option<Applied> {
+        let (session, what) = match entry {
+            Entry::Records(group) => {
+                let blobs = group.blobs.iter().map(|blob| match file_bytes(&self.blobs, group.session, blob) {
+                    Some(len) => NewBlob { id: blob.id, len, bytes: None },
+                    None => NewBlob::from(blob.clone()),
+                });
+                let what = What::Records {
+                    first: group.after.seq.next(),
+                    head: group.head,
+                    count: group.count,
+                    epoch: group.epoch,
+                    bytes: group.records.clone(),
+                    blobs: blobs.collect(),
+                };
+                (group.session, what)
+            }
+            Entry::Observations { session, payload } => match serde_json::from_slice::<Vec<Observation>>(payload) {
+                Ok(observations) => (*session, What::Observations(observations)),
+                Err(error) => {
+                    tracing::warn!(%session, %error, "observations of another program's; passed over");
+                    return None;
+                }
+            },
+            Entry::Remove { session, what, .. } => (*session, What::Remove(what.clone())),
+        };
+        Some(Applied { position, session, what })
+    }
+
+    fn stumble(&mut self, frames: Vec<Arc<Frame>>, bytes: usize, error: &SqliteError) {
+        tracing::error!(%error, "records.db did not take a batch; the journal keeps it, and it is tried again");
+        *self.progress.trouble.lock() = Some(error.to_string());
+        if matches!(error, SqliteError::Unknown(_) | SqliteError::Io(_))
+            && let Err(error) = self.records.reopen()
+        {
+            tracing::error!(%error, "records.db could not be reopened yet");
+        }
+        let mut inbox = self.progress.inbox.lock();
+        inbox.bytes += bytes;
+        for frame in frames.into_iter().rev() {
+            inbox.frames.push_front(frame);
+        }
+        if !inbox.closing {
+            self.progress.came.wait_for(&mut inbox, AGAIN);
+        }
+    }
+
+    /// records.db shows these frames to every new reader: RAM need not.
+    fn let_go(&self, frames: &[Arc<Frame>]) {
+        for entry in frames.iter().flat_map(|frame| &frame.entries) {
+            match entry {
+                Entry::Records(group) => self.lanes.applied(group.session, group.head.seq),
+                Entry::Remove { session, what: Remove::All, .. } => self.forget(*session),
+                _ => {}
+            }
+        }
+    }
+
+    fn forget(&self, session: SessionId) {
+        self.lanes.applied(session, Seq(u64::MAX));
+        if let Err(error) = self.blobs.remove_session(session) {
+            tracing::warn!(%session, %error, "blob files of a removed session are still there");
+        }
+    }
+
+    fn tabulate(&mut self, batch: &ApplyBatch) {
+        let blobs = &self.blobs;
+        let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
+        let applied = self.views.apply(batch, &Source { records: self.records.reader(), files: &files });
+        self.tabulated(applied);
+    }
+
+    /// From where the views are to where records.db is: after a crash a batch, after somebody deleted the file everything.
+    fn catch_up(&mut self) {
+        let blobs = &self.blobs;
+        let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
+        let mut told = 0;
+        let caught_up = self.views.catch_up(&Source { records: self.records.reader(), files: &files }, &mut |done, total| {
+            if done >= told + 10_000 {
+                told = done;
+                tracing::info!(done, total, "views.db: sessions tabulated");
+            }
+        });
+        self.tabulated(caught_up);
+    }
+
+    fn tabulated(&self, outcome: Result<(), SqliteError>) {
+        match outcome {
+            Ok(()) => {
+                self.progress.views.send_replace(self.views.position());
+                self.progress.views_trouble.lock().take();
+            }
+            Err(error) => {
+                tracing::error!(%error, path = %self.views.path().display(), "views.db did not take a batch; records go on without it");
+                *self.progress.views_trouble.lock() = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Copies the write-ahead logs into the main files, syncs, reads back; then the journal may forget. The views need no
+    /// journal: what they lack is in records.db.
+    fn retire(&mut self) {
+        if self.since_retired == 0 {
+            return;
+        }
+        if let Err(error) = self.views.wal_checkpoint() {
+            tracing::warn!(%error, "views.db could not be copied into its main file");
+        }
+        let anchor = match self.records.wal_checkpoint() {
+            Ok(Some(anchor)) => anchor,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "records.db could not be copied into its main file; no journal segment is retired");
+                return;
+            }
+        };
+        self.since_retired = 0;
+        if let Some(journal) = self.journal.upgrade()
+            && let Err(error) = journal.retire(anchor.position, anchor.frame_hash)
+        {
+            tracing::warn!(%error, "journal segments could not be retired");
+        }
+    }
+}
+
+/// How long a blob's file is, if it has one.
+fn file_bytes(blobs: &BlobFiles, session: SessionId, blob: &swarmkeep_core::log::Blob) -> Option<u64> {
+    if !super::is_file(blob) {
+        return None;
+    }
+    // A length that cannot be had is found again, and reported, by whoever reads the blob.
+    Some(blobs.get(session, blob.id).map_or(0, |bytes| bytes.len() as u64))
+}

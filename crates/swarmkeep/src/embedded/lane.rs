@@ -1,0 +1,141 @@
+//! What the store holds in RAM of sessions whose newest records are in the journal only.
+//!
+//! A lane begins with a session's first append and ends when nothing of it is in flight or unapplied (a bounded number of
+//! empty lanes stays, so that a session that is written often need not ask records.db for its head each time).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::BuildHasherDefault,
+};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::{Mutex, MutexGuard};
+use swarmkeep_core::{
+    BlobId, Seq, SessionId,
+    log::{Blob, Group, Head},
+    record,
+};
+
+use crate::residency::IdHasher;
+
+const SHARDS: usize = 64;
+/// Empty lanes kept per shard: about 100 bytes each.
+const EMPTY_LANES: usize = 1024;
+
+/// A session with records on their way.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// What the next group has to follow: everything that was sent.
+    pub(super) sent: Head,
+    /// What is durable.
+    pub(super) durable: Head,
+    /// Of the journal, when `durable` was read: groups sent under an older one are refused.
+    pub(super) generation: u64,
+    /// Groups sent and not yet settled.
+    pub(super) in_flight: usize,
+    /// Durable groups that records.db may not have yet.
+    tail: VecDeque<Group>,
+}
+
+pub(super) type Shard = HashMap<SessionId, Lane, BuildHasherDefault<IdHasher>>;
+
+pub(super) struct Lanes {
+    shards: Vec<Mutex<Shard>>,
+}
+
+impl Lanes {
+    pub(super) fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    /// The part of the table that has this session. Held for moments; while it is held no group of its sessions is sent.
+    pub(super) fn shard(&self, session: SessionId) -> MutexGuard<'_, Shard> {
+        let [.., last] = session.0;
+        let at = usize::from(last) % SHARDS;
+        match self.shards.get(at) {
+            Some(shard) => shard.lock(),
+            // `at` is below the number of shards; this arm keeps the indexing honest.
+            None => self.shard(SessionId::default()),
+        }
+    }
+
+    /// A synced group: readable from now on.
+    pub(super) fn durable(&self, group: &Group) {
+        let mut shard = self.shard(group.session);
+        let lane = shard.entry(group.session).or_default();
+        lane.durable = group.head;
+        if lane.sent.seq < group.head.seq {
+            lane.sent = group.head;
+        }
+        lane.tail.push_back(group.clone());
+    }
+
+    /// records.db has everything of this session up to `seq`, visible to new readers.
+    pub(super) fn applied(&self, session: SessionId, seq: Seq) {
+        let mut shard = self.shard(session);
+        if let Some(lane) = shard.get_mut(&session) {
+            while lane.tail.front().is_some_and(|group| group.head.seq <= seq) {
+                lane.tail.pop_front();
+            }
+            if lane.is_empty() && shard.len() > EMPTY_LANES {
+                shard.remove(&session);
+            }
+        }
+    }
+
+    /// Everything of this session is gone.
+    pub(super) fn removed(&self, session: SessionId) {
+        self.shard(session).remove(&session);
+    }
+
+    /// The durable head, if the session has a lane.
+    pub(super) fn head(&self, session: SessionId) -> Option<Head> {
+        self.shard(session).get(&session).map(|lane| lane.durable).filter(|head| head.seq > Seq::ZERO)
+    }
+
+    /// The durable records after `after` that are here: where they begin, and their bytes up to about `max_bytes`.
+    /// To be taken *before* records.db is read: whatever has left the lane by then is visible there.
+    pub(super) fn tail(&self, session: SessionId, after: Seq, max_bytes: usize) -> Option<Tail> {
+        let shard = self.shard(session);
+        let lane = shard.get(&session)?;
+        let groups: Vec<&Group> = lane.tail.iter().filter(|group| group.head.seq > after).collect();
+        let first = groups.first()?.after.seq;
+        let mut bytes = BytesMut::new();
+        if let [only] = groups.as_slice()
+            && first >= after
+        {
+            return Some(Tail { after: first, bytes: only.records.clone() });
+        }
+        for group in groups {
+            if !bytes.is_empty() && bytes.len() >= max_bytes {
+                break;
+            }
+            for view in record::iter(&group.records).map_while(Result::ok) {
+                if view.seq() > after {
+                    bytes.extend_from_slice(view.bytes());
+                }
+            }
+        }
+        Some(Tail { after: first.max(after), bytes: bytes.freeze() })
+    }
+
+    /// A blob that came with a group still here.
+    pub(super) fn blob(&self, session: SessionId, id: BlobId) -> Option<Blob> {
+        let shard = self.shard(session);
+        let lane = shard.get(&session)?;
+        lane.tail.iter().flat_map(|group| &group.blobs).find(|blob| blob.id == id).cloned()
+    }
+}
+
+/// Records that only the journal and RAM have.
+pub(super) struct Tail {
+    /// The seq before the first of them.
+    pub(super) after: Seq,
+    pub(super) bytes: Bytes,
+}
+
+impl Lane {
+    fn is_empty(&self) -> bool {
+        self.in_flight == 0 && self.tail.is_empty()
+    }
+}

@@ -1,0 +1,285 @@
+//! Opening a store: lock, refuse what is newer or does not belong together, settle the journal's tail, serve.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use parking_lot::Mutex;
+use swarmkeep_core::{
+    Error, ErrorKind,
+    clock::{Clock, Entropy},
+    log::Position,
+};
+use swarmkeep_sqlite::{Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
+
+use super::{
+    EmbeddedLog,
+    applier::{Applier, Progress},
+    lane::Lanes,
+};
+use crate::{
+    blobs::BlobFiles,
+    disk::{Disk, RealDisk},
+    journal::{self, Entry, Frame, Inspection, Journal, OpenError, StoreId, Vouch},
+    lock::{Holder, LockError, StoreLock},
+    recovery::{RecoveryReport, Span},
+    settings::Settings,
+};
+
+impl EmbeddedLog {
+    /// Opens the store in `folder`, or makes one there. Blocks; takes as long as reading what was not yet applied.
+    ///
+    /// # Errors
+    /// `unavailable` when it is held, newer than this program, or its folder cannot be used; `corrupt` when its files do not
+    /// belong together. Nothing is changed then.
+    pub fn open(folder: &Path, settings: &Settings, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, Error> {
+        Self::open_on(Arc::new(RealDisk), folder, settings, clock, entropy)
+    }
+
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        folder: &Path,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, Error> {
+        let begun_ms = clock.monotonic_ms();
+        make_folder(folder).map_err(|error| unusable(folder, error))?;
+        let lock = StoreLock::take(folder, &holder(&*clock, None)).map_err(locked)?;
+        let (records_path, views_path) = (folder.join("records.db"), folder.join("views.db"));
+        let fresh = is_fresh(disk.as_ref(), folder)?;
+        let mut id = [0; 16];
+        entropy.fill(&mut id);
+        let options = Options {
+            store_id: fresh.then_some(id),
+            create: fresh,
+            mode: Mode::WalNormal,
+            now_ms: clock.now_ms(),
+        };
+        let records = RecordsDb::open(&records_path, options).map_err(|error| database(&records_path, error))?;
+        sync_folder(disk.as_ref(), folder)?;
+        let anchor = records.anchor();
+        let (views, views_rebuilt) = open_views(&views_path, &records, clock.now_ms())?;
+        let vouch = Vouch {
+            store: StoreId(anchor.store_id),
+            position: anchor.position,
+            frame_hash: anchor.frame_hash,
+            incarnation: anchor.incarnation,
+        };
+        let journal_settings = journal::Settings { segment_bytes: settings.segment_bytes, ..journal::Settings::default() };
+        let mut opened = Journal::open(disk.clone(), folder, journal_settings, Some(vouch), clock.clone(), entropy)
+            .map_err(|error| journal_error(folder, error))?;
+        let blobs = Arc::new(BlobFiles::open(disk, folder).map_err(|error| unusable(folder, error))?);
+
+        let lanes = Arc::new(Lanes::new());
+        let progress = Arc::new(Progress::new(anchor.position, views.position()));
+        let unapplied = std::mem::take(&mut opened.unapplied);
+        let mut report = report_of(&opened.inspection, opened.incarnation, &unapplied);
+        report.views_rebuilt = views_rebuilt;
+        report.at_ms = clock.now_ms();
+        let opened_at = unapplied.last().map_or(anchor.position, |frame| frame.position);
+        for frame in unapplied {
+            hand_over(&lanes, &progress, frame);
+        }
+        let incarnation = opened.incarnation;
+        let (sink_lanes, sink_progress) = (lanes.clone(), progress.clone());
+        let sink = Box::new(move |frame: Arc<Frame>| hand_over(&sink_lanes, &sink_progress, frame));
+        let journal = Arc::new(opened.start(sink).map_err(|error| unusable(folder, error))?);
+
+        let read_records = ReaderPool::open(&records_path, settings.readers, clock.clone());
+        let read_records = Arc::new(read_records.map_err(|error| database(&records_path, error))?);
+        let read_views = ReaderPool::open(&views_path, settings.readers, clock.clone());
+        let read_views = Arc::new(read_views.map_err(|error| database(&views_path, error))?);
+        let applier = Applier {
+            progress: progress.clone(),
+            records,
+            views,
+            lanes: lanes.clone(),
+            blobs: blobs.clone(),
+            journal: Arc::downgrade(&journal),
+            since_retired: 0,
+        };
+        let applier = std::thread::Builder::new()
+            .name("swarmkeep-applier".into())
+            .spawn(move || applier.run())
+            .map_err(|error| unusable(folder, error))?;
+        report.opened_ms = clock.monotonic_ms().saturating_sub(begun_ms);
+        Ok(Self {
+            folder: folder.to_owned(),
+            incarnation,
+            opened_at,
+            report,
+            journal,
+            lanes,
+            progress,
+            records: read_records,
+            views: read_views,
+            blobs,
+            clock,
+            unapplied_bytes: usize::try_from(settings.unapplied_bytes).unwrap_or(usize::MAX),
+            applier: Mutex::new(Some(applier)),
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+}
+
+/// A frame is durable: readable through its sessions' lanes, and the applier's, from now on.
+fn hand_over(lanes: &Lanes, progress: &Progress, frame: Arc<Frame>) {
+    for entry in &frame.entries {
+        if let Entry::Records(group) = entry {
+            lanes.durable(group);
+        }
+    }
+    progress.hand_over(frame);
+}
+
+pub(super) fn holder(clock: &dyn Clock, address: Option<String>) -> Holder {
+    // One moment per process, whatever is said later.
+    static STARTED_AT_MS: OnceLock<u64> = OnceLock::new();
+    let started_at_ms = *STARTED_AT_MS.get_or_init(|| clock.now_ms());
+    Holder { pid: std::process::id(), address, started_at_ms }
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Neither records.db nor a journal: a new store. One without the other is half of one.
+fn is_fresh(disk: &dyn Disk, folder: &Path) -> Result<bool, Error> {
+    let has_records = folder.join("records.db").exists();
+    let journal = folder.join("journal");
+    let has_journal = journal.exists() && disk.list(&journal).map_err(|error| unusable(&journal, error))?.iter().any(|name| name.ends_with(".segment"));
+    let half = |there: &str, missing: &str| {
+        Err(Error::new(ErrorKind::Corrupt, format!("{} has {there} but no {missing}: this is half of a store", folder.display()))
+            .hint(format!("bring back {missing} from where {there} came from, or move the folder away and begin a new store; nothing was changed")))
+    };
+    match (has_records, has_journal) {
+        (true, true) => Ok(false),
+        (false, false) => Ok(true),
+        (false, true) => half("a journal", "records.db"),
+        (true, false) => {
+            // A crash between making the two leaves a records.db in which nothing was ever applied.
+            let options = Options { store_id: None, create: false, mode: Mode::WalNormal, now_ms: 0 };
+            let path = folder.join("records.db");
+            let records = RecordsDb::open(&path, options).map_err(|error| database(&path, error))?;
+            match records.position().0 {
+                Position(0) => Ok(false),
+                _ => half("records.db", "journal"),
+            }
+        }
+    }
+}
+
+/// views.db is derived: one that is damaged, ahead, another store's or another program's is put aside and made again.
+fn open_views(path: &Path, records: &RecordsDb, now_ms: u64) -> Result<(ViewsDb, bool), Error> {
+    let options = Options { store_id: Some(records.anchor().store_id), create: true, mode: Mode::WalNormal, now_ms };
+    let applied = records.position().0;
+    let was_there = path.exists();
+    match ViewsDb::open(path, options) {
+        Ok(views) if views.position() <= applied => return Ok((views, !was_there && applied > Position(0))),
+        Ok(views) => drop(views),
+        Err(SqliteError::Damaged(_) | SqliteError::Foreign { .. } | SqliteError::Changed { .. }) => {}
+        Err(error) => return Err(database(path, error)),
+    }
+    tracing::warn!(path = %path.display(), "views.db does not belong to records.db as it is; building it again");
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(path, error)),
+            _ => {}
+        }
+    }
+    Ok((ViewsDb::open(path, options).map_err(|error| database(path, error))?, true))
+}
+
+fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]) -> RecoveryReport {
+    let spans = |spans: &[journal::frame::Span]| -> Vec<Span> {
+        spans
+            .iter()
+            .map(|span| Span {
+                session: span.session,
+                first: span.seqs.as_ref().map(|seqs| *seqs.start()),
+                last: span.seqs.as_ref().map(|seqs| *seqs.end()),
+            })
+            .collect()
+    };
+    let tail_kept = match unapplied.last() {
+        Some(last) if inspection.carried => last
+            .entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Records(group) => Some(Span {
+                    session: group.session,
+                    first: Some(group.after.seq.0 + 1),
+                    last: Some(group.head.seq.0),
+                }),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    RecoveryReport {
+        id: format!("open-{incarnation}"),
+        at_ms: 0,
+        clean: inspection.sealed && inspection.damage.is_empty() && inspection.doubts.is_empty(),
+        opened_ms: 0,
+        all_checked_ms: None,
+        frames_replayed: unapplied.len() as u64,
+        bytes_replayed: unapplied.iter().map(|frame| frame.bytes as u64).sum(),
+        tail_kept,
+        possibly_acknowledged: inspection.doubts.iter().filter(|doubt| !doubt.abandoned).flat_map(|doubt| spans(doubt.spans.as_deref().unwrap_or_default())).collect(),
+        damage: inspection
+            .damage
+            .iter()
+            .map(|damage| {
+                let saved = if damage.in_records { "records.db has all of it" } else { "NOT in records.db" };
+                format!("journal segment {}: {} ({saved}); kept as quarantine/{}", damage.segment, damage.what, damage.quarantine_name())
+            })
+            .collect(),
+        views_rebuilt: false,
+        sessions_checked: 0,
+        records_replayed: 0,
+        sessions_failed: 0,
+        problems: Vec::new(),
+    }
+}
+
+fn sync_folder(disk: &dyn Disk, folder: &Path) -> Result<(), Error> {
+    // SQLite does not sync the directory after it made the main file.
+    disk.sync_dir(folder).map_err(|error| unusable(folder, error))
+}
+
+fn unusable(path: &Path, error: io::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{}: {error}", path.display()))
+        .hint("check that the folder is there, writable, on a local disk, and that the disk has room")
+        .caused_by(error)
+}
+
+fn locked(error: LockError) -> Error {
+    let hint = match &error {
+        LockError::Locked { .. } => "talk to the program that holds the store (the CLI does by itself), or stop it",
+        _ => "check the folder and where it lies",
+    };
+    Error::new(ErrorKind::Unavailable, error.to_string()).hint(hint).caused_by(error)
+}
+
+fn database(path: &Path, error: SqliteError) -> Error {
+    let kind = match &error {
+        SqliteError::Damaged(_) | SqliteError::Foreign { .. } => ErrorKind::Corrupt,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("{}: {error}", path.display())).hint("`swarmkeep doctor` says what to do; nothing was changed").caused_by(error)
+}
+
+fn journal_error(folder: &Path, error: OpenError) -> Error {
+    let kind = match &error {
+        OpenError::Mixed { .. } => ErrorKind::Corrupt,
+        OpenError::Settings(_) => ErrorKind::Invalid,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("{}: {error}", folder.display())).hint("`swarmkeep doctor` says what to do").caused_by(error)
+}

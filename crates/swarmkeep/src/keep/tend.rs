@@ -1,0 +1,252 @@
+//! What an open store does by itself: deadlines, residency, checkpoints, and looking at every live session after a start.
+//!
+//! Each loop holds the store only while it works, survives an error, and ends when the store closes or is dropped.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use swarmkeep_core::{
+    Actor, Error, SessionId,
+    command::Command,
+    limits,
+    query::{LIMIT_MAX, Of, Query},
+    state::{EffectStatus, SessionStatus},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::Engine;
+use crate::{
+    damage,
+    recovery::Problem,
+    session::Request,
+    watch::{About, Due, MISSED_BEAT_MS},
+};
+
+/// How often deadlines and residency are looked at.
+const BEAT: Duration = Duration::from_millis(200);
+/// Deadlines taken at a time.
+const DUE_PER_BEAT: usize = 1024;
+/// Problems listed in a report; more are counted.
+const PROBLEMS_LISTED: usize = 100;
+
+pub(super) fn start(engine: &Arc<Engine>, checkpoints: mpsc::Receiver<SessionId>) -> Vec<JoinHandle<()>> {
+    vec![
+        tokio::spawn(beat(Arc::downgrade(engine), engine.closing.subscribe())),
+        tokio::spawn(save_checkpoints(Arc::downgrade(engine), checkpoints, engine.closing.subscribe())),
+        tokio::spawn(look_at_all(Arc::downgrade(engine))),
+    ]
+}
+
+async fn beat(engine: Weak<Engine>, mut closing: tokio::sync::watch::Receiver<bool>) {
+    let mut interval = tokio::time::interval(BEAT);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last_ms = None;
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
+        let Some(engine) = engine.upgrade() else { return };
+        let now_ms = engine.clock.monotonic_ms();
+        if last_ms.is_some_and(|last_ms| now_ms.saturating_sub(last_ms) > MISSED_BEAT_MS) {
+            tracing::warn!("this process was stopped for a while: every lease and deadline gets its full time again");
+            engine.watch.rearm();
+        }
+        last_ms = Some(now_ms);
+        for due in engine.watch.take_due(DUE_PER_BEAT) {
+            if let Err(error) = engine.settle_due(&due).await {
+                tracing::warn!(session = %due.session, %error, "a deadline could not be recorded; trying again");
+                engine.watch.put_off(&due, 1_000);
+            }
+        }
+        engine.residency.sweep(now_ms.saturating_sub(engine.settings.pack_after_ms));
+    }
+}
+
+async fn save_checkpoints(
+    engine: Weak<Engine>,
+    mut due: mpsc::Receiver<SessionId>,
+    mut closing: tokio::sync::watch::Receiver<bool>,
+) {
+    loop {
+        let id = tokio::select! {
+            id = due.recv() => id,
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        let (Some(id), Some(engine)) = (id, engine.upgrade()) else { return };
+        let still_due = engine.residency.get(id).is_some_and(|slot| match &*slot.phase.lock() {
+            crate::slot::Phase::Live(live) => live.checkpoint_due(engine.clock.monotonic_ms()),
+            _ => false,
+        });
+        if still_due && let Err(error) = engine.checkpoint(id).await {
+            tracing::warn!(session = %id, %error, "a checkpoint was not saved; the log still has everything");
+        }
+    }
+}
+
+/// Reads every live session once: proves that it comes back, starts its clocks, marks what an earlier life left behind.
+async fn look_at_all(engine: Weak<Engine>) {
+    let Some(begun_ms) = engine.upgrade().map(|engine| engine.clock.monotonic_ms()) else { return };
+    let mut cursor = None;
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        if engine.is_closing() {
+            return;
+        }
+        let not_before = engine.embedded.as_ref().map(|embedded| embedded.opened_at());
+        let query = Query { limit: Some(LIMIT_MAX), cursor: cursor.take(), ..Query::of(Of::Sessions) };
+        let page = match engine.log.find(query, not_before).await {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::error!(error = %damage::log(error), "sessions could not be listed; looking at them on access only");
+                break;
+            }
+        };
+        for row in &page.rows {
+            if engine.is_closing() {
+                return;
+            }
+            #[derive(serde::Deserialize)]
+            struct Row {
+                session_id: SessionId,
+                status: String,
+            }
+            let Ok(row) = row.decode::<Row>() else { continue };
+            if matches!(row.status.as_str(), "closed" | "expired" | "quarantined") {
+                continue;
+            }
+            match engine.look_at(row.session_id).await {
+                Ok(replayed) => engine.count_checked(replayed),
+                Err(error) => engine.count_problem(row.session_id, &error),
+            }
+            tokio::task::yield_now().await;
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    if let Some(engine) = engine.upgrade() {
+        engine.finish_recovery(begun_ms).await;
+        engine.ready.send_replace(true);
+    }
+}
+
+impl Engine {
+    /// Makes room before the next beat when the budget is tight.
+    pub(super) fn sweep_soon(self: &Arc<Self>) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            if engine.residency.is_tight() {
+                let idle_before_ms = engine.clock.monotonic_ms().saturating_sub(engine.settings.pack_after_ms);
+                engine.residency.sweep(idle_before_ms);
+            }
+        });
+    }
+
+    async fn settle_due(self: &Arc<Self>, due: &Due) -> Result<(), Error> {
+        let state = match self.live(due.session, |live| live.published.clone()).await {
+            Ok(state) => state,
+            // Removed in the meantime: nothing is due any more.
+            Err(error) if error.kind == swarmkeep_core::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if state.info.status.is_ended() {
+            return Ok(());
+        }
+        let command = match &due.about {
+            About::Life => Command::Expire {},
+            About::Effect(effect) => Command::DoubtEffect {
+                effect: effect.clone(),
+                attempt: u32::try_from(due.number).unwrap_or(u32::MAX),
+                reason: "no answer before the deadline".into(),
+            },
+            About::Lease(task) => {
+                let Some(lease) = state.tasks.get(task).and_then(|task| task.lease.clone()) else { return Ok(()) };
+                // An agent that waits for a model call is alive for as long as the call may take.
+                let busy_ms = state
+                    .effects
+                    .iter()
+                    .filter(|effect| effect.status == EffectStatus::Begun && effect.agent_id.as_ref() == Some(&lease.agent_id))
+                    .filter_map(|effect| self.watch.effect_left_ms(due.session, &effect.id))
+                    .max();
+                if let Some(left_ms) = busy_ms {
+                    self.watch.put_off(due, left_ms);
+                    return Ok(());
+                }
+                if state.info.status == SessionStatus::Paused {
+                    self.watch.put_off(due, lease.lease_ms);
+                    return Ok(());
+                }
+                Command::ExpireLease {
+                    task: task.clone(),
+                    lease: due.number,
+                    reason: format!("no sign of life from agent `{}` for {} ms", lease.agent_id, lease.lease_ms),
+                }
+            }
+        };
+        let answer = self.submit(due.session, Request::of(Actor::system(), command)).await;
+        if due.about == About::Life {
+            let state = self.live(due.session, |live| live.published.clone()).await?;
+            self.watch.register_life(&state);
+        }
+        match answer {
+            Ok(_) => Ok(()),
+            // A paused session takes no verdicts; they wait.
+            Err(error) if super::is(&error, swarmkeep_core::RefusalCode::SessionNotLive) => {
+                self.watch.put_off(due, limits::LEASE_MS);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Folds a session without keeping it; what needs settling is settled.
+    async fn look_at(self: &Arc<Self>, id: SessionId) -> Result<u64, Error> {
+        if self.residency.get(id).is_some() {
+            // Somebody asked for it already; it was looked at on the way in.
+            return Ok(0);
+        }
+        let head = self.log.head(id).await.map_err(damage::log)?.ok_or_else(|| Self::no_session(id))?;
+        let (state, loaded, _) = self.fold(id, head.seq).await?;
+        self.watch.register(&state);
+        if !super::load::orphans(&state, self.instance.as_str()).is_empty() {
+            self.live(id, |_| ()).await?;
+        }
+        Ok(loaded.replayed)
+    }
+
+    fn count_checked(&self, replayed: u64) {
+        if let Some(report) = &mut *self.recovery.lock() {
+            report.sessions_checked += 1;
+            report.records_replayed += replayed;
+        }
+    }
+
+    fn count_problem(&self, session: SessionId, error: &Error) {
+        tracing::error!(%session, %error, "a session does not come back");
+        if let Some(report) = &mut *self.recovery.lock() {
+            report.sessions_failed += 1;
+            if report.problems.len() < PROBLEMS_LISTED {
+                report.problems.push(Problem { session, what: error.to_string() });
+            }
+        }
+    }
+
+    async fn finish_recovery(self: &Arc<Self>, begun_ms: u64) {
+        let report = {
+            let mut report = self.recovery.lock();
+            let Some(report) = &mut *report else { return };
+            report.all_checked_ms = Some(self.clock.monotonic_ms().saturating_sub(begun_ms));
+            report.clone()
+        };
+        if let Some(embedded) = &self.embedded
+            && let Err(error) = embedded.keep_report(report).await
+        {
+            tracing::warn!(%error, "the recovery report was not stored");
+        }
+    }
+}
+

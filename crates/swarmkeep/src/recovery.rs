@@ -1,0 +1,59 @@
+//! What coming back found.
+
+use serde::{Deserialize, Serialize};
+use swarmkeep_core::SessionId;
+
+/// What happened when a store was opened: printed, and kept in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryReport {
+    /// Names this recovery: `open-N`, with the store's incarnation.
+    pub id: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// The store was parked: nothing had to be settled.
+    pub clean: bool,
+    /// Until the store took calls, in milliseconds.
+    pub opened_ms: u64,
+    /// Until every live session had been read and verified; absent while that goes on.
+    pub all_checked_ms: Option<u64>,
+    /// Frames that were acknowledged and not yet applied: they are there.
+    pub frames_replayed: u64,
+    /// Bytes of them.
+    pub bytes_replayed: u64,
+    /// Frames at the end of the journal that nothing vouches for: kept, and perhaps never acknowledged.
+    pub tail_kept: Vec<Span>,
+    /// Bytes after the last good frame that could have been an acknowledgement: they are in quarantine.
+    pub possibly_acknowledged: Vec<Span>,
+    /// Damage: what, where, and whose.
+    pub damage: Vec<String>,
+    /// views.db had to be built again.
+    pub views_rebuilt: bool,
+    /// Live sessions read and verified so far.
+    pub sessions_checked: u64,
+    /// Records folded for that, beyond the checkpoints.
+    pub records_replayed: u64,
+    /// Sessions that do not come back.
+    pub sessions_failed: u64,
+    /// The first of them.
+    pub problems: Vec<Problem>,
+}
+
+/// A range of one session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// Which session.
+    pub session: SessionId,
+    /// First seq; absent when only the session is known.
+    pub first: Option<u64>,
+    /// Last seq.
+    pub last: Option<u64>,
+}
+
+/// A session that does not come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Which session.
+    pub session: SessionId,
+    /// What is wrong.
+    pub what: String,
+}

@@ -1,0 +1,58 @@
+//! Settings: plain data. Components (clock, entropy, a log of one's own) are given to [`crate::Swarmkeep::over`].
+
+use serde::{Deserialize, Serialize};
+use swarmkeep_core::{Error, ErrorKind};
+
+/// How a store is kept. Every field has a default that needs no thought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Budget for sessions in RAM, in bytes. From 80 % on, those not in use for longest are dropped; they come back on
+    /// access. Default 100 MiB; at least 1 MiB.
+    pub resident_bytes: u64,
+    /// Pooled read-only connections to records.db and views.db, each. 4 to 8, default 4.
+    pub readers: usize,
+    /// Size of a journal segment, in bytes. The journal takes at least two of them on disk. 1 MiB to 1 GiB, default 16 MiB.
+    pub segment_bytes: u64,
+    /// Groups acknowledged but not yet applied to records.db, in bytes, before writers wait. Default 64 MiB; at least 4 MiB.
+    pub unapplied_bytes: u64,
+    /// A session that has not been touched for this long is kept in RAM as its canonical bytes only. Default 2,000 ms.
+    pub pack_after_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            resident_bytes: 100 << 20,
+            readers: 4,
+            segment_bytes: 16 << 20,
+            unapplied_bytes: 64 << 20,
+            pack_after_ms: 2_000,
+        }
+    }
+}
+
+impl Settings {
+    /// Names the first setting that is out of bounds, with the allowed values.
+    ///
+    /// # Errors
+    /// `invalid`.
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |name: &str, allowed: &str| {
+            Err(Error::new(ErrorKind::Invalid, format!("setting `{name}` is out of bounds")).hint(format!("allowed: {allowed}")))
+        };
+        if self.resident_bytes < 1 << 20 {
+            return wrong("resident_bytes", "1048576 (1 MiB) or more");
+        }
+        if !(4..=8).contains(&self.readers) {
+            return wrong("readers", "4 to 8");
+        }
+        if !((1 << 20)..=(1 << 30)).contains(&self.segment_bytes) {
+            return wrong("segment_bytes", "1048576 (1 MiB) to 1073741824 (1 GiB)");
+        }
+        if self.unapplied_bytes < 4 << 20 {
+            return wrong("unapplied_bytes", "4194304 (4 MiB) or more");
+        }
+        Ok(())
+    }
+}

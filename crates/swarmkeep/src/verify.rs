@@ -1,0 +1,154 @@
+//! Proof of G2 and G3 on a live store: every way to a session's state leads to the same bytes.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use swarmkeep_core::{Error, Hash, SessionId, State, query::{LIMIT_MAX, Of, Query}};
+
+use crate::{
+    Swarmkeep, damage,
+    keep::Engine,
+};
+
+/// What [`Swarmkeep::verify`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct VerifyReport {
+    /// Sessions looked at.
+    pub sessions: u64,
+    /// Records read, hashed, and folded from the oldest kept base.
+    pub records: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Checkpoints read and compared with the fold.
+    pub checkpoints: u64,
+    /// Sessions that were written so fast that their views could not be compared at one position; their log was.
+    pub views_not_compared: u64,
+    /// What does not agree, or is damaged; empty: everything is as it should be.
+    pub findings: Vec<Finding>,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// In which session; absent: in the store's own tables.
+    pub session: Option<SessionId>,
+    /// Which of the ways disagrees: `log`, `checkpoint`, `resident`, `views`, `store`.
+    pub place: &'static str,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// Tries to catch a session's views at one position.
+const TRIES: usize = 5;
+
+impl Swarmkeep {
+    /// Folds sessions from the oldest kept base and compares: with the newest checkpoint and the records after it, with what
+    /// is in RAM, with the views; and every byte read with its hash. Nothing is changed; work goes on meanwhile.
+    ///
+    /// `session`: that one only. `progress` is told after each session how many are done.
+    ///
+    /// # Errors
+    /// `not_found` for a session that is not there; what the store says when sessions cannot be listed.
+    pub async fn verify(&self, session: Option<SessionId>, progress: impl Fn(u64)) -> Result<VerifyReport, Error> {
+        let engine = &self.engine;
+        let mut report = VerifyReport::default();
+        if let Some(session) = session {
+            engine.verify_session(session, &mut report).await?;
+            return Ok(report);
+        }
+        if let Some(embedded) = &engine.embedded {
+            let file = embedded.clone();
+            let damaged = tokio::task::spawn_blocking(move || file.verify_file()).await.unwrap_or_else(|_| Ok(Vec::new()))?;
+            report.findings.extend(damaged.into_iter().map(|what| Finding { session: None, place: "store", what }));
+        }
+        let mut cursor = None;
+        loop {
+            let query = Query { limit: Some(LIMIT_MAX), cursor, ..Query::of(Of::Sessions) };
+            let page = engine.log.find(query, engine.embedded.as_ref().map(|embedded| embedded.opened_at())).await.map_err(damage::log)?;
+            for row in &page.rows {
+                #[derive(serde::Deserialize)]
+                struct Row {
+                    session_id: SessionId,
+                }
+                let row: Row = row.decode()?;
+                engine.verify_session(row.session_id, &mut report).await?;
+                progress(report.sessions);
+                tokio::task::yield_now().await;
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(report);
+            }
+        }
+    }
+}
+
+impl Engine {
+    async fn verify_session(self: &Arc<Self>, id: SessionId, report: &mut VerifyReport) -> Result<(), Error> {
+        report.sessions += 1;
+        let mut finding = |place, what: String| report.findings.push(Finding { session: Some(id), place, what });
+        if let Some(embedded) = &self.embedded {
+            match embedded.verify_stored(id) {
+                Ok(stored) => {
+                    report.checkpoints += stored.checkpoints;
+                    for damage in stored.damage {
+                        finding("log", damage.to_string());
+                    }
+                }
+                // Not applied yet: the journal has all of it.
+                Err(error) if error.kind == swarmkeep_core::ErrorKind::NotFound => {}
+                Err(error) => finding("log", error.to_string()),
+            }
+        }
+        let resident = match self.live(id, |live| live.published.clone()).await {
+            Ok(state) => state,
+            Err(error) if error.kind == swarmkeep_core::ErrorKind::NotFound => return Err(error),
+            Err(error) => {
+                finding("resident", error.to_string());
+                return Ok(());
+            }
+        };
+        let until = resident.head.seq;
+        match self.fold_from(id, State::empty(), until).await {
+            Ok((folded, loaded, bytes)) => {
+                report.records += loaded.replayed;
+                report.bytes += bytes as u64;
+                if hash(&folded) != hash(&resident) {
+                    finding("resident", format!("the state in RAM at seq {until} is not the fold of the records"));
+                }
+                match self.fold(id, until).await {
+                    Ok((from_checkpoint, ..)) if hash(&from_checkpoint) == hash(&folded) => {}
+                    Ok(_) => finding("checkpoint", format!("checkpoint and tail at seq {until} are not the fold of the records")),
+                    Err(error) => finding("checkpoint", error.to_string()),
+                }
+            }
+            Err(error) => finding("log", error.to_string()),
+        }
+        match self.views_agree(id).await {
+            Ok(Some(differences)) => differences.into_iter().for_each(|what| finding("views", what)),
+            Ok(None) => report.views_not_compared += 1,
+            Err(error) => finding("views", error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Where the views of a session differ from its state; `None`: it was written all the time.
+    async fn views_agree(self: &Arc<Self>, id: SessionId) -> Result<Option<Vec<String>>, Error> {
+        let Some(embedded) = &self.embedded else { return Ok(Some(Vec::new())) };
+        for _ in 0..TRIES {
+            let before = self.live(id, |live| live.published.clone()).await?;
+            embedded.views_settled().await?;
+            let differences = embedded.views_differ(&before)?;
+            let after = self.live(id, |live| live.published.head.seq).await?;
+            if after == before.head.seq {
+                return Ok(Some(differences));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn hash(state: &State) -> Hash {
+    state.hash()
+}
+

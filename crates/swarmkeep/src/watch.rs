@@ -1,0 +1,260 @@
+//! What is due when: leases, deadlines of effects, ends of life.
+//!
+//! Deadlines are not state. They are measured on the monotonic clock, begin when the event that starts them is durable or
+//! when the session is first read after a start, and so cost nobody anything while the daemon is down. What is due becomes
+//! a command, and the state decides whether it still applies.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use swarmkeep_core::{EntityId, Event, SessionId, State, clock::Clock, limits, state::EffectStatus};
+
+/// What a deadline is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum About {
+    /// A task's lease.
+    Lease(EntityId),
+    /// An effect.
+    Effect(EntityId),
+    /// Something in the session ends by the wall clock: memory, or the session itself.
+    Life,
+}
+
+/// A deadline that passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Due {
+    pub(crate) session: SessionId,
+    pub(crate) about: About,
+    /// The lease or attempt it was for.
+    pub(crate) number: u64,
+}
+
+pub(crate) struct Watch {
+    clock: Arc<dyn Clock>,
+    timers: Mutex<Timers>,
+}
+
+#[derive(Default)]
+struct Timers {
+    queue: BTreeSet<(u64, SessionId, About)>,
+    set: HashMap<(SessionId, About), Timer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Timer {
+    at_ms: u64,
+    length_ms: u64,
+    number: u64,
+}
+
+impl Timers {
+    fn set(&mut self, session: SessionId, about: About, timer: Timer) {
+        if let Some(old) = self.set.insert((session, about.clone()), timer) {
+            self.queue.remove(&(old.at_ms, session, about.clone()));
+        }
+        self.queue.insert((timer.at_ms, session, about));
+    }
+
+    fn clear(&mut self, session: SessionId, about: About) {
+        if let Some(old) = self.set.remove(&(session, about.clone())) {
+            self.queue.remove(&(old.at_ms, session, about));
+        }
+    }
+}
+
+impl Watch {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, timers: Mutex::default() }
+    }
+
+    fn start(&self, session: SessionId, about: About, number: u64, length_ms: u64) {
+        let at_ms = self.clock.monotonic_ms().saturating_add(length_ms);
+        self.timers.lock().set(session, about, Timer { at_ms, length_ms, number });
+    }
+
+    /// Starts every clock that a state implies and that does not run yet.
+    pub(crate) fn register(&self, state: &State) {
+        let session = state.info.id;
+        let now_ms = self.clock.monotonic_ms();
+        let mut timers = self.timers.lock();
+        let mut start = |about: About, number: u64, length_ms: u64| {
+            if timers.set.get(&(session, about.clone())).is_none_or(|timer| timer.number != number) {
+                timers.set(session, about, Timer { at_ms: now_ms.saturating_add(length_ms), length_ms, number });
+            }
+        };
+        if state.info.status.is_ended() {
+            return;
+        }
+        for task in state.tasks.iter() {
+            if let Some(lease) = &task.lease {
+                start(About::Lease(task.id.clone()), lease.number, lease.lease_ms);
+            }
+        }
+        for effect in state.effects.iter().filter(|effect| effect.status == EffectStatus::Begun) {
+            start(About::Effect(effect.id.clone()), u64::from(effect.attempt), effect.deadline_ms);
+        }
+        drop(timers);
+        self.register_life(state);
+    }
+
+    /// Starts the clock of the next thing in a state that ends by the wall clock.
+    pub(crate) fn register_life(&self, state: &State) {
+        let info = &state.info;
+        let ends = info
+            .ttl_ms
+            .map(|ttl_ms| info.created_at_ms.saturating_add(ttl_ms))
+            .into_iter()
+            .chain(info.idle_ttl_ms.map(|idle_ttl_ms| state.head.time_ms.saturating_add(idle_ttl_ms)))
+            .chain(state.memory.iter().filter_map(|entry| entry.expires_at_ms))
+            .min();
+        if let Some(at_ms) = ends.filter(|_| !info.status.is_ended()) {
+            self.life(info.id, at_ms.saturating_sub(self.clock.now_ms()));
+        }
+    }
+
+    fn life(&self, session: SessionId, length_ms: u64) {
+        let at_ms = self.clock.monotonic_ms().saturating_add(length_ms);
+        let mut timers = self.timers.lock();
+        if timers.set.get(&(session, About::Life)).is_none_or(|timer| timer.at_ms > at_ms) {
+            timers.set(session, About::Life, Timer { at_ms, length_ms, number: 0 });
+        }
+    }
+
+    /// An event is durable: it may start or stop a clock.
+    pub(crate) fn note(&self, session: SessionId, event: &Event) {
+        match event {
+            Event::TaskClaimed { task, lease, lease_ms, .. } => {
+                self.start(session, About::Lease(task.clone()), *lease, *lease_ms);
+            }
+            Event::TaskLeaseExpired { task, .. }
+            | Event::TaskReleased { task, .. }
+            | Event::TaskCompleted { task, .. }
+            | Event::TaskFailed { task, .. }
+            | Event::TaskCancelled { task, .. } => self.timers.lock().clear(session, About::Lease(task.clone())),
+            Event::EffectBegun { effect, attempt, deadline_ms, .. } => {
+                self.start(session, About::Effect(effect.clone()), u64::from(*attempt), *deadline_ms);
+            }
+            Event::EffectFinished { effect, .. } | Event::EffectOutcomeUnknown { effect, .. } => {
+                self.timers.lock().clear(session, About::Effect(effect.clone()));
+            }
+            Event::MemorySet { ttl_ms: Some(ttl_ms), .. } => self.life(session, *ttl_ms),
+            Event::SessionUpdated { ttl_ms, idle_ttl_ms, .. } => {
+                // Looked at soon: the state says what the new ends are.
+                if ttl_ms.is_some() || idle_ttl_ms.is_some() {
+                    self.life(session, 0);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A sign of life for a lease.
+    pub(crate) fn renew_lease(&self, session: SessionId, task: &EntityId, number: u64, lease_ms: u64) {
+        self.start(session, About::Lease(task.clone()), number, lease_ms);
+    }
+
+    /// Puts a deadline off: there is a reason to believe in life.
+    pub(crate) fn put_off(&self, due: &Due, length_ms: u64) {
+        self.start(due.session, due.about.clone(), due.number, length_ms.max(1));
+    }
+
+    /// How long an effect still has, if it is being carried out.
+    pub(crate) fn effect_left_ms(&self, session: SessionId, effect: &EntityId) -> Option<u64> {
+        let timer = self.timers.lock().set.get(&(session, About::Effect(effect.clone()))).copied()?;
+        Some(timer.at_ms.saturating_sub(self.clock.monotonic_ms()))
+    }
+
+    /// Takes what is due, at most so many at a time.
+    pub(crate) fn take_due(&self, most: usize) -> Vec<Due> {
+        let now_ms = self.clock.monotonic_ms();
+        let mut timers = self.timers.lock();
+        let mut due = Vec::new();
+        while due.len() < most
+            && let Some((at_ms, session, about)) = timers.queue.first().cloned()
+            && at_ms <= now_ms
+        {
+            timers.queue.pop_first();
+            let number = timers.set.remove(&(session, about.clone())).map_or(0, |timer| timer.number);
+            due.push(Due { session, about, number });
+        }
+        due
+    }
+
+    /// The detector itself missed beats (the process was stopped, the machine suspended): every verdict on a lease or an
+    /// effect waits one full length again. Nobody is declared dead for a silence that was ours.
+    pub(crate) fn rearm(&self) {
+        let now_ms = self.clock.monotonic_ms();
+        let mut timers = self.timers.lock();
+        let all: Vec<_> = timers
+            .set
+            .iter()
+            .filter(|((_, about), _)| *about != About::Life)
+            .map(|((session, about), timer)| (*session, about.clone(), *timer))
+            .collect();
+        for (session, about, timer) in all {
+            timers.set(session, about, Timer { at_ms: now_ms.saturating_add(timer.length_ms), ..timer });
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.timers.lock().set.len()
+    }
+}
+
+/// A gap between two looks at the clock from which on the detector distrusts itself.
+pub(crate) const MISSED_BEAT_MS: u64 = limits::HEARTBEAT_OVERDUE_MS / 3;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn now_ms(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        fn monotonic_ms(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    fn claimed(lease: u64) -> Event {
+        let id = |text| EntityId::new(text).unwrap();
+        Event::TaskClaimed { task: id("t"), agent: id("a"), lease, lease_ms: 100 }
+    }
+
+    #[test]
+    fn a_lease_is_due_after_silence_and_not_before() {
+        let hand = Arc::new(Hand(AtomicU64::new(0)));
+        let watch = Watch::new(hand.clone());
+        let session = SessionId([1; 16]);
+        watch.note(session, &claimed(1));
+        hand.0.store(99, Ordering::Relaxed);
+        assert!(watch.take_due(10).is_empty());
+        watch.renew_lease(session, &EntityId::new("t").unwrap(), 1, 100);
+        hand.0.store(150, Ordering::Relaxed);
+        assert!(watch.take_due(10).is_empty());
+        hand.0.store(199, Ordering::Relaxed);
+        assert_eq!(watch.take_due(10).len(), 1);
+        assert_eq!(watch.len(), 0);
+    }
+
+    #[test]
+    fn a_pause_of_the_detector_takes_no_lease() {
+        let hand = Arc::new(Hand(AtomicU64::new(0)));
+        let watch = Watch::new(hand.clone());
+        watch.note(SessionId([1; 16]), &claimed(1));
+        hand.0.store(3_600_000, Ordering::Relaxed);
+        watch.rearm();
+        assert!(watch.take_due(10).is_empty());
+        hand.0.store(3_600_100, Ordering::Relaxed);
+        assert_eq!(watch.take_due(10).len(), 1);
+    }
+}
