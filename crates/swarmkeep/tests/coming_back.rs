@@ -1,0 +1,224 @@
+//! A store that is dropped as by a crash, opened again: everything acknowledged is there.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+
+use std::path::Path;
+
+use swarmkeep::{
+    Actor, Address, Agent, Command, EffectError, EntityId, ErrorKind, From, Json, NewSession, Of, Query, RefusalCode, Request, Seq,
+    Settings, Swarmkeep, Task,
+};
+
+async fn open(folder: &Path) -> Swarmkeep {
+    Swarmkeep::open(folder.to_str().unwrap()).await.unwrap()
+}
+
+fn record(n: u64) -> Command {
+    Command::Record { kind: "step".into(), aggregate: None, payload: Json::parse(&format!("{{\"n\":{n}}}")).unwrap(), blobs: Default::default() }
+}
+
+/// Dropping every handle without `close` is what a crash does, short of the lock, which a dead process gives back too.
+fn crash(keep: Swarmkeep) {
+    drop(keep);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swarm_comes_back_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    let session = keep.open_session("night").await.unwrap();
+    let planner = session.spawn_agent(Agent::new("planner").capability("plan")).await.unwrap();
+    let coder = session.spawn_agent(Agent::new("coder")).await.unwrap();
+    session.create_task(Task::new("split the parser").id("split").unwrap().priority(8)).await.unwrap();
+    let claim = session.claim_task(&coder).await.unwrap().expect("a task");
+    session.send_message(&planner, Address::Agent(coder.clone()), "plan", "begin").await.unwrap();
+    session.set_memory("plan", "three steps").await.unwrap();
+    let reply: String = session.effect("ask-1").agent(&planner).run(|| async { Ok::<_, std::io::Error>("42".to_owned()) }).await.unwrap();
+    assert_eq!(reply, "42");
+    let before = session.state().await.unwrap();
+    drop(session);
+    crash(keep);
+
+    let keep = open(folder.path()).await;
+    let session = keep.get_session("night").await.unwrap().expect("it is there");
+    let after = session.state().await.unwrap();
+    assert_eq!(before.hash(), after.hash());
+    assert_eq!(session.spawn_agent(Agent::new("planner")).await.unwrap(), planner, "the same program again joins again");
+    let again: String = session
+        .effect("ask-1")
+        .agent(&planner)
+        .run(|| async { Err::<String, _>(std::io::Error::other("must not run")) })
+        .await
+        .unwrap();
+    assert_eq!(again, "42");
+    let mail = session.receive_messages(&coder, 10).await.unwrap();
+    assert_eq!(mail.len(), 1);
+    session.acknowledge(&coder, &mail[0].id).await.unwrap();
+    session.complete_task(&claim, "done").await.unwrap();
+    keep.wait_ready().await;
+    let report = keep.verify(None, |_| {}).await.unwrap();
+    assert_eq!(report.findings, vec![], "{report:?}");
+    keep.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_is_answered_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    let session = keep.open_session("s").await.unwrap();
+    let ask = |n: u64| Request::of(Actor::new("c").unwrap(), record(n)).id("c:7".parse().unwrap());
+    let first = session.submit(ask(1)).await.unwrap();
+    let second = session.submit(ask(1)).await.unwrap();
+    assert!(second.repeated);
+    assert_eq!((first.first, first.head, &first.outcomes), (second.first, second.head, &second.outcomes));
+    let other = session.submit(ask(2)).await.unwrap_err();
+    assert_eq!(other.refusal.unwrap().code, RefusalCode::RequestMismatch);
+    drop(session);
+    crash(keep);
+    let keep = open(folder.path()).await;
+    let session = keep.get_session("s").await.unwrap().unwrap();
+    let third = session.submit(ask(1)).await.unwrap();
+    assert!(third.repeated);
+    assert_eq!(third.head, first.head);
+    let fork = session.fork(None, NewSession::new("fork".parse().unwrap()), None, &Actor::system()).await.unwrap();
+    let in_fork = fork.submit(ask(1)).await.unwrap();
+    assert!(in_fork.repeated);
+    assert_eq!(in_fork.outcomes, first.outcomes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn feeds_miss_nothing_and_repeat_nothing_across_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    let session = keep.open_session("s").await.unwrap();
+    let mut feed = session.subscribe(From::Start).await.unwrap();
+    for n in 0..50 {
+        session.submit(Request::of(Actor::system(), record(n))).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    let mut token = None;
+    for _ in 0..30 {
+        let item = feed.next().await.unwrap();
+        seen.push(item.record.seq.0);
+        token = Some(item.token);
+    }
+    drop((feed, session));
+    crash(keep);
+    let keep = open(folder.path()).await;
+    let session = keep.get_session("s").await.unwrap().unwrap();
+    let mut feed = session.subscribe(From::Token(token.unwrap())).await.unwrap();
+    let writer = session.clone();
+    let writing = tokio::spawn(async move {
+        for n in 50..80 {
+            writer.submit(Request::of(Actor::system(), record(n))).await.unwrap();
+        }
+    });
+    while seen.len() < 81 {
+        seen.push(feed.next().await.unwrap().record.seq.0);
+    }
+    writing.await.unwrap();
+    assert_eq!(seen, (1..=81).collect::<Vec<u64>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rewind_fork_and_diff() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    let session = keep.open_session("s").await.unwrap();
+    session.set_memory("a", 1).await.unwrap();
+    let at = session.state().await.unwrap().head.seq;
+    session.set_memory("a", 2).await.unwrap();
+    session.set_memory("b", 3).await.unwrap();
+    let fork = session.fork(Some(at), NewSession::new("f".parse().unwrap()), Some("what if".into()), &Actor::system()).await.unwrap();
+    assert_eq!(fork.memory("a").await.unwrap().unwrap().as_str(), "1");
+    session.rewind(at, None, None, Actor::system()).await.unwrap();
+    assert_eq!(session.memory("a").await.unwrap().unwrap().as_str(), "1");
+    assert_eq!(session.memory("b").await.unwrap(), None);
+    let old = session.state_at(Seq(at.0 + 2)).await.unwrap();
+    assert_eq!(old.memory.len(), 2);
+    let diff = session.diff(at, Seq(at.0 + 2)).await.unwrap();
+    assert!(serde_json::to_string(&diff).unwrap().contains("\"b\""), "{diff:?}");
+    drop((session, fork));
+    crash(keep);
+    let keep = open(folder.path()).await;
+    let session = keep.get_session("s").await.unwrap().unwrap();
+    assert_eq!(session.memory("a").await.unwrap().unwrap().as_str(), "1");
+    let fork = keep.get_session("f").await.unwrap().unwrap();
+    assert_eq!(fork.memory("a").await.unwrap().unwrap().as_str(), "1");
+    keep.wait_ready().await;
+    assert_eq!(keep.verify(None, |_| {}).await.unwrap().findings, vec![]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_effect_begun_by_a_dead_process_is_in_doubt_and_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    let session = keep.open_session("s").await.unwrap();
+    let begun = session.clone();
+    // Begun, and the process dies before it finishes.
+    let running = tokio::spawn(async move {
+        begun.effect("pay").run(|| std::future::pending::<Result<u32, std::io::Error>>()).await.map_err(|error| error.to_string())
+    });
+    while session.state().await.unwrap().effects.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    running.abort();
+    let _ = running.await;
+    drop(session);
+    crash(keep);
+    let keep = open(folder.path()).await;
+    let session = keep.get_session("s").await.unwrap().unwrap();
+    let refused = session.effect("pay").run(|| async { Ok::<u32, std::io::Error>(1) }).await.unwrap_err();
+    assert!(matches!(refused, EffectError::OutcomeUnknown(_)), "{refused:?}");
+    session.resolve_effect(&EntityId::new("pay").unwrap(), None, "reconciler:test: the account shows no payment").await.unwrap();
+    assert_eq!(session.effect("pay").run(|| async { Ok::<u32, std::io::Error>(7) }).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_leave_ram_and_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { resident_bytes: 1 << 20, pack_after_ms: 0, ..Settings::default() };
+    let keep = Swarmkeep::open_with(folder.path().to_str().unwrap(), settings).await.unwrap();
+    let text = "x".repeat(8_000);
+    for n in 0..400 {
+        let session = keep.open_session(&format!("s{n}")).await.unwrap();
+        session.set_memory("k", format!("{n} {text}")).await.unwrap();
+    }
+    while keep.health().sessions_dropped == 0 || keep.health().resident_bytes > 1 << 20 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for n in 0..400 {
+        let session = keep.get_session(&format!("s{n}")).await.unwrap().unwrap();
+        assert_eq!(session.memory("k").await.unwrap().unwrap().decode::<String>().unwrap(), format!("{n} {text}"));
+    }
+    let page = keep.find(Query { limit: Some(500), ..Query::of(Of::Sessions) }, None).await.unwrap();
+    assert!(page.rows.len() <= 400);
+    keep.close().await.unwrap();
+    assert_eq!(keep.open_session("late").await.err().map(|error| error.kind), Some(ErrorKind::Unavailable));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_writers_lose_no_update() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    let session = keep.open_session("s").await.unwrap();
+    let mut writers = Vec::new();
+    for w in 0..64u64 {
+        let session = session.clone();
+        writers.push(tokio::spawn(async move {
+            let mut seqs = Vec::new();
+            for n in 0..50 {
+                seqs.push(session.submit(Request::of(Actor::new(format!("w{w}")).unwrap(), record(n))).await.unwrap().head.seq.0);
+            }
+            seqs
+        }));
+    }
+    let mut all = Vec::new();
+    for writer in writers {
+        let seqs = writer.await.unwrap();
+        assert!(seqs.is_sorted());
+        all.extend(seqs);
+    }
+    all.sort_unstable();
+    assert_eq!(all, (2..=3201).collect::<Vec<u64>>());
+    assert_eq!(session.state().await.unwrap().head.seq.0, 3201);
+}
