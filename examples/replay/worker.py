@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import traces as runs  # noqa: E402
 from evidence import Acks, Lines, do_outside  # noqa: E402
-from swarmkeep_agent import Conflict, LeaseLost, OutcomeUnknown, RequestMismatch, Swarm  # noqa: E402
+from swarmkeep_agent import Agent, Conflict, LeaseLost, OutcomeUnknown, RequestMismatch, Swarm  # noqa: E402
 
 LEASE_MS = 300_000
 DIE_POINTS = ("after-begin", "after-side-effect", "after-finish")
@@ -70,14 +70,11 @@ class Player:
 
     def play(self, loops):
         for number, (op, kind, run, index) in enumerate(program(self.trace, loops), start=1):
-            if kind == "spawn":
-                self.agent = self.swarm.agent(self.trace.agent, kind="replay", capabilities=["replay"],
-                                              configuration={"steps": len(self.trace.steps)}, request=self.id(number))
-                self.agent.start_heartbeat()
-                if op not in self.acks.ops and self.agent.reply:
-                    self.acks.note(op, self.agent.reply, self.id(number))
-            elif op not in self.acks.ops:
+            if op not in self.acks.ops:
                 getattr(self, kind)(op, self.id(number), run, index)
+            if kind == "spawn":
+                self.agent = Agent(self.swarm, self.trace.agent)
+                self.agent.start_heartbeat()
         self.agent.close()
 
     def id(self, number):
@@ -95,6 +92,11 @@ class Player:
             os.kill(os.getpid(), signal.SIGKILL)
 
     # one method per kind of operation
+
+    def spawn(self, op, request, *_):
+        configuration = {"steps": len(self.trace.steps)}
+        self.submit(op, request, [{"spawn_agent": {"id": self.trace.agent, "kind": "replay", "capabilities": ["replay"],
+                                                   "configuration": configuration}}])
 
     def task(self, run):
         return f"{self.trace.agent}.r{run}"
@@ -199,9 +201,8 @@ def consume(options):
     acks = Acks(options.folder, "log")
     swarm = Swarm(options.address, options.session, client="log-own", actor="log", patience=300,
                   state_file=os.path.join(options.folder, "acks", "log.ids"))
-    agent = swarm.agent("log", request="log:1")
-    numbers = [int(entry["request"].rpartition(":")[2]) for entry in acks.entries]
-    number = max(numbers, default=1) + 1
+    agent = Agent(swarm, "log")
+    number = max((int(entry["request"].rpartition(":")[2]) for entry in acks.entries), default=0) + 1
     had = sum(len(entry["messages"]) for entry in acks.entries if entry["op"] == "acknowledge")
     waiting = acks.entries[-1]["messages"] if acks.entries and acks.entries[-1]["op"] == "receive" else []
     pause = 0.01
