@@ -275,8 +275,10 @@ impl Session {
             state.requests.remember(id, answer, head.seq, head.time_ms);
         }
         state.head = head;
-        let (before, weight) = (self.staged.weight(), state.weight());
-        if weight > limits::STATE_BYTES && weight > before {
+        // What a request leaves behind in memory of itself never hinders the ones that make room.
+        let entities = |state: &State| state.weight() - state.requests.weight();
+        let weight = state.weight();
+        if weight > limits::STATE_BYTES && entities(&state) > entities(&self.staged) {
             return Err(Refusal::new(
                 RefusalCode::Limit,
                 format!(
