@@ -249,8 +249,7 @@ class Replay:
                                  "exact_deaths": sum(map(len, self.exact.values()))})
         violations = list(self.spoiled_blobs(swarm, state))
         verdict = swarm.call("POST", "/v1/verify", {})
-        if verdict.get("ok") is False or verdict.get("damage"):
-            violations.append(f"verify: {json.dumps(verdict)[:400]}")
+        violations += [f"verify: {json.dumps(finding)}" for finding in verdict["findings"]]
         self.wait_for_feed(records[-1]["seq"] if records else 0)
         self.clients["subscriber"].kill()
         code = self.daemon.stop()
