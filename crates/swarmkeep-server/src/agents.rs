@@ -1,0 +1,123 @@
+//! `…/agents`.
+
+use serde::Deserialize;
+use swarmkeep::{
+    EntityId, Json, Observation,
+    core::{
+        command::{Command, SpawnAgent},
+        state::AgentStatus,
+    },
+};
+
+use crate::{
+    api::{Api, Content, Op},
+    listing::list,
+    problem::Problem,
+    wire::{Accepted, Answer, Call, Nothing, json},
+};
+
+pub(crate) fn routes(api: Api) -> Api {
+    api.get(
+        "/v1/sessions/{namespace}/{name}/agents",
+        all,
+        Op::read("listAgents", "Agents, in the order of their ids", Content::Json("AgentList")).query(&[
+            ("status", "string", "Only with this status"),
+            ("kind", "string", "Only of this kind"),
+            ("limit", "integer", "Rows in the page: 1 to 1000, 100 by default"),
+            ("after", "string", "`next` of the page before"),
+        ]),
+    )
+    .post("/v1/sessions/{namespace}/{name}/agents", spawn, Op::write("spawnAgent", "A new agent").body("SpawnAgent"))
+    .get("/v1/sessions/{namespace}/{name}/agents/{id}", one, Op::read("getAgent", "An agent", Content::Json("Agent")))
+    .patch(
+        "/v1/sessions/{namespace}/{name}/agents/{id}",
+        update,
+        Op::write("updateAgent", "Replace name, capabilities or configuration").body("AgentUpdate"),
+    )
+    .post(
+        "/v1/sessions/{namespace}/{name}/agents/{id}/status",
+        status,
+        Op::write("setAgentStatus", "Idle, busy, failed, terminated; ending an agent gives back its tasks")
+            .body("AgentStatusChange"),
+    )
+    .post(
+        "/v1/sessions/{namespace}/{name}/agents/{id}/heartbeat",
+        heartbeat,
+        Op::read("heartbeatAgent", "A sign of life; renews the agent's leases", Content::Json("Accepted")),
+    )
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AgentsQuery {
+    status: Option<AgentStatus>,
+    kind: Option<String>,
+    limit: Option<usize>,
+    after: Option<EntityId>,
+}
+
+async fn all(call: Call) -> Answer {
+    let query: AgentsQuery = call.query()?;
+    let state = call.session().await?.state().await?;
+    let rows = state.agents.iter().filter(|agent| query.after.as_ref().is_none_or(|after| agent.id > *after));
+    let keep = |agent: &swarmkeep::core::state::Agent| {
+        query.status.is_none_or(|status| agent.status == status)
+            && query.kind.as_ref().is_none_or(|kind| agent.kind == *kind)
+    };
+    list("agents", query.limit, &state.head, rows, keep, |agent| agent.id.to_string())
+}
+
+async fn spawn(mut call: Call) -> Answer {
+    let session = call.session().await?;
+    let body: SpawnAgent = call.json().await?;
+    let id = body.id.clone();
+    call.submit(&session, id.as_ref(), vec![Command::SpawnAgent(body)]).await
+}
+
+async fn one(call: Call) -> Answer {
+    let id: EntityId = call.id("id")?;
+    let state = call.session().await?.state().await?;
+    let agent = state.agents.get(&id).ok_or_else(|| Problem::not_found(format!("no agent `{id}` in this session")))?;
+    json(&**agent, Some(state.head.seq.0))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AgentUpdate {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    capabilities: Option<Vec<String>>,
+    #[serde(default)]
+    configuration: Option<Json>,
+}
+
+async fn update(mut call: Call) -> Answer {
+    let agent: EntityId = call.id("id")?;
+    let session = call.session().await?;
+    let AgentUpdate { name, capabilities, configuration } = call.json().await?;
+    call.submit(&session, None, vec![Command::UpdateAgent { agent, name, capabilities, configuration }]).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatusChange {
+    status: AgentStatus,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+async fn status(mut call: Call) -> Answer {
+    let agent: EntityId = call.id("id")?;
+    let session = call.session().await?;
+    let StatusChange { status, reason } = call.json().await?;
+    call.submit(&session, None, vec![Command::SetAgentStatus { agent, status, reason }]).await
+}
+
+async fn heartbeat(mut call: Call) -> Answer {
+    let agent: EntityId = call.id("id")?;
+    let session = call.session().await?;
+    let Nothing {} = call.json().await?;
+    session.observe(vec![Observation::Heartbeat { agent, at_ms: 0 }]).await?;
+    json(&Accepted { accepted: 1 }, None)
+}

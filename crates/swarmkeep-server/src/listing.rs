@@ -1,0 +1,59 @@
+//! Pages of a session's entities, read from its durable state.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use serde::Serialize;
+use swarmkeep::core::state::Head;
+
+use crate::{
+    problem::Problem,
+    wire::{self, Answer, json_bytes, write_head},
+};
+
+/// Entities in one page.
+pub(crate) const ROWS_MAX: usize = 1_000;
+
+/// Writes `{"NAME":[…],"next":"…","head":{…}}`: the rows that `keep` keeps, up to `limit`; `next` names the last of them
+/// if there are more.
+pub(crate) fn list<'a, T: Serialize + 'a>(
+    name: &str,
+    limit: Option<usize>,
+    head: &Head,
+    rows: impl Iterator<Item = &'a Arc<T>>,
+    keep: impl Fn(&T) -> bool,
+    cursor: impl Fn(&T) -> String,
+) -> Answer {
+    let limit = wire::page(limit, ROWS_MAX)?;
+    let mut out = format!("{{\"{name}\":[");
+    let mut last: Option<&Arc<T>> = None;
+    let mut count = 0;
+    let mut next = None;
+    for row in rows.filter(|row| keep(row)) {
+        if count == limit {
+            next = last.map(|last| cursor(last));
+            break;
+        }
+        if count > 0 {
+            out.push(',');
+        }
+        out.push_str(&text(&**row)?);
+        last = Some(row);
+        count += 1;
+    }
+    out.push(']');
+    if let Some(next) = next {
+        out.push_str(",\"next\":");
+        out.push_str(&text(&next)?);
+    }
+    out.push_str(",\"head\":");
+    write_head(&mut out, head);
+    out.push('}');
+    Ok(json_bytes(StatusCode::OK, out.into(), Some(head.seq.0)))
+}
+
+/// A value as JSON text.
+pub(crate) fn text<T: Serialize + ?Sized>(value: &T) -> Result<String, Problem> {
+    serde_json::to_string(value)
+        .map_err(|error| Problem::new("internal", format!("the answer cannot be written as JSON: {error}")))
+}

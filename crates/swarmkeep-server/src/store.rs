@@ -1,0 +1,96 @@
+//! The store itself: how it stands, what coming back found, proof that it is whole.
+
+use serde::{Deserialize, Serialize};
+use swarmkeep::{Health, RecoveryReport, SessionName};
+
+use crate::{
+    api::{Api, Content, Op},
+    problem::Problem,
+    wire::{Answer, Call, json},
+};
+
+/// Reports in one answer.
+const RECOVERIES: usize = 100;
+
+pub(crate) fn routes(api: Api) -> Api {
+    api.get("/v1/store", standing, Op::read("store", "How the store and the server stand", Content::Json("Store")))
+        .get(
+            "/v1/recoveries",
+            recoveries,
+            Op::read("listRecoveries", "What coming back found, newest first", Content::Json("Recoveries")),
+        )
+        .post(
+            "/v1/verify",
+            verify,
+            Op::read(
+                "verify",
+                "Fold from the oldest kept base and compare with checkpoints, RAM and views; nothing is changed",
+                Content::Json("VerifyReport"),
+            )
+            .body("Verify"),
+        )
+}
+
+#[derive(Debug, Serialize)]
+struct Standing {
+    version: &'static str,
+    #[serde(flatten)]
+    health: Health,
+    server: ServerStanding,
+}
+
+#[derive(Debug, Serialize)]
+struct ServerStanding {
+    pid: u32,
+    uptime_s: u64,
+    feeds: usize,
+    websockets: usize,
+}
+
+async fn standing(call: Call) -> Answer {
+    let (feeds, websockets) = call.app.feeds();
+    json(
+        &Standing {
+            version: env!("CARGO_PKG_VERSION"),
+            health: call.app.keep().health(),
+            server: ServerStanding { pid: std::process::id(), uptime_s: call.app.uptime_s(), feeds, websockets },
+        },
+        None,
+    )
+}
+
+#[derive(Debug, Serialize)]
+struct Recoveries {
+    recoveries: Vec<RecoveryReport>,
+}
+
+async fn recoveries(call: Call) -> Answer {
+    let keep = call.app.keep().clone();
+    let stored = tokio::task::spawn_blocking(move || keep.recoveries(RECOVERIES))
+        .await
+        .map_err(|error| Problem::new("internal", format!("reading the reports broke off: {error}")))??;
+    // This open's report may still be growing: what is in memory is newer than what is stored.
+    let mut recoveries: Vec<RecoveryReport> = call.app.keep().last_recovery().into_iter().collect();
+    for report in stored {
+        if recoveries.iter().all(|known| known.id != report.id) {
+            recoveries.push(report);
+        }
+    }
+    json(&Recoveries { recoveries }, None)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Verify {
+    #[serde(default)]
+    session: Option<SessionName>,
+}
+
+async fn verify(mut call: Call) -> Answer {
+    let Verify { session } = call.json().await?;
+    let session = match session {
+        Some(name) => Some(call.app.session(&name.to_string()).await?.id()),
+        None => None,
+    };
+    json(&call.app.keep().verify(session, |_| {}).await?, None)
+}
