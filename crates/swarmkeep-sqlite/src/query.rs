@@ -4,9 +4,9 @@
 //! the cursor is the place of the last row, so a page costs the same wherever it is and rows that come or go in between
 //! move no other row.
 //!
-//! What is answered by which index is written in [`table`]. Two questions need a sort, and only over what they select:
-//! those by `owner` or `namespace` on tables other than `sessions` (driven from the sessions), and events (the events of
-//! one session).
+//! What is answered by which index is written in [`table`]. Three questions need a sort, over no more than what they
+//! select: those by `owner` or `namespace` on tables other than `sessions` (driven from the sessions), events (those of one
+//! session), and tasks by priority that are picked by type, agent or time.
 
 mod cursor;
 mod table;
