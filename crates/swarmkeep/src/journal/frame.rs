@@ -364,8 +364,8 @@ impl Header {
         let mut rest = directory;
         while !rest.is_empty() {
             let (line, after) = Line::split(rest)?;
-            let last = line.first.checked_add(u64::from(line.count).checked_sub(1).unwrap_or_default())?;
-            let seqs = (line.kind == 1 && line.count > 0).then(|| line.first..=last);
+            let last = line.first.checked_add(u64::from(line.count).saturating_sub(1))?;
+            let seqs = (line.kind == 1 && line.count > 0).then_some(line.first..=last);
             spans.push(Span { session: line.session, seqs });
             rest = after;
         }

@@ -65,7 +65,7 @@ impl Journal {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Opened, OpenError> {
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&settings.segment_bytes)
-            || settings.segment_bytes % 4096 != 0
+            || !settings.segment_bytes.is_multiple_of(4096)
         {
             return Err(OpenError::Settings("segment_bytes must be a multiple of 4096 from 16 KiB to 64 MiB"));
         }
@@ -84,9 +84,11 @@ impl Journal {
         let finished = inspection
             .segments
             .iter()
-            // Written by an earlier open: whether a sync of it ever failed is not known, but every write to it from now on
-            // is under a new name, header and nonce.
-            .map(|&(number, bytes, last)| Finished { number, bytes, last, poisoned: false })
+            .map(|&(number, bytes, last)| {
+                // What lies beyond its end was given up after a failed write or sync: the file is not used again.
+                let poisoned = inspection.doubts.iter().any(|doubt| doubt.abandoned && doubt.segment == number);
+                Finished { number, bytes, last, poisoned }
+            })
             .collect();
         let mut pool = Pool::new(Arc::clone(&disk), &dir, settings.clone(), &inspection.spares, finished);
         let mut unapplied = std::mem::take(&mut inspection.unapplied);

@@ -562,7 +562,7 @@ impl Tail {
     }
 }
 
-fn read_segment(disk: &dyn Disk, path: &PathBuf, size: u64) -> io::Result<Bytes> {
+fn read_segment(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Bytes> {
     let file = disk.open(path, OpenHow::Read)?;
     let limit = size.min(SEGMENT_BYTES_MAX);
     if file.len()? <= limit {

@@ -107,6 +107,8 @@ struct Queue {
     /// Why no segment can be made at present.
     full: Option<AppendRefused>,
     closing: bool,
+    /// How many entries the last frame had: what is made room for at once.
+    typical: usize,
     /// Of the frame being written: told if the thread dies.
     in_flight: Option<Arc<Batch>>,
 }
@@ -200,7 +202,8 @@ impl Journal {
         queue.reserved += reserve;
         let fits = queue.fillings.back().is_some_and(|filling| filling.content + cost <= self.shared.content_max);
         if !fits {
-            queue.fillings.push_back(Filling::default());
+            let entries = Vec::with_capacity(queue.typical);
+            queue.fillings.push_back(Filling { entries, ..Filling::default() });
         }
         let Some(filling) = queue.fillings.back_mut() else { return Err(AppendRefused::Closing) };
         filling.content += cost;
@@ -386,6 +389,7 @@ impl Committer {
         loop {
             if due || queue.closing || queue.fillings.len() > 1 || queue.fillings.iter().any(|filling| filling.urgent) {
                 if let Some(filling) = queue.fillings.pop_front() {
+                    queue.typical = filling.entries.len();
                     queue.in_flight = Some(Arc::clone(&filling.batch));
                     return Work::Frame(filling);
                 }

@@ -1,4 +1,4 @@
-//! The journal under a disk that loses power, lies, rots and runs out of room.
+//! The journal and the blob files under a disk that loses power, lies, rots and runs out of room.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+mod blobs;
 mod faults;
 mod kit;
 mod mixed;
