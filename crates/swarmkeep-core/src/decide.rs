@@ -178,7 +178,7 @@ fn make_id(
     nth: usize,
     taken: impl Fn(&EntityId) -> bool,
 ) -> Result<EntityId, Refusal> {
-    let seq = state.age(Seq(ctx.seq.0 + nth as u64));
+    let seq = state.age(Seq(ctx.seq.0.saturating_add(nth as u64)));
     let mut id = EntityId::made(kind, seq);
     let mut more = 1u64;
     while taken(&id) {

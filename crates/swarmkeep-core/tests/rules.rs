@@ -9,11 +9,13 @@
 )]
 
 use swarmkeep_core::{
-    EntityId, Event, RefusalCode, RequestId, Seq,
+    EntityId, Event, RefusalCode, RequestId, Seq, State,
     command::{Command, Outcome},
-    decide, limits,
-    session::{Request, Staged},
-    state::{AgentStatus, EffectStatus, SessionStatus, TaskStatus},
+    decide,
+    diff::Diff,
+    limits,
+    session::{self, Request, Staged},
+    state::{AgentStatus, ApplyError, EffectStatus, SessionStatus, TaskStatus},
     testing::{History, actor},
 };
 
@@ -556,4 +558,46 @@ fn hostile_commands_are_refused_not_obeyed() {
     ] {
         assert!(serde_json::from_str::<Command>(text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn the_deepest_json_that_is_taken_comes_back_from_everywhere() {
+    let mut h = swarm(&["a"]);
+    let deep = "[".repeat(limits::JSON_DEPTH) + &"]".repeat(limits::JSON_DEPTH);
+    run(&mut h, &format!(r#"{{"set_memory":{{"key":"k","value":{deep}}}}}"#));
+    run(&mut h, BEGIN);
+    run(&mut h, &format!(r#"{{"finish_effect":{{"effect":"e","attempt":1,"outcome":{{"ok":true,"value":{deep}}}}}}}"#));
+    // The outcome stands in the remembered answer too, the deepest place there is.
+    let commands = vec![json(BEGIN), json(r#"{"record":{"kind":"note"}}"#)];
+    h.submit(Request { id: Some(counted("c", 1)), ..Request::new(actor(), commands) }).unwrap();
+    let back = State::from_canonical(&h.state().canonical()).unwrap();
+    assert_eq!(&back, h.state());
+    let mut folded = State::empty();
+    session::fold(&mut folded, &h.bytes, &mut session::bases_in(&h.bases)).unwrap();
+    assert_eq!(&folded, h.state());
+    assert!(!Diff::between(&h.states[0], h.state()).is_empty());
+    let deeper = format!(r#"{{"set_memory":{{"key":"k","value":[{deep}]}}}}"#);
+    assert!(serde_json::from_str::<Command>(&deeper).is_err());
+}
+
+#[test]
+fn a_record_that_does_not_follow_changes_nothing() {
+    let h = History::of("one", &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let other = History::of("other", &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let mut state = h.states[0].clone();
+    let before = state.canonical();
+    let stranger = &other.records[1];
+    let last = h.records.last().unwrap();
+    let mut bare = (*h.records[1]).clone();
+    bare.body = None;
+    for (record, what) in [(&**stranger, "another"), (&**last, "a later"), (&bare, "a bodiless")] {
+        assert!(state.apply(record).is_err(), "{what} record");
+        assert_eq!(state.canonical(), before);
+    }
+    assert_eq!(state.apply(&bare), Err(ApplyError::BodyRemoved(bare.seq)));
+    let mut unfit = (*h.records[1]).clone();
+    unfit.body.as_mut().unwrap().event = Event::TaskAssigned { task: id("none"), agent: id("none") };
+    assert!(matches!(state.apply(&unfit), Err(ApplyError::Inconsistent { .. })));
+    assert_eq!(state.canonical(), before);
+    assert!(state.apply(&h.records[1]).is_ok());
 }

@@ -111,7 +111,7 @@ impl State {
                     idle_ttl_ms: base.info.idle_ttl_ms,
                     forked_from: Some(Origin { session: *from, seq: *at, hash: *at_hash }),
                     rewinds: 0,
-                    inherited_seqs: base.info.inherited_seqs + at.0,
+                    inherited_seqs: base.info.inherited_seqs.saturating_add(at.0),
                 };
                 *self = State { head: self.head, info: Arc::new(info), ..base.clone() };
                 Ok(())

@@ -37,7 +37,7 @@ fn present(json: &Json) -> Option<Json> {
 impl State {
     /// The seq, counted on from the sessions this one was forked from: what ages and versions go by.
     pub(crate) fn age(&self, seq: Seq) -> Seq {
-        Seq(self.info.inherited_seqs + seq.0)
+        Seq(self.info.inherited_seqs.saturating_add(seq.0))
     }
 
     /// The change that an event makes to the entities; neither head nor requests. Unchanged on error.
