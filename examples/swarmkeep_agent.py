@@ -28,6 +28,7 @@ What it does for you:
 * **Effects.** Something done outside (a tool call, a mail, a payment) is wrapped by `agent.effect(key)` or
   `agent.effect_run(key, function)`. After a crash a repeat gets the recorded result. If nobody knows whether it was done,
   `OutcomeUnknown` is raised: look at the outside world, then `swarm.resolve(key, ...)`, then begin again.
+* **Tasks.** A restarted agent first goes on with the tasks it held. A heartbeat thread keeps its leases.
 * **Errors.** One exception class for each problem code of the API, all of them `SwarmError`.
 
 Addresses: `http://127.0.0.1:7420`, or `unix:/path/to/store/control.sock`. A `Swarm` may be used by several threads.
@@ -590,8 +591,8 @@ def _quote(text):
 
 
 class Agent:
-    """An agent of the swarm, carried out by this process. As a context manager it sends heartbeats while the block
-    runs, for itself and for the leases it holds."""
+    """An agent of the swarm, carried out by this process, and by one process at a time: a new one takes over what the one
+    before it held. As a context manager it sends heartbeats while the block runs, for itself and for its leases."""
 
     def __init__(self, swarm, id, reply=None):
         self.swarm, self.id, self.reply = swarm, id, reply
@@ -599,6 +600,7 @@ class Agent:
         self.instance = f"{id[:200]}-{uuid.uuid4().hex[:12]}"
         self._left_open = {}
         self._tasks, self._lock, self._stop, self._thread = {}, threading.Lock(), threading.Event(), None
+        self._inherited = None
 
     def __enter__(self):
         self.start_heartbeat()
@@ -652,8 +654,22 @@ class Agent:
 
     # tasks
 
+    def held(self):
+        """Tasks that this agent holds, those included that an earlier process of it claimed before it died."""
+        rows = self.swarm.call("GET", f"tasks?status=running&limit=1000&agent={_quote(self.id)}")["tasks"]
+        with self._lock:
+            mine = dict(self._tasks)
+        return [mine.get(row["id"]) or Task(self, row["id"], row["lease"]["number"], row=row) for row in rows]
+
     def claim(self, task=None, *, kinds=None, lease_ms=None, request=None):
-        """Takes a task under a lease: the one named, or the first that fits. None: nothing to take."""
+        """Takes a task under a lease: the one named, or the first that fits; before all others those that an earlier
+        process of this agent held when it died, under the same lease. None: nothing to take."""
+        if self._inherited is None:
+            self._inherited = self.held()
+        for held in self._inherited:
+            if held.id == task or (task is None and (kinds is None or held.row.get("kind") in kinds)):
+                self._inherited.remove(held)
+                return held
         fields = {"agent": self.id, "task": task, "kinds": kinds, "lease_ms": lease_ms}
         reply = self._submit("claim_task", {key: value for key, value in fields.items() if value is not None}, request)
         claimed = reply.outcome("claimed") or {}
@@ -763,10 +779,10 @@ class Task:
     """A claimed task. As a context manager it is completed with `result` at the end of the block, and failed by an
     exception."""
 
-    def __init__(self, agent, id, lease, reply=None):
+    def __init__(self, agent, id, lease, reply=None, row=None):
         self.agent, self.id, self.lease, self.reply = agent, id, lease, reply
         self.result, self.lost = None, threading.Event()
-        self._row = None
+        self._row = row
         with agent._lock:
             agent._tasks[id] = self
 

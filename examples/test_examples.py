@@ -162,6 +162,14 @@ class ClientTest(unittest.TestCase):
         self.assertEqual([item.seq for item in items], [1, 2, 3, 4])
         self.assertEqual([path.rpartition("=")[2] for _, path, _, _ in self.server.seen], ["start", "T-2", "T-3"])
 
+    def test_a_new_process_goes_on_with_what_the_one_before_it_held(self):
+        agent = self.agent()
+        self.answers((200, {"tasks": [{"id": "t1", "kind": "mail", "title": "write", "lease": {"number": 3}}]}),
+                     reply({"claimed": {"task": "t2", "lease": 1, "lease_ms": 60000}}), reply({"claimed": {}}))
+        tasks = [agent.claim(), agent.claim(), agent.claim()]
+        self.assertEqual([(task.id, task.lease) for task in tasks[:2]], [("t1", 3), ("t2", 1)])
+        self.assertEqual((tasks[0].title, tasks[2]), ("write", None))
+
     def test_text_without_utf_8_can_be_sent(self):
         self.answers(reply())
         self.swarm.set("name", "broken \ud83d emoji")
