@@ -61,9 +61,11 @@ fn group(session: u8) -> Group {
     Group { session, epoch: Epoch(1), after, head, count: 1, records: Bytes::from(records), blobs: Vec::new() }
 }
 
+type Waiting = (Mutex<Vec<(Bytes, oneshot::Sender<()>)>>, Condvar);
+
 /// A bare file: preallocated and written, one thread that writes what is queued and syncs, a channel per append.
 struct Bare {
-    state: Arc<(Mutex<Vec<(Bytes, oneshot::Sender<()>)>>, Condvar)>,
+    state: Arc<Waiting>,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -74,7 +76,7 @@ impl Bare {
         let file: File = OpenOptions::new().create(true).read(true).write(true).truncate(true).open(path).unwrap();
         file.write_all_at(&vec![0; SIZE as usize], 0).unwrap();
         file.sync_all().unwrap();
-        let state: Arc<(Mutex<Vec<(Bytes, oneshot::Sender<()>)>>, Condvar)> = Arc::default();
+        let state: Arc<Waiting> = Arc::default();
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, stopping) = (Arc::clone(&state), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {

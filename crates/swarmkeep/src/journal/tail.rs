@@ -14,13 +14,7 @@
 //!   alone. It is carried over into the next segment ([`Inspection::carried`]).
 //! - Files of several stores, or of one store at several times, are refused with advice ([`OpenError::Mixed`]).
 
-use std::{
-    collections::BTreeMap,
-    io,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, ops::RangeInclusive, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use swarmkeep_core::{Hash, log::Position};

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use swarmkeep::{
     disk::{Disk, OpenHow, simulated::Loss},
-    journal::{Entry, Inspection, Settings, frame, inspect},
+    journal::{Entry, Inspection, Settings, frame, inspect, segment},
 };
-use swarmkeep_core::{SessionId, log::Durability};
+use swarmkeep_core::{
+    Hash, SessionId,
+    log::{Durability, Head, Position},
+};
 
 use super::kit::{STORE, World, marks, settings};
 
@@ -175,7 +178,7 @@ fn the_first_sector_of_the_last_frame_lost_is_not_the_end_in_silence() {
     assert_eq!(look(&world).unwrap().unapplied.len(), 1);
     let file = segments(&world).pop().unwrap();
     let bytes = world.disk.contents(&file).unwrap();
-    let key = frame::Key::of(&swarmkeep::journal::segment::Header::decode(&bytes[..4096]).unwrap());
+    let key = frame::Key::of(&segment::Header::decode(&bytes[..4096]).unwrap());
     let last =
         (8192..bytes.len()).step_by(512).rfind(|at| frame::Header::read(&bytes, *at as u64, &key).is_some()).unwrap();
     for at in last..last + 512 {
@@ -199,9 +202,8 @@ fn what_an_earlier_use_left_behind_never_validates() {
     }
     let frames = writer.seen.lock().clone();
     let mut world = world;
-    let recycled = |file: &PathBuf| {
-        swarmkeep::journal::segment::Header::decode(&world.disk.contents(file).unwrap()[..4096]).unwrap().recycled
-    };
+    let recycled =
+        |file: &PathBuf| segment::Header::decode(&world.disk.contents(file).unwrap()[..4096]).unwrap().recycled;
     assert!(segments(&world).iter().any(recycled));
     let (some, rest) = frames.split_at(110);
     world.apply(writer.store, writer.incarnation, some);
@@ -243,6 +245,57 @@ fn frames_forged_inside_a_payload_never_validate() {
     let seen = look(&world).unwrap();
     assert_eq!(marks(&seen.unapplied), wanted);
     assert_eq!((seen.damage.len(), seen.doubts.len()), (0, 1));
+}
+
+#[test]
+fn a_client_that_knows_everything_but_the_nonce_forges_nothing() {
+    let mut world = World::new();
+    world.settings = Settings { segment_bytes: 64 * 1024, ..settings() };
+    let mut writer = world.start(world.open().unwrap());
+    writer.write(1, 100).unwrap();
+    let file = segments(&world).pop().unwrap();
+    let outer = 8192 + 1024u64;
+    // A frame made with all the right numbers, for exactly the place where it will lie.
+    let mut segment = segment::Header::decode(&world.disk.contents(&file).unwrap()[..4096]).unwrap();
+    segment.nonce = [0; 32];
+    let place = frame::Place {
+        position: Position(3),
+        offset: outer + 512,
+        durable_through: Position(2),
+        previous: Hash::default(),
+        time_ms: 0,
+    };
+    let planted = Entry::Records(super::kit::group(8, Head::default(), 1, 10, 1));
+    let mut forged = Vec::new();
+    frame::encode(&mut forged, &frame::Key::of(&segment), &place, &[planted]);
+    let mut payload = vec![0; 512 - 144 - 48];
+    payload.extend_from_slice(&forged);
+    let observations = Entry::Observations { session: SessionId([6; 16]), payload: Bytes::from(payload) };
+    writer.journal.append(observations, 0, Durability::Durable).unwrap().wait().unwrap();
+    let wanted = writer.acked.clone();
+    world.disk.die_at(1);
+    drop(writer);
+    world.disk = world.disk.kill();
+    let at = usize::try_from(outer).unwrap();
+    assert_eq!(world.disk.contents(&file).unwrap()[at + 512..][..forged.len()], forged);
+    world.disk.rot(&file, at + 40, |byte| *byte ^= 1);
+    let seen = look(&world).unwrap();
+    assert_eq!(marks(&seen.unapplied), wanted);
+    assert_eq!((seen.damage.len(), seen.doubts.len()), (0, 1));
+}
+
+#[test]
+fn one_damaged_copy_of_a_header_costs_nothing() {
+    let (world, log) = small();
+    for file in segments(&world) {
+        for at in [0, 9, 100, 4096, 4096 + 9, 4096 + 100] {
+            world.disk.rot(&file, at, |byte| *byte ^= 1);
+            let seen = look(&world).unwrap();
+            assert_eq!(marks(&seen.unapplied), log, "byte {at}");
+            assert_eq!((seen.damage.len(), seen.lost().count()), (1, 0));
+            world.disk.rot(&file, at, |byte| *byte ^= 1);
+        }
+    }
 }
 
 #[test]
