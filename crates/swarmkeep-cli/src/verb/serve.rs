@@ -1,9 +1,281 @@
-//! interim
+//! `swarmkeep serve`: the daemon. Holds the store, answers over HTTP and the control socket, and parks at its end.
+
+use std::{fs::File, future::pending, io::IsTerminal, net::SocketAddr, os::fd::AsRawFd, path::PathBuf, time::Duration};
+
 use clap::Args;
-use crate::{context::Context, failure::Failure};
+use serde_json::json;
+use swarmkeep::{Error, ErrorKind, Swarmkeep};
+use swarmkeep_server::{Secret, Server, ServerSettings, Tls};
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use super::recover;
+use crate::{
+    context::{Context, print_json},
+    failure::{Exit, Failure},
+    moment,
+    say::say,
+    settings::{KNOWN, Said, Settings},
+    table::Table,
+};
+
+/// After a second signal the close is given this long; what was not applied by then, the next start applies.
+const HURRY: Duration = Duration::from_secs(2);
+/// Longest path of a socket, with its closing zero and the suffix it is made under.
+const SOCKET_PATH_BYTES: usize = 90;
+
 /// See the module.
 #[derive(Debug, Args)]
-pub(crate) struct Serve {}
+pub(crate) struct Serve {
+    /// Where it answers over TCP; several with commas, port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Any setting: NAME=VALUE; may be given several times
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// Show every setting, its value and who said so, and end
+    #[arg(long)]
+    print_settings: bool,
+    /// Started by another verb: leaves its terminal
+    #[arg(long, hide = true)]
+    detached: bool,
+    /// Stop when standard input ends
+    #[arg(long, hide = true)]
+    while_input: bool,
+}
+
 impl Serve {
-    pub(crate) async fn run(self, _context: &mut Context) -> Result<(), Failure> { Ok(()) }
+    pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
+        let settings = context.settings(&self.flags()?)?;
+        if self.print_settings {
+            return print_settings(context, &settings);
+        }
+        if self.detached {
+            // Fails only for the leader of a process group, which a started child is not.
+            let _ = rustix::process::setsid();
+        }
+        log_to_stderr(settings.text("log"));
+        for note in &settings.notes {
+            eprintln!("swarmkeep: {note}");
+        }
+        context.place.make()?;
+        let mut signals = Signals::listen(self.while_input)?;
+        let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), engine_settings(&settings)).await.map_err(refused)?;
+        let (server, _folder) = match bind(context, &settings, &keep, self.detached).await {
+            Ok(bound) => bound,
+            Err(failure) => {
+                keep.close().await.map_err(refused)?;
+                return Err(failure);
+            }
+        };
+        let addresses = server.addresses();
+        let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
+        if let Err(error) = keep.say_address(&urls.join(" ")) {
+            tracing::warn!(%error, "the lock file does not say where this daemon answers");
+        }
+        greet(context, &keep, &urls)?;
+        let first = server.run(signals.next()).await;
+        let () = first;
+        close(context, keep, signals).await
+    }
+
+    fn flags(&self) -> Result<Vec<(String, String)>, Failure> {
+        let mut flags: Vec<(String, String)> = self.listen.iter().map(|listen| ("listen".to_owned(), listen.clone())).collect();
+        for set in &self.set {
+            let (name, value) = set
+                .split_once('=')
+                .ok_or_else(|| Failure::usage(format!("--set `{set}` has no `=`"), "give --set NAME=VALUE; --print-settings shows the names"))?;
+            flags.push((name.trim().to_owned(), value.trim().to_owned()));
+        }
+        Ok(flags)
+    }
+}
+
+fn print_settings(context: &Context, settings: &Settings) -> Result<(), Failure> {
+    let shown = |known: &crate::settings::Known| {
+        let value = settings.text(known.name);
+        if known.secret && !value.is_empty() { "(set, not shown)".to_owned() } else { value.to_owned() }
+    };
+    if context.json {
+        let all: Vec<_> = KNOWN
+            .iter()
+            .map(|known| {
+                json!({
+                    "name": known.name, "value": shown(known), "from": settings.said(known.name).to_string(),
+                    "default": known.default, "allowed": known.kind.to_string(), "about": known.about,
+                })
+            })
+            .collect();
+        return print_json(&json!({ "store": context.place.dir, "store_from": context.place.said_by, "settings": all, "notes": settings.notes }));
+    }
+    say!("store {} ({})", context.place.dir.display(), context.place.said_by);
+    say!("file  {}", context.config.clone().unwrap_or_else(|| context.place.settings_file()).display());
+    say!();
+    let mut table = Table::new(&["name", "value", "from", "allowed", "about"]);
+    for known in KNOWN {
+        table.row([known.name.into(), shown(known), settings.said(known.name).to_string(), known.kind.to_string(), known.about.into()]);
+    }
+    context.print_table(&table, "");
+    for note in &settings.notes {
+        say!("note: {note}");
+    }
+    Ok(())
+}
+
+fn log_to_stderr(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::new(level);
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    // Only a second subscriber of one process is refused.
+    let _ = subscriber.try_init();
+}
+
+fn engine_settings(settings: &Settings) -> swarmkeep::Settings {
+    swarmkeep::Settings {
+        resident_bytes: settings.number("resident_bytes"),
+        readers: usize::try_from(settings.number("readers")).unwrap_or(4),
+        segment_bytes: settings.number("segment_bytes"),
+        unapplied_bytes: settings.number("unapplied_bytes"),
+        pack_after_ms: settings.number("pack_after"),
+        ..swarmkeep::Settings::default()
+    }
+}
+
+fn server_settings(settings: &Settings) -> Result<ServerSettings, Failure> {
+    let token = match settings.text("token") {
+        "" => None,
+        token => Some(Secret::new(token).map_err(refused)?),
+    };
+    let tls = match (settings.text("tls_certificate"), settings.text("tls_key")) {
+        ("", "") => None,
+        ("", _) | (_, "") => {
+            return Err(Failure::usage("TLS needs both settings `tls_certificate` and `tls_key`", "set both, or neither"));
+        }
+        (certificate, key) => Some(Tls { certificate: certificate.into(), key: key.into() }),
+    };
+    Ok(ServerSettings {
+        listen: settings.list("listen").iter().filter_map(|address| address.parse().ok()).collect(),
+        control_socket: None,
+        hosts: settings.list("hosts"),
+        origins: settings.list("origins"),
+        token,
+        tls,
+        connections: usize::try_from(settings.number("connections")).unwrap_or(usize::MAX),
+        feeds: usize::try_from(settings.number("feeds")).unwrap_or(usize::MAX),
+        drain: Duration::from_millis(settings.number("drain")),
+    })
+}
+
+/// Listens. A detached daemon whose default port is another store's takes a free one; who asked for a port gets it or is
+/// told. The folder is held open where the socket's path goes through it.
+async fn bind(context: &Context, settings: &Settings, keep: &Swarmkeep, detached: bool) -> Result<(Server, Option<File>), Failure> {
+    let mut server = server_settings(settings)?;
+    let (socket, folder) = socket_path(context)?;
+    server.control_socket = Some(socket);
+    let may_move = detached && *settings.said("listen") == Said::Default;
+    match Server::bind(keep.clone(), server.clone()).await {
+        Err(error) if may_move && error.kind == ErrorKind::Unavailable => {
+            tracing::info!(%error, "taking a free port instead");
+            server.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+            Ok((Server::bind(keep.clone(), server).await.map_err(refused)?, folder))
+        }
+        bound => Ok((bound.map_err(refused)?, folder)),
+    }
+}
+
+/// A socket's path may have about 100 bytes; a longer one is reached through the open folder, where the system can.
+fn socket_path(context: &Context) -> Result<(PathBuf, Option<File>), Failure> {
+    let path = context.place.socket();
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES || !cfg!(target_os = "linux") {
+        return Ok((path, None));
+    }
+    let folder = File::open(&context.place.dir)
+        .map_err(|error| Failure::unavailable(format!("{}: {error}", context.place.dir.display()), "`swarmkeep doctor` looks at the folder"))?;
+    let through = PathBuf::from(format!("/proc/self/fd/{}/control.sock", folder.as_raw_fd()));
+    Ok((through, Some(folder)))
+}
+
+fn greet(context: &Context, keep: &Swarmkeep, urls: &[String]) -> Result<(), Failure> {
+    let report = keep.last_recovery();
+    let recovery = serde_json::to_value(&report).unwrap_or_default();
+    if context.json {
+        return print_json(&json!({
+            "store": context.place.dir, "addresses": urls, "control_socket": context.place.socket(),
+            "pid": std::process::id(), "recovery": recovery,
+        }));
+    }
+    let paint = context.paint;
+    let line = |name: &str, value: String| say!("  {}  {value}", paint.dim(format_args!("{name:<8}")));
+    say!("{} {}", paint.bold("swarmkeep"), env!("CARGO_PKG_VERSION"));
+    let said_by = context.place.said_by;
+    line("store", format!("{} {}", context.place.dir.display(), paint.dim(format_args!("({said_by})"))));
+    line("answers", format!("{} {}", paint.cyan(urls.join(", ")), paint.dim("and at control.sock in the store")));
+    for found in recover::lines(&recovery) {
+        line("found", found);
+    }
+    line("started", format!("{} UTC, process {}", moment::utc(moment::now_ms()), std::process::id()));
+    Ok(())
+}
+
+/// Parks: seals the journal, lets the tables catch up, releases the store.
+async fn close(context: &Context, keep: Swarmkeep, mut signals: Signals) -> Result<(), Failure> {
+    let hurry = async {
+        signals.next().await;
+        tokio::time::sleep(HURRY).await;
+    };
+    tokio::select! {
+        closed = keep.close() => closed.map_err(refused)?,
+        () = hurry => eprintln!("swarmkeep: stopped in a hurry: what the tables lack is in the journal, and is applied at the next start"),
+    }
+    if !context.json {
+        say!("  parked");
+    }
+    Ok(())
+}
+
+/// What ends a daemon.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    while_input: bool,
+}
+
+impl Signals {
+    fn listen(while_input: bool) -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::unavailable(format!("cannot listen for signals: {error}"), "`swarmkeep doctor` looks at the machine"))
+        };
+        Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())?, while_input })
+    }
+
+    /// The next one that asks for the end.
+    async fn next(&mut self) {
+        let input_ends = async {
+            if !self.while_input {
+                return pending().await;
+            }
+            let mut nothing = [0u8; 64];
+            while matches!(tokio::io::stdin().read(&mut nothing).await, Ok(1..)) {}
+        };
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+            () = input_ends => self.while_input = false,
+        }
+    }
+}
+
+/// What the engine or the server says, as every verb says it.
+pub(crate) fn refused(error: Error) -> Failure {
+    let exit = match error.kind {
+        ErrorKind::Invalid => Exit::Usage,
+        ErrorKind::Unavailable | ErrorKind::Retry => Exit::Unavailable,
+        ErrorKind::Unknown => Exit::Unknown,
+        ErrorKind::Corrupt => Exit::Corrupt,
+        _ => Exit::Refused,
+    };
+    let next = error.hint.clone().unwrap_or_else(|| "`swarmkeep doctor` looks for the cause".to_owned());
+    Failure::new(exit, error.code(), error.message.clone(), next)
 }

@@ -1,0 +1,133 @@
+//! The store: who holds it, how far its parts have come, what exists once only.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{Finding, Grade};
+use crate::{
+    client::{Call, Client, Endpoint},
+    context::Context,
+    daemon::is_alive,
+    moment,
+    verb::{entries, field, number, text},
+};
+
+pub(super) async fn look(context: &Context) -> Vec<Finding> {
+    let mut client = match &context.url {
+        Some(endpoint) => Client::new(endpoint.clone()),
+        None => Client::new(Endpoint::Socket(context.place.socket())),
+    };
+    let connected = client.connect().await;
+    let mut findings = vec![holder(context, connected.is_ok())];
+    if connected.is_err() {
+        findings.extend(files(context));
+        return findings;
+    }
+    match client.call(&Call::get("/v1/store")).await {
+        Ok(answer) if answer.status == 200 => match answer.json::<Value>() {
+            Ok(store) => findings.extend(parts(&store)),
+            Err(failure) => findings.push(Finding::bad("daemon", failure.what, failure.next)),
+        },
+        Ok(answer) => findings.push(Finding::bad("daemon", format!("answers {} when asked how the store stands", answer.status), "look into daemon.log")),
+        Err(error) => findings.push(Finding::bad("daemon", error.to_string(), "look into daemon.log")),
+    }
+    findings
+}
+
+fn holder(context: &Context, answers: bool) -> Finding {
+    let name = "holder";
+    let hint = context.place.lock_hint();
+    let pid = hint.as_ref().and_then(|hint| hint.pid);
+    let since = moment::utc(hint.as_ref().and_then(|hint| hint.started_at_ms).unwrap_or(0));
+    let at = hint.as_ref().and_then(|hint| hint.address.clone()).unwrap_or_default();
+    match (answers, pid) {
+        (true, Some(pid)) if context.url.is_none() => Finding::ok(name, format!("process {pid} since {since}, answers {at}")),
+        (true, _) => Finding::ok(name, "answers"),
+        (false, Some(pid)) if is_alive(pid) && is_locked(context) => Finding::bad(
+            name,
+            format!("process {pid} holds the store since {since} and does not answer"),
+            format!("wait a moment; then look at it: ps -p {pid}. Its end (also kill -9) loses nothing acknowledged"),
+        ),
+        _ => Finding::ok(name, "nobody: the next verb that needs one starts a daemon"),
+    }
+}
+
+/// Whether the kernel has a lock on the lock file; asked without taking one, which could be in a starting daemon's way.
+fn is_locked(context: &Context) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = fs::metadata(context.place.dir.join("lock")) else { return false };
+    match fs::read_to_string("/proc/locks") {
+        Ok(locks) => locks.lines().any(|line| line.split_whitespace().any(|word| word.ends_with(&format!(":{}", metadata.ino())))),
+        // Not every system says: then the hint is all there is.
+        Err(_) => true,
+    }
+}
+
+/// Without a daemon: only whether the parts are there. Opening them is the daemon's business.
+fn files(context: &Context) -> Vec<Finding> {
+    let dir = &context.place.dir;
+    let size = |name: &str| fs::metadata(dir.join(name)).ok().map(|metadata| metadata.len());
+    let journal: Option<(usize, u64)> = fs::read_dir(dir.join("journal")).ok().map(|entries| {
+        let sizes: Vec<u64> = entries.flatten().filter_map(|entry| Some(entry.metadata().ok()?.len())).collect();
+        (sizes.len(), sizes.iter().sum())
+    });
+    let mut findings = Vec::new();
+    match (journal, size("records.db")) {
+        (None, None) => findings.push(Finding::ok("parts", "a new store: nothing is in it yet")),
+        (Some((count, bytes)), Some(records)) => {
+            let views = size("views.db").map_or("not there, built at the next start".to_owned(), moment::bytes);
+            findings.push(Finding::ok(
+                "parts",
+                format!("journal {count} files of {}, records.db {}, views.db {views}", moment::bytes(bytes), moment::bytes(records)),
+            ));
+        }
+        (Some(_), None) => findings.push(half("a journal", "records.db")),
+        (None, Some(_)) => findings.push(half("records.db", "the journal")),
+    }
+    let quarantined = fs::read_dir(dir.join("quarantine")).map_or(0, |entries| entries.flatten().count());
+    if quarantined > 0 {
+        findings.push(quarantine(quarantined));
+    }
+    findings
+}
+
+fn half(there: &str, missing: &str) -> Finding {
+    Finding {
+        name: "parts",
+        grade: Grade::Damaged,
+        what: format!("{there} is there, {missing} is not: this is half of a store"),
+        next: format!("bring {missing} back from where {there} came from, or move the folder away and begin a new store"),
+    }
+}
+
+fn quarantine(count: usize) -> Finding {
+    Finding::warn("quarantine", format!("{count} files hold bytes that could not be used"), "`swarmkeep recover history` says whose they are; keep them until that is settled")
+}
+
+/// What the daemon says of the store.
+fn parts(store: &Value) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let standing = [store.get("standing"), store.get("storage"), store.get("store")].into_iter().flatten().find(|inner| inner.is_object()).unwrap_or(store);
+    let records = number(standing, "records_position");
+    let views = number(standing, "views_position");
+    let unapplied = number(standing, "unapplied_bytes");
+    match text(standing, "trouble") {
+        "" => findings.push(Finding::ok("records", format!("at position {records}; {} acknowledged and not yet in records.db", moment::bytes(unapplied)))),
+        trouble => findings.push(Finding::bad("records", trouble.to_owned(), "acknowledged writes are safe in the journal; free room or mend the disk, it goes on by itself")),
+    }
+    match text(standing, "views_trouble") {
+        "" if views >= records => findings.push(Finding::ok("views", format!("at position {views}"))),
+        "" => findings.push(Finding::ok("views", format!("at position {views}, {} behind the records", records - views))),
+        trouble => findings.push(Finding::warn("views", trouble.to_owned(), "only queries suffer; `swarmkeep migrate views down`, then a start, builds views.db again")),
+    }
+    match entries(field(standing, "one_copy"), "ranges").len() {
+        0 if unapplied == 0 => findings.push(Finding::ok("copies", "what is recent stands in the journal and in records.db; what the journal no longer holds, in records.db alone (make backups)")),
+        0 => findings.push(Finding::ok("copies", format!("{} of what is recent stand in the journal alone for now", moment::bytes(unapplied)))),
+        ranges => findings.push(Finding::warn("copies", format!("{ranges} ranges exist in one copy only"), "let the daemon catch up, or make a backup")),
+    }
+    if number(standing, "quarantined") > 0 {
+        findings.push(quarantine(usize::try_from(number(standing, "quarantined")).unwrap_or(1)));
+    }
+    findings
+}
