@@ -1,7 +1,7 @@
 //! How fast records are applied: `cargo run --release -p swarmkeep-sqlite --example apply_rate [SESSIONS] [RECORDS] [BATCH]`.
 //!
 //! Records of custom events with 200 bytes of payload, spread evenly, made beforehand; one thread.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)] // a measurement: it reads the clock
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a measurement: it reads the clock
 
 use std::time::{Duration, Instant};
 
@@ -34,17 +34,43 @@ fn main() {
             let nth = (draw >> 33) as usize % sessions;
             let (Some(name), Some(head)) = (names.get(nth), heads.get_mut(nth)) else { continue };
             let event = if head.seq.0 == 0 {
-                Event::SessionCreated { name: name.clone(), owner: None, metadata: Default::default(), ttl_ms: None, idle_ttl_ms: None }
+                Event::SessionCreated {
+                    name: name.clone(),
+                    owner: None,
+                    metadata: Default::default(),
+                    ttl_ms: None,
+                    idle_ttl_ms: None,
+                }
             } else {
                 let payload: String = (0..25).map(|n| format!("{:08x}", draw.rotate_left(n * 7) as u32)).collect();
-                Event::Custom { kind: "step".into(), aggregate: None, payload: Json::encode(&payload).unwrap(), blobs: Default::default() }
+                Event::Custom {
+                    kind: "step".into(),
+                    aggregate: None,
+                    payload: Json::encode(&payload).unwrap(),
+                    blobs: Default::default(),
+                }
             };
             let body = Body { actor: Actor::system(), request: None, event, answer: None };
             let mut bytes = Vec::new();
             let salt = draw.to_le_bytes().repeat(2).try_into().unwrap();
-            *head = record::encode(&mut bytes, name.id(), *head, Epoch(1), position, salt, &serde_json::to_vec(&body).unwrap());
+            *head = record::encode(
+                &mut bytes,
+                name.id(),
+                *head,
+                Epoch(1),
+                position,
+                salt,
+                &serde_json::to_vec(&body).unwrap(),
+            );
             raw += bytes.len();
-            let what = What::Records { first: head.seq, head: *head, count: 1, epoch: Epoch(1), bytes: bytes.into(), blobs: Vec::new() };
+            let what = What::Records {
+                first: head.seq,
+                head: *head,
+                count: 1,
+                epoch: Epoch(1),
+                bytes: bytes.into(),
+                blobs: Vec::new(),
+            };
             entries.push(Entry { position: Position(position), session: name.id(), what });
         }
         made += entries.len();

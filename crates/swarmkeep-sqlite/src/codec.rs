@@ -51,7 +51,7 @@ pub(crate) fn unpack(codec: i64, raw_len: usize, bytes: &[u8]) -> std::result::R
     let raw = match codec {
         PLAIN => bytes.to_vec(),
         ZSTD if raw_len <= RAW_BYTES_MAX => {
-            zstd::bulk::decompress(bytes, raw_len).map_err(|error| format!("does not unpack: {error}"))?
+            decompress(bytes, raw_len).map_err(|error| format!("does not unpack: {error}"))?
         }
         ZSTD => return Err(format!("unpacked length {raw_len} is beyond any limit")),
         other => return Err(format!("codec {other} is not known")),
@@ -60,6 +60,21 @@ pub(crate) fn unpack(codec: i64, raw_len: usize, bytes: &[u8]) -> std::result::R
         return Err(format!("{} bytes where {raw_len} were written", raw.len()));
     }
     Ok(raw)
+}
+
+std::thread_local! {
+    /// A decompressor costs more to make than a chunk costs to unpack: each thread keeps one.
+    static DECOMPRESSOR: std::cell::RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { std::cell::RefCell::new(None) };
+}
+
+fn decompress(bytes: &[u8], raw_len: usize) -> std::io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            none => none.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress(bytes, raw_len)
+    })
 }
 
 /// A stored length.

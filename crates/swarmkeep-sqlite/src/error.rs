@@ -17,7 +17,9 @@ pub enum SqliteError {
     #[error("damaged: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Damaged(Vec<Damage>),
     /// The file was written by a newer program. It was not touched.
-    #[error("{file}: schema version {found}, this program knows up to {known}; use a newer program (the file was not touched)")]
+    #[error(
+        "{file}: schema version {found}, this program knows up to {known}; use a newer program (the file was not touched)"
+    )]
     Newer {
         /// Which file.
         file: String,
@@ -94,7 +96,11 @@ pub enum SqliteError {
 impl SqliteError {
     /// One damaged thing.
     #[must_use]
-    pub fn damaged(session: Option<SessionId>, seqs: Option<std::ops::RangeInclusive<u64>>, what: impl Into<String>) -> Self {
+    pub fn damaged(
+        session: Option<SessionId>,
+        seqs: Option<std::ops::RangeInclusive<u64>>,
+        what: impl Into<String>,
+    ) -> Self {
         Self::Damaged(vec![Damage { session, seqs, what: what.into() }])
     }
 
@@ -138,7 +144,9 @@ impl From<std::io::Error> for SqliteError {
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
             std::io::ErrorKind::NotFound => Self::NotFound(error.to_string()),
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(error.to_string()),
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                Self::ReadOnly(error.to_string())
+            }
             _ => Self::Io(error.to_string()),
         }
     }
@@ -154,9 +162,10 @@ impl From<SqliteError> for LogError {
             SqliteError::Fenced { incarnation } => LogError::Fenced(Epoch(incarnation)),
             SqliteError::Full(_) => refused(Refused::DiskFull),
             SqliteError::Busy(_) => refused(Refused::Locked),
-            SqliteError::ReadOnly(_) | SqliteError::Newer { .. } | SqliteError::Changed { .. } | SqliteError::Foreign { .. } => {
-                refused(Refused::ReadOnly)
-            }
+            SqliteError::ReadOnly(_)
+            | SqliteError::Newer { .. }
+            | SqliteError::Changed { .. }
+            | SqliteError::Foreign { .. } => refused(Refused::ReadOnly),
             SqliteError::Interrupted => refused(Refused::Busy),
             // A query that cannot be answered, a group that contradicts itself: nothing was written, and asking again
             // would come to the same.

@@ -46,7 +46,6 @@
 //!
 //! [`SqliteError`] says what happened; `LogError::from` says what it means at the seam.
 
-
 mod codec;
 mod connection;
 mod error;
@@ -64,8 +63,8 @@ pub use self::{
     migration::{Found, Migration, Schema},
     pool::ReaderPool,
     records::{
-        Anchor, ApplyBatch, CheckpointInfo, Entry, NewBlob, Options, RECORDS_SCHEMA, RecordsDb, RecordsReader, Recovery,
-        Removal, SessionReport, StoredObservations, StoredSession, What,
+        Anchor, ApplyBatch, CheckpointInfo, Entry, NewBlob, Options, RECORDS_SCHEMA, RecordsDb, RecordsReader,
+        Recovery, Removal, SessionReport, StoredObservations, StoredSession, What,
     },
     views::{Source, VIEWS_SCHEMA, ViewsDb},
 };

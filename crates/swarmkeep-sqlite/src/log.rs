@@ -284,7 +284,9 @@ fn open_views(path: &Path, options: Options, source: &Source<'_>) -> Result<View
         Ok(views)
     };
     match attempt() {
-        Err(SqliteError::Damaged(_) | SqliteError::Foreign { .. } | SqliteError::Changed { .. } | SqliteError::Sql(_)) => {
+        Err(
+            SqliteError::Damaged(_) | SqliteError::Foreign { .. } | SqliteError::Changed { .. } | SqliteError::Sql(_),
+        ) => {
             set_aside(path)?;
             attempt()
         }

@@ -98,7 +98,8 @@ impl Schema {
         if version > self.known() {
             return Err(SqliteError::Newer { file: file(), found: version, known: self.known() });
         }
-        let mut statement = connection.prepare("SELECT version, name, checksum FROM schema_migrations ORDER BY version")?;
+        let mut statement =
+            connection.prepare("SELECT version, name, checksum FROM schema_migrations ORDER BY version")?;
         let mut rows = statement.query([])?;
         let mut newest = 0;
         while let Some(row) = rows.next()? {
@@ -144,15 +145,19 @@ impl Schema {
     pub fn down(&self, connection: &mut Connection, to: i64) -> Result<()> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let from: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        for migration in self.migrations.iter().rev().filter(|migration| migration.version > to && migration.version <= from) {
+        for migration in
+            self.migrations.iter().rev().filter(|migration| migration.version > to && migration.version <= from)
+        {
             let down = migration
                 .down
                 .ok_or_else(|| SqliteError::Invalid(format!("migration {} has no way down", migration.version)))?;
             transaction.execute_batch(down)?;
             transaction.execute("DELETE FROM schema_migrations WHERE version = ?1", [migration.version])?;
         }
-        let left: Option<i64> =
-            transaction.query_row("SELECT max(version) FROM schema_migrations", [], |row| row.get(0)).optional()?.flatten();
+        let left: Option<i64> = transaction
+            .query_row("SELECT max(version) FROM schema_migrations", [], |row| row.get(0))
+            .optional()?
+            .flatten();
         transaction.pragma_update(None, "user_version", left.unwrap_or(0))?;
         transaction.commit().map_err(SqliteError::of_commit)
     }

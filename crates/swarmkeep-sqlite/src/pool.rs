@@ -56,10 +56,8 @@ impl ReaderPool {
             let mut connection = connection::reader(path)?;
             let deadline = Arc::new(AtomicU64::new(IDLE));
             let (clock, watched) = (Arc::clone(&clock), Arc::clone(&deadline));
-            connection.progress_handler(
-                LOOK_EVERY,
-                Some(move || clock.monotonic_ms() > watched.load(Ordering::Relaxed)),
-            )?;
+            connection
+                .progress_handler(LOOK_EVERY, Some(move || clock.monotonic_ms() > watched.load(Ordering::Relaxed)))?;
             running.push((Arc::clone(&deadline), connection.get_interrupt_handle()));
             free.push(Reader { connection, deadline });
         }

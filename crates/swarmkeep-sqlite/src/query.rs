@@ -96,8 +96,11 @@ pub fn statement(query: &Query) -> Result<Statement> {
     // Beside the columns of the row: where it stands, for the cursor.
     let mut place: Vec<&str> = vec![priority.unwrap_or("NULL"), table.time];
     place.extend(table.ties);
-    let conditions =
-        if builder.conditions.is_empty() { String::new() } else { format!(" WHERE {}", builder.conditions.join(" AND ")) };
+    let conditions = if builder.conditions.is_empty() {
+        String::new()
+    } else {
+        format!(" WHERE {}", builder.conditions.join(" AND "))
+    };
     builder.parameters.push(Value::Integer(i64::try_from(limit(query)?).unwrap_or(i64::MAX).saturating_add(1)));
     let sql = format!(
         "SELECT {}, {} FROM {}{conditions} ORDER BY {order} LIMIT ?{}",
@@ -141,7 +144,8 @@ impl Builder {
             } else {
                 let number = self.bind(Value::Text(value.clone()));
                 let session = table.session;
-                self.conditions.push(format!("{session} IN (SELECT session_id FROM sessions WHERE {column} = ?{number})"));
+                self.conditions
+                    .push(format!("{session} IN (SELECT session_id FROM sessions WHERE {column} = ?{number})"));
             }
         }
         for (value, column, filter) in [

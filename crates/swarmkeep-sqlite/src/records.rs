@@ -98,7 +98,8 @@ impl RecordsDb {
         if let Some(expected) = options.store_id
             && expected != anchor.store_id
         {
-            let what = "belongs to another store: its store id differs; bring back the files that belong together".into();
+            let what =
+                "belongs to another store: its store id differs; bring back the files that belong together".into();
             return Err(SqliteError::Foreign { file: path.display().to_string(), what });
         }
         transaction.commit().map_err(SqliteError::of_commit)?;

@@ -107,9 +107,7 @@ fn a_rollback_journal_left_by_a_crash_is_rolled_back() {
     let connection = Connection::open(&path).unwrap();
     connection.execute_batch("PRAGMA cache_size = 1; PRAGMA cache_spill = 1; BEGIN IMMEDIATE").unwrap();
     for nth in 0..200 {
-        connection
-            .execute("INSERT INTO recoveries VALUES (?1, 1, ?2, x'00')", (nth, "x".repeat(4000)))
-            .unwrap();
+        connection.execute("INSERT INTO recoveries VALUES (?1, 1, ?2, x'00')", (nth, "x".repeat(4000))).unwrap();
     }
     let copy = dir.path().join("copy.db");
     std::fs::copy(&path, &copy).unwrap();
@@ -162,7 +160,9 @@ fn readers_share_connections_and_see_one_snapshot() {
     });
     let refused = pool.read(|connection| Ok(connection.execute("DELETE FROM sessions", [])?));
     assert!(matches!(refused, Err(SqliteError::ReadOnly(_))), "{refused:?}");
-    let panicked = std::thread::scope(|scope| scope.spawn(|| pool.read(|_| -> swarmkeep_sqlite::Result<()> { panic!("on purpose") })).join());
+    let panicked = std::thread::scope(|scope| {
+        scope.spawn(|| pool.read(|_| -> swarmkeep_sqlite::Result<()> { panic!("on purpose") })).join()
+    });
     assert!(panicked.is_err());
     for _ in 0..8 {
         pool.read(|_| Ok(())).unwrap();

@@ -91,7 +91,10 @@ fn lost_or_broken_views_are_made_again() {
     let views = dir.path().join("views.db");
     let spoils: [&dyn Fn(); 3] = [
         &|| std::fs::remove_file(&views).unwrap(),
-        &|| std::fs::write(&views, "not a database, and long enough to be looked at as if it were one".repeat(9)).unwrap(),
+        &|| {
+            std::fs::write(&views, "not a database, and long enough to be looked at as if it were one".repeat(9))
+                .unwrap()
+        },
         &|| {
             let mut bytes = std::fs::read(&views).unwrap();
             bytes.truncate(bytes.len() / 2);

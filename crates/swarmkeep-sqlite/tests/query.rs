@@ -36,34 +36,53 @@ fn fill(connection: &Connection) {
     for s in 0..12u64 {
         let id = session(s).to_string();
         let run = |sql: &str| connection.execute(sql, rusqlite::params![id, s as i64]).unwrap();
-        run("INSERT INTO sessions (session_id, namespace, name, owner, status, created_at, seq, updated_at) VALUES (?1, \
+        run(
+            "INSERT INTO sessions (session_id, namespace, name, owner, status, created_at, seq, updated_at) VALUES (?1, \
              'ns' || (?2 % 2), 'n' || ?2, CASE WHEN ?2 % 4 = 0 THEN NULL ELSE 'owner' || (?2 % 3) END, \
-             CASE ?2 % 3 WHEN 0 THEN 'live' ELSE 'closed' END, ?2 / 2, 1, 1)");
-        run("INSERT INTO agents WITH n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT ?1, 'a' || i, \
-             'kind' || (i % 2), NULL, CASE i % 3 WHEN 0 THEN 'idle' ELSE 'busy' END, NULL, '[\"x\"]', '{}', (i + ?2) % 5, 0, NULL FROM n");
-        run("INSERT INTO agent_groups SELECT session_id, id, 'g', type, '{}', created_at FROM agents WHERE session_id = ?1 AND ?2 >= 0");
-        run("INSERT INTO tasks WITH n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 19) SELECT ?1, 't' || i, \
+             CASE ?2 % 3 WHEN 0 THEN 'live' ELSE 'closed' END, ?2 / 2, 1, 1)",
+        );
+        run(
+            "INSERT INTO agents WITH n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT ?1, 'a' || i, \
+             'kind' || (i % 2), NULL, CASE i % 3 WHEN 0 THEN 'idle' ELSE 'busy' END, NULL, '[\"x\"]', '{}', (i + ?2) % 5, 0, NULL FROM n",
+        );
+        run(
+            "INSERT INTO agent_groups SELECT session_id, id, 'g', type, '{}', created_at FROM agents WHERE session_id = ?1 AND ?2 >= 0",
+        );
+        run(
+            "INSERT INTO tasks WITH n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 19) SELECT ?1, 't' || i, \
              CASE WHEN i % 3 = 0 THEN NULL ELSE 'a' || (i % 4) END, NULL, 'kind' || (i % 2), 'title \"' || i || '\"', i % 4, \
              '{\"n\":' || i || '.0}', CASE i % 3 WHEN 0 THEN 'pending' ELSE 'completed' END, \
-             CASE i % 3 WHEN 0 THEN NULL ELSE '[1]' END, NULL, NULL, NULL, (i * 7 + ?2) % 11, NULL, NULL, NULL, 0, 3 FROM n");
-        run("INSERT INTO messages SELECT session_id, id, coalesce(agent_id, 'a0'), NULL, 'broadcast', 'topic' || (priority % 2), \
-             '\"text\"', NULL, created_at, CASE priority WHEN 0 THEN 'waiting' ELSE 'consumed' END, 0, 0 FROM tasks WHERE session_id = ?1 AND ?2 >= 0");
-        run("INSERT INTO memory SELECT session_id, 'scope' || (priority % 2), id, payload, 1, created_at, NULL, NULL FROM tasks WHERE session_id = ?1 AND ?2 >= 0");
+             CASE i % 3 WHEN 0 THEN NULL ELSE '[1]' END, NULL, NULL, NULL, (i * 7 + ?2) % 11, NULL, NULL, NULL, 0, 3 FROM n",
+        );
+        run(
+            "INSERT INTO messages SELECT session_id, id, coalesce(agent_id, 'a0'), NULL, 'broadcast', 'topic' || (priority % 2), \
+             '\"text\"', NULL, created_at, CASE priority WHEN 0 THEN 'waiting' ELSE 'consumed' END, 0, 0 FROM tasks WHERE session_id = ?1 AND ?2 >= 0",
+        );
+        run(
+            "INSERT INTO memory SELECT session_id, 'scope' || (priority % 2), id, payload, 1, created_at, NULL, NULL FROM tasks WHERE session_id = ?1 AND ?2 >= 0",
+        );
         run("INSERT INTO effects SELECT session_id, id, CASE priority WHEN 0 THEN 'read' ELSE 'ask' END, \
              CASE WHEN status = 'pending' THEN 'begun' ELSE 'finished' END, agent_id, NULL, 'i', 1, 'null', NULL, created_at, 1, NULL, NULL, NULL \
              FROM tasks WHERE session_id = ?1 AND ?2 >= 0");
-        run("INSERT INTO connections SELECT session_id, id, '{}', '{}', status, created_at FROM agents WHERE session_id = ?1 AND ?2 >= 0");
-        run("INSERT INTO swarm_config SELECT session_id, id, '1', created_at, NULL FROM agents WHERE session_id = ?1 AND ?2 >= 0");
+        run(
+            "INSERT INTO connections SELECT session_id, id, '{}', '{}', status, created_at FROM agents WHERE session_id = ?1 AND ?2 >= 0",
+        );
+        run(
+            "INSERT INTO swarm_config SELECT session_id, id, '1', created_at, NULL FROM agents WHERE session_id = ?1 AND ?2 >= 0",
+        );
         run("INSERT INTO metrics (session_id, agent_id, metric_type, metric_name, value, tags, timestamp) \
              SELECT session_id, coalesce(agent_id, 'a0'), type, 'name', priority + 0.5, NULL, created_at FROM tasks WHERE session_id = ?1 AND ?2 >= 0");
-        run("INSERT INTO event_groups WITH n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 5) SELECT ?1, 'thing' || (i % 2), 'custom', \
-             10 * i, 10 * i + 4, 100 * i + ?2, '[[0,\"custom\",0],[2,\"task_created\",5],[4,\"custom\",9]]' FROM n");
+        run(
+            "INSERT INTO event_groups WITH n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < 5) SELECT ?1, 'thing' || (i % 2), 'custom', \
+             10 * i, 10 * i + 4, 100 * i + ?2, '[[0,\"custom\",0],[2,\"task_created\",5],[4,\"custom\",9]]' FROM n",
+        );
     }
 }
 
 /// Every filter that a table knows, alone and in pairs.
 fn forms(of: Of) -> Vec<Query> {
-    let filters: Vec<Box<dyn Fn(&mut Query)>> = vec![
+    type Filter = Box<dyn Fn(&mut Query)>;
+    let filters: Vec<Filter> = vec![
         Box::new(|_| {}),
         Box::new(|query| query.session = Some(session(4))),
         Box::new(|query| query.namespace = Some("ns1".into())),
@@ -99,14 +118,12 @@ fn forms(of: Of) -> Vec<Query> {
         }),
         Box::new(|query| {
             query.session = Some(session(4));
-            query.id = Some(
-                match query.of {
-                    Of::Sessions => session(4).to_string(),
-                    Of::Agents | Of::AgentGroups | Of::Connections | Of::SwarmConfig => "a3".into(),
-                    Of::Events => "thing1".into(),
-                    _ => "t3".into(),
-                },
-            );
+            query.id = Some(match query.of {
+                Of::Sessions => session(4).to_string(),
+                Of::Agents | Of::AgentGroups | Of::Connections | Of::SwarmConfig => "a3".into(),
+                Of::Events => "thing1".into(),
+                _ => "t3".into(),
+            });
         }),
     ];
     let mut forms = Vec::new();
@@ -172,7 +189,11 @@ fn plain(query: &Query) -> (String, Vec<String>) {
         .map(|column| format!("{column}{down}"))
         .collect();
     let priority = if query.order == Order::Priority { "priority DESC, " } else { "" };
-    let row = if query.of == Of::Sessions || query.of == Of::Events { ties.to_owned() } else { ties.replace(", ", " || '/' || ") };
+    let row = if query.of == Of::Sessions || query.of == Of::Events {
+        ties.to_owned()
+    } else {
+        ties.replace(", ", " || '/' || ")
+    };
     let sql = format!(
         "SELECT {row} || ' ' || {} FROM {table} x WHERE {} ORDER BY {priority}{}",
         if query.of == Of::Events { "sequence_number" } else { time },
@@ -191,7 +212,9 @@ fn names(query: &Query, rows: &[swarmkeep_core::Json]) -> Vec<String> {
             let number = |column: &str| row[column].as_i64().unwrap();
             match query.of {
                 Of::Sessions => format!("{} {}", text("session_id"), number("created_at")),
-                Of::Memory => format!("{}/{}/{} {}", text("session_id"), text("scope"), text("key"), number("updated_at")),
+                Of::Memory => {
+                    format!("{}/{}/{} {}", text("session_id"), text("scope"), text("key"), number("updated_at"))
+                }
                 Of::SwarmConfig => format!("{}/{} {}", text("session_id"), text("key"), number("updated_at")),
                 Of::Connections => format!("{}/{} {}", text("session_id"), text("id"), number("updated_at")),
                 Of::Effects => format!("{}/{} {}", text("session_id"), text("id"), number("begun_at")),

@@ -3,7 +3,6 @@
 
 mod world;
 
-
 use rusqlite::types::Value;
 use swarmkeep_core::{
     Hash, Seq,
@@ -212,8 +211,9 @@ fn flipped_bytes_are_found() {
             for at in (0..64usize).step_by(3) {
                 std::fs::write(&path, &original).unwrap();
                 let connection = rusqlite::Connection::open(&path).unwrap();
-                let value: Value =
-                    connection.query_row(&format!("SELECT {column} FROM {table} LIMIT 1"), [], |row| row.get(0)).unwrap();
+                let value: Value = connection
+                    .query_row(&format!("SELECT {column} FROM {table} LIMIT 1"), [], |row| row.get(0))
+                    .unwrap();
 
                 let flipped = match value {
                     Value::Integer(number) if at < 40 => Value::Integer(number ^ (1 << at)),
@@ -232,15 +232,16 @@ fn flipped_bytes_are_found() {
                     .or_else(|_| connection.execute(&format!("UPDATE {table} SET {column} = ?1 WHERE {column} = (SELECT {column} FROM {table} LIMIT 1)"), [&flipped]))
                     .unwrap();
                 drop(connection);
-                let found = match RecordsDb::open(&path, Options { store_id: None, mode: Mode::RollbackFull, ..options() }) {
-                    Err(SqliteError::Damaged(_)) => true,
-                    Err(other) => panic!("{table}.{column}: {other}"),
-                    Ok(db) => match db.reader().verify(author.id) {
+                let found =
+                    match RecordsDb::open(&path, Options { store_id: None, mode: Mode::RollbackFull, ..options() }) {
                         Err(SqliteError::Damaged(_)) => true,
                         Err(other) => panic!("{table}.{column}: {other}"),
-                        Ok(report) => !report.damage.is_empty(),
-                    },
-                };
+                        Ok(db) => match db.reader().verify(author.id) {
+                            Err(SqliteError::Damaged(_)) => true,
+                            Err(other) => panic!("{table}.{column}: {other}"),
+                            Ok(report) => !report.damage.is_empty(),
+                        },
+                    };
                 assert!(found, "{table}.{column}, bit or byte {at} was not found");
             }
         }

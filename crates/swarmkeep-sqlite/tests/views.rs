@@ -75,7 +75,8 @@ fn incremental_caught_up_and_rebuilt_views_are_equal_and_agree_with_the_state() 
     for seed in 0..12 {
         let dir = tempfile::tempdir().unwrap();
         let mut db = RecordsDb::open(&dir.path().join("records.db"), options()).unwrap();
-        let (mut steady, mut late, mut all) = (fresh(dir.path(), "a.db"), fresh(dir.path(), "b.db"), fresh(dir.path(), "c.db"));
+        let (mut steady, mut late, mut all) =
+            (fresh(dir.path(), "a.db"), fresh(dir.path(), "b.db"), fresh(dir.path(), "c.db"));
         let (histories, batches) = lives(seed);
         for (nth, batch) in batches.iter().enumerate() {
             db.apply(batch).unwrap();
@@ -143,8 +144,7 @@ fn heartbeats_only_go_up() {
     }
     catch_up(&mut late, &db);
     for views in [&steady, &late] {
-        let at: i64 =
-            views.connection().query_row("SELECT last_heartbeat FROM agents", [], |row| row.get(0)).unwrap();
+        let at: i64 = views.connection().query_row("SELECT last_heartbeat FROM agents", [], |row| row.get(0)).unwrap();
         assert_eq!(at, 9_000);
         assert!(ViewsDb::differences(views.connection(), history.state()).unwrap().is_empty());
     }
@@ -209,8 +209,11 @@ fn columns_are_those_of_tabulate() {
     for table in TABLES {
         let mut statement =
             views.connection().prepare("SELECT name, pk FROM pragma_table_info(?1) ORDER BY cid").unwrap();
-        let columns: Vec<(String, i64)> =
-            statement.query_map([table.name], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
+        let columns: Vec<(String, i64)> = statement
+            .query_map([table.name], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
         let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, table.columns, "{}", table.name);
         let keys: Vec<i64> = columns.iter().map(|(_, key)| *key).filter(|key| *key > 0).collect();
@@ -256,7 +259,8 @@ fn a_state_is_folded_from_the_nearest_checkpoint() {
     let middle = &history.states[history.states.len() / 2];
     let what = What::Checkpoint(swarmkeep_core::checkpoint::Checkpoint::of(middle));
     let position = db.anchor().position;
-    db.apply(&ApplyBatch { entries: vec![Entry { position, session: middle.info.id, what }], ..batches[0].clone() }).unwrap();
+    db.apply(&ApplyBatch { entries: vec![Entry { position, session: middle.info.id, what }], ..batches[0].clone() })
+        .unwrap();
     let reader: RecordsReader<'_> = db.reader();
     assert!(reader.load(middle.info.id, middle.head.seq).unwrap().is_some());
     for state in [&history.states[0], middle, history.state()] {

@@ -68,8 +68,9 @@ impl Cursor {
     }
 
     pub(super) fn parse(text: &str, query: &Query, priority: bool, ties: usize) -> Result<Self> {
-        let bad = || Refusal::invalid("cursor: pass `next` of the page before, unchanged, with the same filters and order");
-        if text.len() > TEXT_MAX || text.len() % 2 != 0 {
+        let bad =
+            || Refusal::invalid("cursor: pass `next` of the page before, unchanged, with the same filters and order");
+        if text.len() > TEXT_MAX || !text.len().is_multiple_of(2) {
             return Err(bad().into());
         }
         let bytes: Option<Vec<u8>> = text

@@ -75,7 +75,8 @@ impl Table {
 const ID: &[&str] = &["session_id", "id"];
 
 pub(super) fn of(of: Of) -> Result<Table> {
-    let table = |table: &swarmkeep_core::tabulate::ViewTable, time, ties| Table::new(table.name, table.columns, time, ties);
+    let table =
+        |table: &swarmkeep_core::tabulate::ViewTable, time, ties| Table::new(table.name, table.columns, time, ties);
     Ok(match of {
         Of::Sessions => {
             let table = table(&SESSIONS, "created_at", &["session_id"]);
@@ -95,9 +96,7 @@ pub(super) fn of(of: Of) -> Result<Table> {
             let table = table(&MEMORY, "updated_at", &["session_id", "scope", "key"]);
             Table { kind: Some("scope"), id: Some("key"), json: &["value"], ..table }
         }
-        Of::Effects => {
-            Table { kind: Some("class"), json: &["request", "outcome"], ..table(&EFFECTS, "begun_at", ID) }
-        }
+        Of::Effects => Table { kind: Some("class"), json: &["request", "outcome"], ..table(&EFFECTS, "begun_at", ID) },
         Of::Connections => Table { json: &["recipe", "state"], ..table(&CONNECTIONS, "updated_at", ID) },
         Of::SwarmConfig => {
             let table = table(&SWARM_CONFIG, "updated_at", &["session_id", "key"]);
@@ -112,7 +111,13 @@ pub(super) fn of(of: Of) -> Result<Table> {
             let columns =
                 ["session_id", "aggregate_id", "aggregate_type", "event_type", "timestamp", "sequence_number"];
             let table = Table::new("events", &columns, "sequence_number", &["session_id"]);
-            Table { kind: Some("event_type"), id: Some("aggregate_id"), when: "timestamp", needs_session: true, ..table }
+            Table {
+                kind: Some("event_type"),
+                id: Some("aggregate_id"),
+                when: "timestamp",
+                needs_session: true,
+                ..table
+            }
         }
         _ => return Err(Refusal::invalid("this table is not known to this program: use a newer one").into()),
     })

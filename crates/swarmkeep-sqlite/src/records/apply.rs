@@ -187,8 +187,9 @@ impl<'a, 'p> Open<'a, 'p> {
         if view.seq() <= head.seq {
             return self.same(view, position);
         }
-        let next =
-            view.follows(self.id, head).map_err(|error| self.damaged(head.seq.next()..=view.seq(), error.to_string()))?;
+        let next = view
+            .follows(self.id, head)
+            .map_err(|error| self.damaged(head.seq.next()..=view.seq(), error.to_string()))?;
         let Some(row) = &mut self.row else { return Ok(()) };
         row.head = next;
         row.epoch = view.epoch();
@@ -284,7 +285,9 @@ impl<'a, 'p> Open<'a, 'p> {
                 self.changed |= remove::records_through(self.connection, self.packer, self.id, row, *seq)?;
                 Ok(())
             }
-            (Some(row), Remove::Checkpoints { keep }) => remove::checkpoints(self.connection, self.id, row.base.seq, *keep),
+            (Some(row), Remove::Checkpoints { keep }) => {
+                remove::checkpoints(self.connection, self.id, row.base.seq, *keep)
+            }
         }
     }
 
@@ -309,7 +312,11 @@ impl<'a, 'p> Open<'a, 'p> {
             return Ok(());
         };
         if self.changed {
-            if self.stored { row.update(self.connection, self.id)? } else { row.insert(self.connection, self.id)? }
+            if self.stored {
+                row.update(self.connection, self.id)?
+            } else {
+                row.insert(self.connection, self.id)?
+            }
             (self.stored, self.changed) = (true, false);
         }
         if !self.observations.is_empty() {
@@ -323,7 +330,11 @@ impl<'a, 'p> Open<'a, 'p> {
     }
 
     fn damaged(&self, seqs: std::ops::RangeInclusive<Seq>, what: impl Into<String>) -> SqliteError {
-        SqliteError::damaged(Some(self.id), Some(seqs.start().0..=seqs.end().0), format!("to be applied: {}", what.into()))
+        SqliteError::damaged(
+            Some(self.id),
+            Some(seqs.start().0..=seqs.end().0),
+            format!("to be applied: {}", what.into()),
+        )
     }
 }
 
@@ -369,7 +380,12 @@ fn put_observations(connection: &Connection, id: SessionId, position: Position, 
     Ok(())
 }
 
-fn put_checkpoint(connection: &Connection, packer: &mut Packer, row: &SessionRow, checkpoint: &Checkpoint) -> Result<()> {
+fn put_checkpoint(
+    connection: &Connection,
+    packer: &mut Packer,
+    row: &SessionRow,
+    checkpoint: &Checkpoint,
+) -> Result<()> {
     let id = checkpoint.session;
     let head = checkpoint.head;
     let there = if head.seq == row.head.seq {
@@ -410,7 +426,14 @@ fn put_checkpoint(connection: &Connection, packer: &mut Packer, row: &SessionRow
 }
 
 /// Over everything beside the bytes, which have their own hash.
-pub(super) fn checkpoint_sum(id: SessionId, head: Head, number: i64, version: u32, hash: Hash, raw_len: i64) -> [u8; 16] {
+pub(super) fn checkpoint_sum(
+    id: SessionId,
+    head: Head,
+    number: i64,
+    version: u32,
+    hash: Hash,
+    raw_len: i64,
+) -> [u8; 16] {
     checksum(&[
         b"checkpoint",
         &id.0,

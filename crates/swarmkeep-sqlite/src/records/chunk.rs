@@ -115,7 +115,8 @@ pub(super) fn put(
     raw: &[u8],
 ) -> Result<()> {
     let packed = packer.pack(raw)?;
-    let raw_len = i64::try_from(raw.len()).map_err(|_| SqliteError::Invalid("a chunk of more than 2^63 bytes".into()))?;
+    let raw_len =
+        i64::try_from(raw.len()).map_err(|_| SqliteError::Invalid("a chunk of more than 2^63 bytes".into()))?;
     let sum = sum(session, first, last, packed.codec, raw_len, &packed.bytes);
     let (first, last) = (first.cast_signed(), last.cast_signed());
     match id {

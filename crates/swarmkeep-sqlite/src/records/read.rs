@@ -184,8 +184,8 @@ impl<'c> RecordsReader<'c> {
     /// `NotFound`: no such session. `Damaged` with the range of seqs: a hole, a bad checksum, a broken chain, or records
     /// that were removed below a checkpoint.
     pub fn read(&self, session: SessionId, after: Seq, max_bytes: usize) -> Result<Bytes> {
-        let row =
-            SessionRow::load(self.connection, session)?.ok_or_else(|| SqliteError::NotFound(format!("session {session}")))?;
+        let row = SessionRow::load(self.connection, session)?
+            .ok_or_else(|| SqliteError::NotFound(format!("session {session}")))?;
         if after >= row.head.seq {
             return Ok(Bytes::new());
         }
@@ -233,11 +233,8 @@ impl<'c> RecordsReader<'c> {
             for view in record::iter(&chunk.raw) {
                 let view = view.map_err(|error| damaged(chunk.first..=chunk.last, error.to_string()))?;
                 // The first record of a read from the middle has nothing before it to be compared with but itself.
-                let before = head.unwrap_or(Head {
-                    seq: Seq(chunk.first.saturating_sub(1)),
-                    hash: view.previous(),
-                    time_ms: 0,
-                });
+                let before =
+                    head.unwrap_or(Head { seq: Seq(chunk.first.saturating_sub(1)), hash: view.previous(), time_ms: 0 });
                 let next = view
                     .follows(session, before)
                     .map_err(|error| damaged(before.seq.0 + 1..=chunk.last, error.to_string()))?;
@@ -253,7 +250,10 @@ impl<'c> RecordsReader<'c> {
         }
         if head != Some(row.head) {
             let from = head.map_or(after.0, |head| head.seq.0).min(row.head.seq.0);
-            return Err(damaged(from + 1..=row.head.seq.0.max(from + 1), "records do not end at the session's head".into()));
+            return Err(damaged(
+                from + 1..=row.head.seq.0.max(from + 1),
+                "records do not end at the session's head".into(),
+            ));
         }
         Ok(())
     }
@@ -272,8 +272,9 @@ impl<'c> RecordsReader<'c> {
         let Some(found) = rows.next()? else { return Ok(None) };
         let chunk = Chunk::read(found, session)?;
         for view in record::iter(&chunk.raw) {
-            let view = view
-                .map_err(|error| SqliteError::damaged(Some(session), Some(chunk.first..=chunk.last), error.to_string()))?;
+            let view = view.map_err(|error| {
+                SqliteError::damaged(Some(session), Some(chunk.first..=chunk.last), error.to_string())
+            })?;
             if view.seq() == seq {
                 return Ok(Some(view.hash()));
             }
@@ -355,8 +356,9 @@ impl<'c> RecordsReader<'c> {
     /// # Errors
     /// `NotFound`, `Damaged`.
     pub fn blob(&self, session: SessionId, id: BlobId) -> Result<Option<Bytes>> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT raw_len, codec, bytes FROM blobs WHERE session = ?1 AND blob = ?2")?;
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT raw_len, codec, bytes FROM blobs WHERE session = ?1 AND blob = ?2")?;
         let mut rows = statement.query((session.0, id.0))?;
         let found = rows.next()?.ok_or_else(|| SqliteError::NotFound(format!("blob {id} of session {session}")))?;
         read_blob(session, id, found)
@@ -367,9 +369,9 @@ impl<'c> RecordsReader<'c> {
     /// # Errors
     /// Whatever SQLite says.
     pub fn blobs(&self, session: SessionId, file: bool) -> Result<Vec<(BlobId, u64)>> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT blob, raw_len FROM blobs WHERE session = ?1 AND (bytes IS NULL) = ?2 ORDER BY blob")?;
+        let mut statement = self.connection.prepare_cached(
+            "SELECT blob, raw_len FROM blobs WHERE session = ?1 AND (bytes IS NULL) = ?2 ORDER BY blob",
+        )?;
         let mut rows = statement.query((session.0, file))?;
         let mut blobs = Vec::new();
         while let Some(found) = rows.next()? {
@@ -387,8 +389,7 @@ impl<'c> RecordsReader<'c> {
             "SELECT id, session, position, checksum, json FROM observations WHERE id > ?1 AND position > ?2 \
              ORDER BY id LIMIT ?3",
         )?;
-        let mut rows =
-            statement.query((after_id, bound(beyond.0), i64::try_from(limit).unwrap_or(i64::MAX)))?;
+        let mut rows = statement.query((after_id, bound(beyond.0), i64::try_from(limit).unwrap_or(i64::MAX)))?;
         let mut stored = Vec::new();
         while let Some(found) = rows.next()? {
             let session = SessionId(fixed(found, 1)?);
@@ -497,8 +498,9 @@ fn read_checkpoint(session: SessionId, found: &Row<'_>) -> Result<Option<Checkpo
     if info.state_version != STATE_VERSION {
         return Ok(None);
     }
-    let damaged =
-        |what: String| SqliteError::damaged(Some(session), None, format!("checkpoint at seq {}: {what}", info.head.seq));
+    let damaged = |what: String| {
+        SqliteError::damaged(Some(session), None, format!("checkpoint at seq {}: {what}", info.head.seq))
+    };
     let bytes = found.get_ref(9)?.as_blob().map_err(|error| damaged(error.to_string()))?;
     let canonical = codec::unpack(found.get(8)?, codec::length(info.raw_len.cast_signed())?, bytes).map_err(damaged)?;
     if blake3::hash(&canonical).as_bytes() != &info.hash.0 {

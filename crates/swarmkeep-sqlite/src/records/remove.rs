@@ -116,7 +116,8 @@ pub(super) fn checkpoints(connection: &Connection, id: SessionId, base: Seq, kee
             found.push((row.get(0)?, row.get(1)?, row.get(2)?));
         }
     }
-    let needed = found.iter().rev().find(|(_, seq, _)| base.0 > 0 && seq.cast_unsigned() >= base.0).map(|(row, ..)| *row);
+    let needed =
+        found.iter().rev().find(|(_, seq, _)| base.0 > 0 && seq.cast_unsigned() >= base.0).map(|(row, ..)| *row);
     for (row, _, number) in found.iter().skip(keep.max(1)) {
         if !apply::is_kept(*number) && needed != Some(*row) {
             connection.prepare_cached("DELETE FROM checkpoints WHERE id = ?1")?.execute([row])?;

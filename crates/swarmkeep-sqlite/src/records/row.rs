@@ -158,8 +158,7 @@ impl SessionRow {
     }
 }
 
-const SELECT: &str =
-    "SELECT id, namespace, name, status, created_at, head_seq, head_hash, head_time, head_epoch, base_seq, base_hash, \
+const SELECT: &str = "SELECT id, namespace, name, status, created_at, head_seq, head_hash, head_time, head_epoch, base_seq, base_hash, \
      base_time, bytes, position, tail_raw, checksum FROM sessions WHERE id = ?1";
 
 /// BLAKE3 of the parts, each with its length before it, cut to 16 bytes: against decay, not against an enemy.
@@ -177,7 +176,9 @@ pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 16] {
 /// A column of exactly `N` bytes.
 pub(super) fn fixed<const N: usize>(row: &Row<'_>, column: usize) -> Result<[u8; N]> {
     let bytes = row.get_ref(column)?.as_blob().map_err(|error| SqliteError::damaged(None, None, error.to_string()))?;
-    bytes.try_into().map_err(|_| SqliteError::damaged(None, None, format!("{} bytes where {N} were written", bytes.len())))
+    bytes
+        .try_into()
+        .map_err(|_| SqliteError::damaged(None, None, format!("{} bytes where {N} were written", bytes.len())))
 }
 
 /// A column that was written from a `u64`.

@@ -51,11 +51,9 @@ impl RecordsReader<'_> {
             Err(error) => return Err(error),
         }
         let damaged = self.damaged_checkpoints(session)?;
-        let count: i64 = self.connection().query_row(
-            "SELECT count(*) FROM checkpoints WHERE session = ?1",
-            [session.0],
-            |row| row.get(0),
-        )?;
+        let count: i64 =
+            self.connection()
+                .query_row("SELECT count(*) FROM checkpoints WHERE session = ?1", [session.0], |row| row.get(0))?;
         report.checkpoints = count.cast_unsigned() - damaged.len() as u64;
         for (seq, what) in damaged {
             report.damage.push(Damage { session: Some(session), seqs: Some(seq..=seq), what });
@@ -106,7 +104,11 @@ impl RecordsReader<'_> {
             );
             let strays: i64 = self.connection().query_row(&sql, [], |row| row.get(0))?;
             if strays > 0 {
-                note(Err(SqliteError::damaged(None, None, format!("{table}: rows of {strays} sessions that do not exist"))))?;
+                note(Err(SqliteError::damaged(
+                    None,
+                    None,
+                    format!("{table}: rows of {strays} sessions that do not exist"),
+                )))?;
             }
         }
         Ok(damage)

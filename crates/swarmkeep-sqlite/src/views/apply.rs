@@ -1,15 +1,12 @@
 //! A batch of records, tabulated.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use rusqlite::Connection;
 use swarmkeep_core::{
     Event, SessionId, State,
     log::{Observation, Position, Remove},
-    record::{self, RecordView},
+    record::{self, Body, OVERHEAD_BYTES, Record, RecordView},
     tabulate::{self, RowChange},
 };
 
@@ -99,16 +96,30 @@ impl Pending {
 
     fn record(&mut self, view: &RecordView<'_>, more: bool, source: &Source<'_>) -> Result<()> {
         let seq = view.seq();
-        let record = view
-            .decode()
-            .map_err(|error| SqliteError::damaged(Some(self.session), Some(seq.0..=seq.0), error.to_string()))?;
-        if let Some(body) = &record.body {
-            self.event(&body.event, seq.0, record.time_ms);
+        let damaged = |error: String| SqliteError::damaged(Some(self.session), Some(seq.0..=seq.0), error);
+        // What comes here was verified when it went into records.db, or when it came out; it is not hashed again.
+        let body: Option<Body> = match view.bytes().get(OVERHEAD_BYTES..) {
+            Some(body) if !view.body_removed() => {
+                Some(serde_json::from_slice(body).map_err(|error| damaged(error.to_string()))?)
+            }
+            _ => None,
+        };
+        if let Some(body) = &body {
+            self.event(&body.event, seq.0, view.time_ms());
             // A caller's own event changes no entity; the session's position follows from the next record as well.
             if more && matches!(body.event, Event::Custom { .. }) {
                 return Ok(());
             }
         }
+        let record = Record {
+            session: self.session,
+            seq,
+            time_ms: view.time_ms(),
+            epoch: view.epoch(),
+            hash: view.hash(),
+            previous: view.previous(),
+            body,
+        };
         let mut scratch = std::mem::take(&mut self.scratch);
         tabulate::changes(&record, &mut scratch);
         for change in scratch.drain(..) {
@@ -200,7 +211,14 @@ pub(super) fn observe<'a>(
             Observation::Metric { agent, kind, name, value, tags, at_ms } => {
                 // NaN has no place in a column that is NOT NULL, and JSON cannot carry it here.
                 if !value.is_nan() {
-                    write::metric(connection, &session_id, (agent.as_str(), kind, name), *value, tags.as_str(), *at_ms)?;
+                    write::metric(
+                        connection,
+                        &session_id,
+                        (agent.as_str(), kind, name),
+                        *value,
+                        tags.as_str(),
+                        *at_ms,
+                    )?;
                 }
             }
         }

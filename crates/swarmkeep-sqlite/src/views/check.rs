@@ -50,7 +50,11 @@ fn compare(connection: &Connection, table: &ViewTable, values: &[Value]) -> Resu
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(rusqlite::params_from_iter(key.iter().map(Bound)))?;
     let name = |key: &[Value]| {
-        let parts: Vec<String> = key.iter().skip(1).map(|part| if let Value::Text(text) = part { text.clone() } else { format!("{part:?}") }).collect();
+        let parts: Vec<String> = key
+            .iter()
+            .skip(1)
+            .map(|part| if let Value::Text(text) = part { text.clone() } else { format!("{part:?}") })
+            .collect();
         format!("{} {}", table.name, parts.join("/"))
     };
     let Some(row) = rows.next()? else { return Ok(Some(format!("{}: missing", name(key)))) };

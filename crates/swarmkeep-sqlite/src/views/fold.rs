@@ -58,7 +58,8 @@ impl<'a> Source<'a> {
     /// `NotFound`, `Damaged`.
     pub fn base(&self, session: SessionId, id: BlobId) -> Result<State> {
         let bytes = self.blob(session, id)?;
-        let damaged = |what: String| SqliteError::damaged(Some(session), None, format!("base state in blob {id}: {what}"));
+        let damaged =
+            |what: String| SqliteError::damaged(Some(session), None, format!("base state in blob {id}: {what}"));
         let canonical = if bytes.starts_with(&ZSTD) {
             let length = zstd::zstd_safe::get_frame_content_size(&bytes)
                 .ok()

@@ -15,12 +15,7 @@ pub fn options() -> Options {
 }
 
 pub fn batch(position: u64, entries: Vec<Entry>) -> ApplyBatch {
-    ApplyBatch {
-        position: Position(position),
-        frame_hash: Hash([position as u8; 32]),
-        incarnation: 1,
-        entries,
-    }
+    ApplyBatch { position: Position(position), frame_hash: Hash([position as u8; 32]), incarnation: 1, entries }
 }
 
 /// The records from `seq` on.
@@ -108,12 +103,7 @@ impl Author {
 
     pub fn checkpoint(&self) -> Checkpoint {
         let canonical = Bytes::from(format!("{{\"state at\":{}}}", self.head.seq));
-        Checkpoint {
-            session: self.id,
-            head: self.head,
-            hash: Hash(*blake3::hash(&canonical).as_bytes()),
-            canonical,
-        }
+        Checkpoint { session: self.id, head: self.head, hash: Hash(*blake3::hash(&canonical).as_bytes()), canonical }
     }
 }
 
@@ -154,13 +144,10 @@ pub fn entries_of(history: &swarmkeep_core::testing::History, from: u64) -> Vec<
 /// Everything in a `views.db` that is not a running number, as text.
 pub fn dump(connection: &rusqlite::Connection) -> Vec<String> {
     let mut lines = Vec::new();
-    let tables = swarmkeep_core::tabulate::TABLES
-        .iter()
-        .map(|table| (table.name, table.columns.join(", ")))
-        .chain([
-            ("metrics", "session_id, agent_id, metric_type, metric_name, value, tags, timestamp".to_owned()),
-            ("events", "session_id, sequence_number, aggregate_type, aggregate_id, event_type, timestamp".to_owned()),
-        ]);
+    let tables = swarmkeep_core::tabulate::TABLES.iter().map(|table| (table.name, table.columns.join(", "))).chain([
+        ("metrics", "session_id, agent_id, metric_type, metric_name, value, tags, timestamp".to_owned()),
+        ("events", "session_id, sequence_number, aggregate_type, aggregate_id, event_type, timestamp".to_owned()),
+    ]);
     for (table, columns) in tables {
         let mut statement = connection.prepare(&format!("SELECT {columns} FROM {table}")).unwrap();
         let count = statement.column_count();
