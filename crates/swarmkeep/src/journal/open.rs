@@ -73,6 +73,9 @@ impl Journal {
         let dir = store_dir.join("journal");
         disk.create_dir(&dir).map_err(OpenError::io(&dir))?;
         disk.sync_dir(store_dir).map_err(OpenError::io(store_dir))?;
+        // A process that was killed may have renamed a segment to a spare and not synced it: the old name must be gone for
+        // good before the file gets other contents.
+        disk.sync_dir(&dir).map_err(OpenError::io(&dir))?;
         quarantine(disk.as_ref(), store_dir, &inspection)?;
 
         let store = inspection.store.or(vouch.map(|vouch| vouch.store)).unwrap_or_else(|| {

@@ -89,6 +89,8 @@ struct Shared {
     generation: AtomicU64,
     pool: Mutex<Pool>,
     records: Mutex<(Position, Hash)>,
+    /// Held while a spare is made: two at once could fail where one fits.
+    making: Mutex<()>,
     spares: Mutex<Spares>,
     /// The spare thread waits here.
     spares_wanted: Condvar,
@@ -149,6 +151,7 @@ impl Journal {
             generation: AtomicU64::new(0),
             pool: Mutex::new(pool),
             records: Mutex::new(chain.records),
+            making: Mutex::default(),
             spares: Mutex::default(),
             spares_wanted: Condvar::new(),
             settings,
@@ -318,11 +321,11 @@ impl Shared {
                 }
                 pool.recipe()
             };
-            match recipe.make() {
-                Ok(()) => {
-                    self.pool.lock().add(&recipe);
-                    self.queue.lock().full = None;
-                }
+            let making = self.making.lock();
+            let made = recipe.make().map(|()| self.pool.lock().add(&recipe));
+            drop(making);
+            match made {
+                Ok(()) => self.queue.lock().full = None,
                 Err(error) => {
                     tracing::warn!(%error, "no spare segment could be made");
                     self.queue.lock().full = Some(refusal(&error));
@@ -523,7 +526,11 @@ impl Committer {
                 size: 0,
                 time_ms: self.surroundings.clock.now_ms(),
             };
+            // The other thread's spare is worth waiting for.
+            let none = self.shared.pool.lock().spares() == 0;
+            let making = none.then(|| self.shared.making.lock());
             let started = self.shared.pool.lock().activate(header, |_| None);
+            drop(making);
             match started {
                 Ok((active, _)) => {
                     self.give_up(false);
