@@ -172,7 +172,8 @@ impl Session {
     /// A refusal: nothing is staged, the session is as it was. `conflict` carries the current seq.
     pub fn stage(&mut self, request: Request, circumstances: Circumstances<'_>) -> Result<Staged, Refusal> {
         let now_ms = circumstances.now_ms.max(self.staged.head.time_ms);
-        let request_hash = request.hash();
+        // Only a request that can be repeated has to be compared.
+        let request_hash = request.id.as_ref().map_or(Hash::default(), |_| request.hash());
         if let Some(done) = self.repeated(request.id.as_ref(), request_hash, now_ms)? {
             // What a fork inherited has higher seqs than the fork itself: it is as durable as the fork.
             let durable_at = done.last.min(self.staged.head.seq);

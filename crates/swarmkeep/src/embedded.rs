@@ -383,7 +383,13 @@ impl Log for EmbeddedLog {
     fn read(&self, session: SessionId, after: Seq, max_bytes: usize) -> LogFuture<'_, Bytes> {
         let read = || {
             let tail = self.lanes.tail(session, after, max_bytes);
-            let Some(tail) = tail else { return self.read_records(|records| records.read(session, after, max_bytes)) };
+            let Some(tail) = tail else {
+                return match self.read_records(|records| records.read(session, after, max_bytes)) {
+                    // All of it is in the journal, and none of it is after `after`.
+                    Err(LogError::NotFound) if self.lanes.head(session).is_some() => Ok(Bytes::new()),
+                    read => read,
+                };
+            };
             if tail.after <= after {
                 return Ok(tail.bytes);
             }
