@@ -12,7 +12,9 @@ pub(crate) fn record(error: RecordError) -> Error {
         RecordError::Newer(_) | RecordError::Class(_) => ErrorKind::Unavailable,
         _ => ErrorKind::Corrupt,
     };
-    Error::new(kind, error.to_string()).hint("`swarmkeep doctor` says what is damaged and where a good copy is").caused_by(error)
+    Error::new(kind, error.to_string())
+        .hint("`swarmkeep doctor` says what is damaged and where a good copy is")
+        .caused_by(error)
 }
 
 /// A log that did not do it.
@@ -21,26 +23,35 @@ pub(crate) fn log(error: LogError) -> Error {
         LogError::Conflict(head) => {
             Refusal::conflict(format!("the session ends at seq {} now: read it again", head.seq), head.seq.0).into()
         }
-        LogError::Fenced(epoch) => Error::new(ErrorKind::Unavailable, format!("fenced out: this session is held under epoch {epoch}"))
-            .hint("another process holds the session; go to it, or take the session over explicitly"),
+        LogError::Fenced(epoch) => {
+            Error::new(ErrorKind::Unavailable, format!("fenced out: this session is held under epoch {epoch}"))
+                .hint("another process holds the session; go to it, or take the session over explicitly")
+        }
         LogError::Exists => {
-            Refusal::new(swarmkeep_core::RefusalCode::AlreadyExists, "a session of this name exists: `open` resumes it").into()
+            Refusal::new(swarmkeep_core::RefusalCode::AlreadyExists, "a session of this name exists: `open` resumes it")
+                .into()
         }
         LogError::NotFound => Error::new(ErrorKind::NotFound, "not found"),
         LogError::Refused { kind, detail } => {
             let (error_kind, hint) = match kind {
-                Refused::DiskFull => (ErrorKind::Unavailable, "free space on the store's device; writing goes on by itself"),
+                Refused::DiskFull => {
+                    (ErrorKind::Unavailable, "free space on the store's device; writing goes on by itself")
+                }
                 Refused::ReadOnly => (ErrorKind::Unavailable, "make the store's folder writable"),
                 Refused::Locked => (ErrorKind::Unavailable, "stop the process that holds the store, or talk to it"),
                 Refused::Busy => (ErrorKind::Retry, "the store is catching up: try again shortly"),
                 Refused::TooLarge => (ErrorKind::Limit, "send less in one request, or large content as a blob"),
-                Refused::Closing => (ErrorKind::Unavailable, "the store is closing; repeat after the restart, with the same request id"),
+                Refused::Closing => {
+                    (ErrorKind::Unavailable, "the store is closing; repeat after the restart, with the same request id")
+                }
                 _ => (ErrorKind::Refused, "something else needs it"),
             };
             Error::new(error_kind, format!("{kind}: {detail}")).hint(hint)
         }
-        LogError::Unknown(detail) => Error::new(ErrorKind::Unknown, format!("it may or may not have been written: {detail}"))
-            .hint("repeat it with the same request id"),
+        LogError::Unknown(detail) => {
+            Error::new(ErrorKind::Unknown, format!("it may or may not have been written: {detail}"))
+                .hint("repeat it with the same request id")
+        }
         LogError::Corrupt(damage) => {
             let message = damage.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             Error::new(ErrorKind::Corrupt, format!("damaged: {message}"))

@@ -139,11 +139,15 @@ impl<'a> EffectCall<'a> {
         };
         let attempt = match outcome {
             Some(Outcome::Run { attempt }) => attempt,
-            Some(Outcome::Recorded { outcome }) if outcome.ok => return Ok(outcome.value.decode().map_err(Error::from)?),
+            Some(Outcome::Recorded { outcome }) if outcome.ok => {
+                return Ok(outcome.value.decode().map_err(Error::from)?);
+            }
             Some(Outcome::Recorded { outcome }) => return Err(EffectError::Failed(outcome.value)),
             Some(Outcome::Unknown { reason }) => return Err(EffectError::OutcomeUnknown(reason)),
             other => {
-                return Err(Error::new(ErrorKind::Unknown, format!("begin of effect `{key}` answered {other:?}")).into());
+                return Err(
+                    Error::new(ErrorKind::Unknown, format!("begin of effect `{key}` answered {other:?}")).into()
+                );
             }
         };
         let result = work().await;

@@ -25,7 +25,10 @@ use swarmkeep_core::{
     checkpoint::Checkpoint,
     clock::Clock,
     limits,
-    log::{Blob, Commit, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused, Remove, Take},
+    log::{
+        Blob, Commit, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused, Remove,
+        Take,
+    },
     query::{Page, Query},
 };
 use swarmkeep_sqlite::{ReaderPool, RecordsReader};
@@ -150,8 +153,10 @@ impl EmbeddedLog {
         let trouble = self.progress.trouble.lock().clone();
         match trouble {
             None if joined => Ok(()),
-            trouble => Err(Error::new(ErrorKind::Unavailable, "closed before records.db had everything; the journal keeps it")
-                .hint(trouble.unwrap_or_else(|| "the applier ended badly; see the log".into()))),
+            trouble => {
+                Err(Error::new(ErrorKind::Unavailable, "closed before records.db had everything; the journal keeps it")
+                    .hint(trouble.unwrap_or_else(|| "the applier ended badly; see the log".into())))
+            }
         }
     }
 
@@ -258,7 +263,9 @@ impl EmbeddedLog {
             if !shard.get(&session).is_some_and(|lane| lane.generation == generation || lane.in_flight > 0) {
                 let durable = match shard.get(&session).map(|lane| lane.durable).filter(|head| head.seq > Seq::ZERO) {
                     Some(head) => head,
-                    None => self.read_records(|records| records.head(session))?.map_or(Head::default(), |(head, _)| head),
+                    None => {
+                        self.read_records(|records| records.head(session))?.map_or(Head::default(), |(head, _)| head)
+                    }
                 };
                 let lane = shard.entry(session).or_default();
                 lane.generation = generation;
@@ -295,7 +302,9 @@ impl EmbeddedLog {
 }
 
 async fn answered<T>(answer: oneshot::Receiver<Result<T, LogError>>) -> Result<T, LogError> {
-    answer.await.unwrap_or_else(|_| Err(LogError::Refused { kind: Refused::Closing, detail: "the store is closing".into() }))
+    answer
+        .await
+        .unwrap_or_else(|_| Err(LogError::Refused { kind: Refused::Closing, detail: "the store is closing".into() }))
 }
 
 fn refusal(refused: AppendRefused) -> LogError {
@@ -369,7 +378,8 @@ impl Log for EmbeddedLog {
                 .map_err(|error| LogError::Refused { kind: Refused::TooLarge, detail: error.to_string() })?;
             let entry = Entry::Observations { session, payload: Bytes::from(payload) };
             // In the next frame that is written; nobody waits for it.
-            let receipt = self.journal.append(entry, self.journal.generation(), Durability::Relaxed).map_err(refusal)?;
+            let receipt =
+                self.journal.append(entry, self.journal.generation(), Durability::Relaxed).map_err(refusal)?;
             drop(receipt);
             Ok(())
         };
@@ -449,7 +459,9 @@ impl Log for EmbeddedLog {
                 self.views_reach(position).await?;
             }
             let views = self.views.clone();
-            let found = tokio::task::spawn_blocking(move || views.read(|connection| swarmkeep_sqlite::query::find(connection, &query)));
+            let found = tokio::task::spawn_blocking(move || {
+                views.read(|connection| swarmkeep_sqlite::query::find(connection, &query))
+            });
             match found.await {
                 Ok(page) => page.map_err(LogError::from),
                 Err(_) => Err(LogError::Refused { kind: Refused::Closing, detail: "the runtime is closing".into() }),
@@ -469,7 +481,8 @@ impl Log for EmbeddedLog {
                 return Err(LogError::Refused { kind: Refused::Needed, detail });
             }
             let entry = Entry::Remove { session, epoch, what: what.clone() };
-            let receipt = self.journal.append(entry, self.journal.generation(), Durability::Durable).map_err(refusal)?;
+            let receipt =
+                self.journal.append(entry, self.journal.generation(), Durability::Durable).map_err(refusal)?;
             let position = receipt.await.map_err(lost)?;
             if what == Remove::All {
                 self.lanes.removed(session);

@@ -69,7 +69,8 @@ impl FromStr for FeedToken {
             ))
         };
         let mut parts = text.split('-');
-        let (Some(session), Some(seq), Some(hash), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(session), Some(seq), Some(hash), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(bad());
         };
         let hash = u64::from_str_radix(hash, 16).ok().filter(|_| hash.len() == 16).ok_or_else(bad)?;
@@ -181,7 +182,8 @@ impl Feed {
 }
 
 fn beyond(seq: Seq, head: Seq) -> Error {
-    Refusal::conflict(format!("the session ends at seq {head}, before {seq}: this is not the log you read"), head.0).into()
+    Refusal::conflict(format!("the session ends at seq {head}, before {seq}: this is not the log you read"), head.0)
+        .into()
 }
 
 impl Engine {
@@ -205,7 +207,10 @@ impl Engine {
         if prefix(&found) != token.hash_prefix {
             return Err(Error::from(Refusal {
                 code: RefusalCode::Conflict,
-                message: format!("diverged: seq {} is another record now; begin again at or below seq {before}", token.seq),
+                message: format!(
+                    "diverged: seq {} is another record now; begin again at or below seq {before}",
+                    token.seq
+                ),
                 current: Some(before.0),
             }));
         }
@@ -219,7 +224,8 @@ mod tests {
 
     #[test]
     fn tokens_come_back_from_their_text() {
-        let token = FeedToken { session: SessionId([7; 16]), seq: Seq(42), hash_prefix: [0, 1, 2, 3, 250, 251, 252, 253] };
+        let token =
+            FeedToken { session: SessionId([7; 16]), seq: Seq(42), hash_prefix: [0, 1, 2, 3, 250, 251, 252, 253] };
         assert_eq!(token.to_string().parse::<FeedToken>().unwrap(), token);
         assert_eq!("17".parse::<From>().unwrap(), From::Seq(Seq(17)));
         for bad in ["", "x", "00-1-2", "-1"] {

@@ -1,6 +1,9 @@
 //! [`Swarmkeep`]: a store that is open.
 
+mod begin;
 mod load;
+mod observe;
+mod submit;
 mod tend;
 
 use std::{
@@ -129,7 +132,13 @@ impl Swarmkeep {
         settings.check()?;
         let url = url.as_ref();
         if url == "ephemeral:" {
-            return Self::over(Arc::new(Ephemeral::new()?), settings, Arc::new(SystemClock::new()), Arc::new(OsEntropy)).await;
+            return Self::over(
+                Arc::new(Ephemeral::new()?),
+                settings,
+                Arc::new(SystemClock::new()),
+                Arc::new(OsEntropy),
+            )
+            .await;
         }
         if let Some((scheme, _)) = url.split_once("://").filter(|(scheme, _)| *scheme != "file") {
             return Err(Error::new(ErrorKind::Invalid, format!("`{scheme}://` is not a store this program can open"))
@@ -152,9 +161,10 @@ impl Swarmkeep {
         settings.check()?;
         let (folder, opening, at) = (folder.to_owned(), settings.clone(), clock.clone());
         let drawing = entropy.clone();
-        let embedded = tokio::task::spawn_blocking(move || EmbeddedLog::open(&folder, &opening, at, drawing))
-            .await
-            .map_err(|error| Error::new(ErrorKind::Unavailable, "opening the store was interrupted").caused_by(error))??;
+        let embedded =
+            tokio::task::spawn_blocking(move || EmbeddedLog::open(&folder, &opening, at, drawing)).await.map_err(
+                |error| Error::new(ErrorKind::Unavailable, "opening the store was interrupted").caused_by(error),
+            )??;
         let embedded = Arc::new(embedded);
         Self::start(embedded.clone(), Some(embedded), settings, clock, entropy).await
     }
@@ -304,9 +314,9 @@ impl Swarmkeep {
     /// `unavailable` when the file cannot be written.
     pub fn say_address(&self, address: &str) -> Result<(), Error> {
         self.engine.embedded.as_ref().map_or(Ok(()), |embedded| {
-            embedded.say_address(address).map_err(|error| {
-                Error::new(ErrorKind::Unavailable, "the lock file cannot be written").caused_by(error)
-            })
+            embedded
+                .say_address(address)
+                .map_err(|error| Error::new(ErrorKind::Unavailable, "the lock file cannot be written").caused_by(error))
         })
     }
 
@@ -371,13 +381,20 @@ impl Engine {
 
     /// Whether there is a session of this id.
     async fn exists(self: &Arc<Self>, id: SessionId) -> Result<bool, Error> {
-        if self.residency.get(id).is_some_and(|slot| !matches!(*slot.phase.lock(), crate::slot::Phase::Cold | crate::slot::Phase::Evicted)) {
+        if self
+            .residency
+            .get(id)
+            .is_some_and(|slot| !matches!(*slot.phase.lock(), crate::slot::Phase::Cold | crate::slot::Phase::Evicted))
+        {
             return Ok(true);
         }
         Ok(self.log.head(id).await.map_err(damage::log)?.is_some())
     }
 
     pub(crate) fn no_session(id: SessionId) -> Error {
-        Error::from(Refusal::new(RefusalCode::NotFound, format!("no session of id {id}: `create` makes one, `open` makes or resumes one")))
+        Error::from(Refusal::new(
+            RefusalCode::NotFound,
+            format!("no session of id {id}: `create` makes one, `open` makes or resumes one"),
+        ))
     }
 }

@@ -51,12 +51,13 @@ mod residency;
 mod session;
 mod settings;
 mod slot;
+pub mod upkeep;
 mod verify;
 mod watch;
 
 pub use swarmkeep_core::{
-    self as core, Actor, BlobId, EntityId, Epoch, Error, ErrorKind, Event, Hash, Json, Record, Refusal, RefusalCode, RequestId,
-    Seq, SessionId, SessionName, State,
+    self as core, Actor, BlobId, EntityId, Epoch, Error, ErrorKind, Event, Hash, Json, Record, Refusal, RefusalCode,
+    RequestId, Seq, SessionId, SessionName, State,
     command::{Command, CreateTask as Task, Outcome, SpawnAgent as Agent},
     diff::Diff,
     log::{Blob, Durability, Head, Observation, Position},

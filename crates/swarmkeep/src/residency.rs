@@ -133,8 +133,7 @@ impl Residency {
                 Phase::Cold | Phase::Evicted => continue,
                 Phase::Packed(packed) => (packed.weight(), true),
                 Phase::Live(live) if live.is_idle() && used_at_ms < idle_before_ms => {
-                    let packed =
-                        Packed {
+                    let packed = Packed {
                         epoch: live.epoch,
                         head: live.published.head,
                         canonical: live.canonical().1,

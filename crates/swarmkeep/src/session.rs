@@ -60,7 +60,15 @@ impl Request {
     /// Several commands: all or nothing.
     #[must_use]
     pub fn all(actor: Actor, commands: Vec<Command>) -> Self {
-        Self { id: None, actor, commands, expected_seq: None, durability: Durability::Durable, blobs: Vec::new(), base: None }
+        Self {
+            id: None,
+            actor,
+            commands,
+            expected_seq: None,
+            durability: Durability::Durable,
+            blobs: Vec::new(),
+            base: None,
+        }
     }
 
     /// Gives it an id.
@@ -185,7 +193,13 @@ impl Session {
     ///
     /// # Errors
     /// `not_found` beyond the end; as [`Session::submit`].
-    pub async fn rewind(&self, to: Seq, reason: Option<String>, request: Option<RequestId>, actor: Actor) -> Result<Reply, Error> {
+    pub async fn rewind(
+        &self,
+        to: Seq,
+        reason: Option<String>,
+        request: Option<RequestId>,
+        actor: Actor,
+    ) -> Result<Reply, Error> {
         self.engine.rewind(self.id, to, reason, request, actor).await
     }
 
@@ -193,7 +207,13 @@ impl Session {
     ///
     /// # Errors
     /// `already_exists` for the new name; `not_found` beyond the end.
-    pub async fn fork(&self, at: Option<Seq>, new: NewSession, reason: Option<String>, actor: &Actor) -> Result<Session, Error> {
+    pub async fn fork(
+        &self,
+        at: Option<Seq>,
+        new: NewSession,
+        reason: Option<String>,
+        actor: &Actor,
+    ) -> Result<Session, Error> {
         let name = new.name.clone();
         self.engine.fork(self.id, at, new, reason, actor).await?;
         Ok(Session::new(self.engine.clone(), name))
@@ -213,7 +233,13 @@ impl Session {
     ///
     /// # Errors
     /// `limit` above [`swarmkeep_core::limits::BLOB_BYTES`].
-    pub async fn put_blob(&self, label: &str, bytes: Bytes, actor: Actor, request: Option<RequestId>) -> Result<BlobId, Error> {
+    pub async fn put_blob(
+        &self,
+        label: &str,
+        bytes: Bytes,
+        actor: Actor,
+        request: Option<RequestId>,
+    ) -> Result<BlobId, Error> {
         let blob = Blob::new(bytes);
         let id = blob.id;
         let command = Command::Record {

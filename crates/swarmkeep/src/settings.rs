@@ -39,7 +39,8 @@ impl Settings {
     /// `invalid`.
     pub fn check(&self) -> Result<(), Error> {
         let wrong = |name: &str, allowed: &str| {
-            Err(Error::new(ErrorKind::Invalid, format!("setting `{name}` is out of bounds")).hint(format!("allowed: {allowed}")))
+            Err(Error::new(ErrorKind::Invalid, format!("setting `{name}` is out of bounds"))
+                .hint(format!("allowed: {allowed}")))
         };
         if self.resident_bytes < 1 << 20 {
             return wrong("resident_bytes", "1048576 (1 MiB) or more");

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use swarmkeep_core::{Error, Hash, SessionId, State, query::{LIMIT_MAX, Of, Query}};
-
-use crate::{
-    Swarmkeep, damage,
-    keep::Engine,
+use swarmkeep_core::{
+    Error, Hash, SessionId, State,
+    query::{LIMIT_MAX, Of, Query},
 };
+
+use crate::{Swarmkeep, damage, keep::Engine};
 
 /// What [`Swarmkeep::verify`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -58,13 +58,18 @@ impl Swarmkeep {
         }
         if let Some(embedded) = &engine.embedded {
             let file = embedded.clone();
-            let damaged = tokio::task::spawn_blocking(move || file.verify_file()).await.unwrap_or_else(|_| Ok(Vec::new()))?;
+            let damaged =
+                tokio::task::spawn_blocking(move || file.verify_file()).await.unwrap_or_else(|_| Ok(Vec::new()))?;
             report.findings.extend(damaged.into_iter().map(|what| Finding { session: None, place: "store", what }));
         }
         let mut cursor = None;
         loop {
             let query = Query { limit: Some(LIMIT_MAX), cursor, ..Query::of(Of::Sessions) };
-            let page = engine.log.find(query, engine.embedded.as_ref().map(|embedded| embedded.opened_at())).await.map_err(damage::log)?;
+            let page = engine
+                .log
+                .find(query, engine.embedded.as_ref().map(|embedded| embedded.opened_at()))
+                .await
+                .map_err(damage::log)?;
             for row in &page.rows {
                 #[derive(serde::Deserialize)]
                 struct Row {
@@ -118,7 +123,10 @@ impl Engine {
                 }
                 match self.fold(id, until).await {
                     Ok((from_checkpoint, ..)) if hash(&from_checkpoint) == hash(&folded) => {}
-                    Ok(_) => finding("checkpoint", format!("checkpoint and tail at seq {until} are not the fold of the records")),
+                    Ok(_) => finding(
+                        "checkpoint",
+                        format!("checkpoint and tail at seq {until} are not the fold of the records"),
+                    ),
                     Err(error) => finding("checkpoint", error.to_string()),
                 }
             }
@@ -151,4 +159,3 @@ impl Engine {
 fn hash(state: &State) -> Hash {
     state.hash()
 }
-

@@ -141,11 +141,9 @@ impl Watch {
                 self.timers.lock().clear(session, About::Effect(effect.clone()));
             }
             Event::MemorySet { ttl_ms: Some(ttl_ms), .. } => self.life(session, *ttl_ms),
-            Event::SessionUpdated { ttl_ms, idle_ttl_ms, .. } => {
-                // Looked at soon: the state says what the new ends are.
-                if ttl_ms.is_some() || idle_ttl_ms.is_some() {
-                    self.life(session, 0);
-                }
+            // Looked at soon: the state says what the new ends are.
+            Event::SessionUpdated { ttl_ms, idle_ttl_ms, .. } if ttl_ms.is_some() || idle_ttl_ms.is_some() => {
+                self.life(session, 0);
             }
             _ => {}
         }

@@ -160,7 +160,13 @@ impl Applier {
         }
         // Gather company, unless somebody waits or there is enough.
         let mut waited = false;
-        while !waited && !inbox.closing && !inbox.hurry && inbox.asks.is_empty() && !inbox.frames.is_empty() && inbox.bytes < BATCH_BYTES {
+        while !waited
+            && !inbox.closing
+            && !inbox.hurry
+            && inbox.asks.is_empty()
+            && !inbox.frames.is_empty()
+            && inbox.bytes < BATCH_BYTES
+        {
             waited = self.progress.came.wait_for(&mut inbox, LINGER).timed_out();
         }
         inbox.hurry = false;
@@ -194,7 +200,8 @@ impl Applier {
                 Ask::Report(recovery, done) => reports.push((recovery, done)),
             }
         }
-        let outcome = if apply.entries.is_empty() && batch.frames.is_empty() { Ok(()) } else { self.records.apply(&apply) };
+        let outcome =
+            if apply.entries.is_empty() && batch.frames.is_empty() { Ok(()) } else { self.records.apply(&apply) };
         match outcome {
             Ok(()) => {}
             Err(error) => {
@@ -229,7 +236,8 @@ impl Applier {
     /// The frames as records.db takes them.
     fn batch_of(&self, frames: &[Arc<Frame>]) -> ApplyBatch {
         let (position, frame_hash) = self.records.position();
-        let mut batch = ApplyBatch { position, frame_hash, incarnation: self.records.anchor().incarnation, entries: Vec::new() };
+        let mut batch =
+            ApplyBatch { position, frame_hash, incarnation: self.records.anchor().incarnation, entries: Vec::new() };
         for frame in frames {
             if frame.position > batch.position {
                 batch.position = frame.position;
@@ -318,12 +326,13 @@ impl Applier {
         let blobs = &self.blobs;
         let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
         let mut told = 0;
-        let caught_up = self.views.catch_up(&Source { records: self.records.reader(), files: &files }, &mut |done, total| {
-            if done >= told + 10_000 {
-                told = done;
-                tracing::info!(done, total, "views.db: sessions tabulated");
-            }
-        });
+        let caught_up =
+            self.views.catch_up(&Source { records: self.records.reader(), files: &files }, &mut |done, total| {
+                if done >= told + 10_000 {
+                    told = done;
+                    tracing::info!(done, total, "views.db: sessions tabulated");
+                }
+            });
         self.tabulated(caught_up);
     }
 

@@ -34,7 +34,12 @@ impl EmbeddedLog {
     /// # Errors
     /// `unavailable` when it is held, newer than this program, or its folder cannot be used; `corrupt` when its files do not
     /// belong together. Nothing is changed then.
-    pub fn open(folder: &Path, settings: &Settings, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, Error> {
+    pub fn open(
+        folder: &Path,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, Error> {
         Self::open_on(Arc::new(RealDisk), folder, settings, clock, entropy)
     }
 
@@ -52,12 +57,8 @@ impl EmbeddedLog {
         let fresh = is_fresh(disk.as_ref(), folder)?;
         let mut id = [0; 16];
         entropy.fill(&mut id);
-        let options = Options {
-            store_id: fresh.then_some(id),
-            create: fresh,
-            mode: Mode::WalNormal,
-            now_ms: clock.now_ms(),
-        };
+        let options =
+            Options { store_id: fresh.then_some(id), create: fresh, mode: Mode::WalNormal, now_ms: clock.now_ms() };
         let records = RecordsDb::open(&records_path, options).map_err(|error| database(&records_path, error))?;
         sync_folder(disk.as_ref(), folder)?;
         let anchor = records.anchor();
@@ -68,7 +69,8 @@ impl EmbeddedLog {
             frame_hash: anchor.frame_hash,
             incarnation: anchor.incarnation,
         };
-        let journal_settings = journal::Settings { segment_bytes: settings.segment_bytes, ..journal::Settings::default() };
+        let journal_settings =
+            journal::Settings { segment_bytes: settings.segment_bytes, ..journal::Settings::default() };
         let mut opened = Journal::open(disk.clone(), folder, journal_settings, Some(vouch), clock.clone(), entropy)
             .map_err(|error| journal_error(folder, error))?;
         let blobs = Arc::new(BlobFiles::open(disk, folder).map_err(|error| unusable(folder, error))?);
@@ -151,7 +153,12 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 fn is_fresh(disk: &dyn Disk, folder: &Path) -> Result<bool, Error> {
     let has_records = folder.join("records.db").exists();
     let journal = folder.join("journal");
-    let has_journal = journal.exists() && disk.list(&journal).map_err(|error| unusable(&journal, error))?.iter().any(|name| name.ends_with(".segment"));
+    let has_journal = journal.exists()
+        && disk
+            .list(&journal)
+            .map_err(|error| unusable(&journal, error))?
+            .iter()
+            .any(|name| name.ends_with(".segment"));
     let half = |there: &str, missing: &str| {
         Err(Error::new(ErrorKind::Corrupt, format!("{} has {there} but no {missing}: this is half of a store", folder.display()))
             .hint(format!("bring back {missing} from where {there} came from, or move the folder away and begin a new store; nothing was changed")))
@@ -231,13 +238,23 @@ fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]
         frames_replayed: unapplied.len() as u64,
         bytes_replayed: unapplied.iter().map(|frame| frame.bytes as u64).sum(),
         tail_kept,
-        possibly_acknowledged: inspection.doubts.iter().filter(|doubt| !doubt.abandoned).flat_map(|doubt| spans(doubt.spans.as_deref().unwrap_or_default())).collect(),
+        possibly_acknowledged: inspection
+            .doubts
+            .iter()
+            .filter(|doubt| !doubt.abandoned)
+            .flat_map(|doubt| spans(doubt.spans.as_deref().unwrap_or_default()))
+            .collect(),
         damage: inspection
             .damage
             .iter()
             .map(|damage| {
                 let saved = if damage.in_records { "records.db has all of it" } else { "NOT in records.db" };
-                format!("journal segment {}: {} ({saved}); kept as quarantine/{}", damage.segment, damage.what, damage.quarantine_name())
+                format!(
+                    "journal segment {}: {} ({saved}); kept as quarantine/{}",
+                    damage.segment,
+                    damage.what,
+                    damage.quarantine_name()
+                )
             })
             .collect(),
         views_rebuilt: false,
@@ -272,7 +289,9 @@ fn database(path: &Path, error: SqliteError) -> Error {
         SqliteError::Damaged(_) | SqliteError::Foreign { .. } => ErrorKind::Corrupt,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, format!("{}: {error}", path.display())).hint("`swarmkeep doctor` says what to do; nothing was changed").caused_by(error)
+    Error::new(kind, format!("{}: {error}", path.display()))
+        .hint("`swarmkeep doctor` says what to do; nothing was changed")
+        .caused_by(error)
 }
 
 fn journal_error(folder: &Path, error: OpenError) -> Error {
@@ -281,5 +300,7 @@ fn journal_error(folder: &Path, error: OpenError) -> Error {
         OpenError::Settings(_) => ErrorKind::Invalid,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, format!("{}: {error}", folder.display())).hint("`swarmkeep doctor` says what to do").caused_by(error)
+    Error::new(kind, format!("{}: {error}", folder.display()))
+        .hint("`swarmkeep doctor` says what to do")
+        .caused_by(error)
 }

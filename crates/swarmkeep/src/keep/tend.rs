@@ -169,7 +169,9 @@ impl Engine {
                 let busy_ms = state
                     .effects
                     .iter()
-                    .filter(|effect| effect.status == EffectStatus::Begun && effect.agent_id.as_ref() == Some(&lease.agent_id))
+                    .filter(|effect| {
+                        effect.status == EffectStatus::Begun && effect.agent_id.as_ref() == Some(&lease.agent_id)
+                    })
                     .filter_map(|effect| self.watch.effect_left_ms(due.session, &effect.id))
                     .max();
                 if let Some(left_ms) = busy_ms {
@@ -249,4 +251,3 @@ impl Engine {
         }
     }
 }
-

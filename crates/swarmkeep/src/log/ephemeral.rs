@@ -1,6 +1,9 @@
 //! A log that is gone with the process: for tests, for trying things out, for sessions that need not survive.
 
-use std::{path::PathBuf, sync::atomic::{AtomicU64, Ordering}};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use swarmkeep_core::{
@@ -32,7 +35,8 @@ impl Ephemeral {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| unavailable(Box::new(error)))?;
         let made = MADE.fetch_add(1, Ordering::Relaxed);
-        let folder = parent.join(format!("swarmkeep-{}-{made}-{:016x}", std::process::id(), u64::from_le_bytes(random)));
+        let folder =
+            parent.join(format!("swarmkeep-{}-{made}-{:016x}", std::process::id(), u64::from_le_bytes(random)));
         std::fs::create_dir(&folder).map_err(|error| unavailable(Box::new(error)))?;
         let options = Options { store_id: None, create: true, mode: Mode::WalFull, now_ms: 0 };
         let within = SqliteLog::open(&folder.join("records.db"), &folder.join("views.db"), options)

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use swarmkeep_core::{
     checkpoint::Checkpoint,
     id::{BlobId, Epoch, Seq, SessionId},
-    log::{Commit, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused, Remove, Take},
+    log::{
+        Commit, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused, Remove, Take,
+    },
     query::{Page, Query},
 };
 
@@ -63,9 +65,9 @@ impl Log for Faulty {
                     unknown()
                 })
             }
-            Fault::DiskFull => Box::pin(async {
-                Err(LogError::Refused { kind: Refused::DiskFull, detail: "planned fault".into() })
-            }),
+            Fault::DiskFull => {
+                Box::pin(async { Err(LogError::Refused { kind: Refused::DiskFull, detail: "planned fault".into() }) })
+            }
         }
     }
 

@@ -90,8 +90,12 @@ impl Session {
     /// # Errors
     /// `lease_lost` when somebody else has it by now.
     pub async fn fail_task(&self, claim: &Claim, error: impl Into<String>) -> Result<(), Error> {
-        let command =
-            Command::FailTask { task: claim.task.clone(), lease: Some(claim.lease), error: error.into(), permanent: false };
+        let command = Command::FailTask {
+            task: claim.task.clone(),
+            lease: Some(claim.lease),
+            error: error.into(),
+            permanent: false,
+        };
         self.one(Actor::system(), command).await.map(drop)
     }
 
@@ -99,7 +103,13 @@ impl Session {
     ///
     /// # Errors
     /// `not_found` for a recipient that is not there.
-    pub async fn send_message(&self, from: &EntityId, to: Address, topic: &str, content: impl Serialize) -> Result<EntityId, Error> {
+    pub async fn send_message(
+        &self,
+        from: &EntityId,
+        to: Address,
+        topic: &str,
+        content: impl Serialize,
+    ) -> Result<EntityId, Error> {
         let command = Command::SendMessage {
             id: None,
             from: from.clone(),
@@ -169,7 +179,12 @@ impl Session {
     ///
     /// # Errors
     /// `wrong_state` when there is no doubt.
-    pub async fn resolve_effect(&self, effect: &EntityId, outcome: Option<EffectOutcome>, by: &str) -> Result<(), Error> {
+    pub async fn resolve_effect(
+        &self,
+        effect: &EntityId,
+        outcome: Option<EffectOutcome>,
+        by: &str,
+    ) -> Result<(), Error> {
         let command = Command::ResolveEffect { effect: effect.clone(), outcome, by: by.to_owned() };
         self.one(Actor::system(), command).await.map(drop)
     }

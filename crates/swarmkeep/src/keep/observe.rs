@@ -1,0 +1,71 @@
+//! Signs of life and measurements: kept, batched, not events.
+
+use std::sync::Arc;
+
+use swarmkeep_core::{Error, Refusal, RefusalCode, SessionId, limits, log::Observation};
+
+use super::Engine;
+use crate::damage;
+
+impl Engine {
+    pub(crate) async fn observe(
+        self: &Arc<Self>,
+        id: SessionId,
+        mut observations: Vec<Observation>,
+    ) -> Result<(), Error> {
+        self.check_open()?;
+        if observations.len() > limits::OBSERVATIONS_PER_REQUEST {
+            let message = format!("at most {} observations in one request", limits::OBSERVATIONS_PER_REQUEST);
+            return Err(Refusal::new(RefusalCode::Limit, message).into());
+        }
+        let state = self.live(id, |live| live.published.clone()).await?;
+        let now_ms = self.clock.now_ms();
+        for observation in &mut observations {
+            let (Observation::Heartbeat { agent, at_ms } | Observation::Metric { agent, at_ms, .. }) = observation;
+            if !state.agents.contains(agent) {
+                return Err(Refusal::not_found("agent", agent).into());
+            }
+            if *at_ms == 0 {
+                *at_ms = now_ms;
+            }
+        }
+        for observation in &observations {
+            if let Observation::Heartbeat { agent, .. } = observation {
+                for task in state.tasks.iter() {
+                    if let Some(lease) = task.lease.as_ref().filter(|lease| lease.agent_id == *agent) {
+                        self.watch.renew_lease(id, &task.id, lease.number, lease.lease_ms);
+                    }
+                }
+            }
+        }
+        self.log.observe(id, observations).await.map_err(damage::log)
+    }
+
+    pub(crate) async fn heartbeat_task(
+        self: &Arc<Self>,
+        id: SessionId,
+        task: &swarmkeep_core::EntityId,
+        lease: u64,
+    ) -> Result<(), Error> {
+        self.check_open()?;
+        let state = self.live(id, |live| live.published.clone()).await?;
+        let found = state.tasks.get(task).ok_or_else(|| Refusal::not_found("task", task))?;
+        match &found.lease {
+            Some(current) if current.number == lease => {
+                self.watch.renew_lease(id, task, lease, current.lease_ms);
+                self.log
+                    .observe(
+                        id,
+                        vec![Observation::Heartbeat { agent: current.agent_id.clone(), at_ms: self.clock.now_ms() }],
+                    )
+                    .await
+                    .map_err(damage::log)
+            }
+            _ => Err(Refusal::new(
+                RefusalCode::LeaseLost,
+                format!("lease {lease} of task `{task}` is over (it is {} now): stop working on it", found.status),
+            )
+            .into()),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The way of a request: room, staged under the session's lock, sent, waited for, published.
+
+use std::sync::Arc;
+
+use swarmkeep_core::{
+    Actor, Error, ErrorKind, Refusal, RefusalCode, RequestId, Seq, SessionId,
+    command::{Command, Outcome},
+    limits,
+    log::{Blob, Commit, Durability, Head, LogFuture, Position},
+    record,
+    requests::Done,
+    session::{self as pure, Circumstances, Staged},
+};
+
+use super::{Engine, begin::pack_base, load::Look};
+use crate::{
+    damage,
+    session::{Reply, Request},
+    slot::{Live, Phase, Slot},
+};
+
+/// What staging a request came to.
+enum Step {
+    /// The answer is there.
+    Answered(Reply),
+    /// A group is on its way.
+    Sent { group: LogFuture<'static, Commit>, generation: u64, outcomes: Vec<Outcome>, first: Seq, head: Head },
+    /// The answer is that of a group up to `last`, once that is durable.
+    Repeated { done: Done, durable_at: Seq },
+    /// Nothing has to be written, but what was seen is still in flight.
+    After { head: Head, outcomes: Vec<Outcome> },
+}
+
+impl Engine {
+    /// Back-pressure, before anything is staged.
+    pub(super) async fn wait_for_room(&self) -> Result<(), Error> {
+        match self.log.room() {
+            None => Ok(()),
+            Some(room) => room.await.map_err(damage::log),
+        }
+    }
+
+    pub(crate) async fn submit(self: &Arc<Self>, id: SessionId, request: Request) -> Result<Reply, Error> {
+        check_size(&request)?;
+        let Request { id: request_id, actor, commands, expected_seq, durability, blobs, base } = request;
+        let asked = pure::Request { id: request_id, actor, commands, expected_seq, blobs, base };
+        loop {
+            self.check_open()?;
+            self.wait_for_room().await?;
+            let slot = self.residency.place(id);
+            let step = match self.look(&slot, |live| self.step(live, &asked, durability)) {
+                Look::Live(step) => step?,
+                Look::Cold => {
+                    self.load(&slot).await?;
+                    continue;
+                }
+                Look::Evicted => continue,
+            };
+            match step {
+                Step::Answered(reply) => return Ok(reply),
+                Step::Sent { group, generation, outcomes, first, head } => {
+                    let reply = Reply { first, head, outcomes, repeated: false, durability, position: Position(0) };
+                    let mut settling =
+                        Settling { engine: self.clone(), slot: slot.clone(), generation, group: Some(group) };
+                    if durability == Durability::Relaxed {
+                        // Dropping it lets it go on by itself.
+                        return Ok(reply);
+                    }
+                    let commit = settling.settle().await?;
+                    return Ok(Reply { position: commit.position, ..reply });
+                }
+                Step::Repeated { done, durable_at } => {
+                    if self.durable(&slot, durable_at).await?.is_none() {
+                        continue;
+                    }
+                    return Ok(Reply {
+                        first: done.first,
+                        head: self.head_at(id, durable_at).await?,
+                        outcomes: done.outcomes.to_vec(),
+                        repeated: true,
+                        durability: Durability::Durable,
+                        position: Position(0),
+                    });
+                }
+                Step::After { head, outcomes } => {
+                    if self.durable(&slot, head.seq).await?.is_none() {
+                        continue;
+                    }
+                    let (first, position) = (Seq::ZERO, Position(0));
+                    return Ok(Reply {
+                        first,
+                        head,
+                        outcomes,
+                        repeated: false,
+                        durability: Durability::Durable,
+                        position,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Decides a request against the staged state and sends its group, all under the session's lock: groups leave in the
+    /// order in which they were decided.
+    fn step(&self, live: &mut Live, asked: &pure::Request, durability: Durability) -> Result<Step, Error> {
+        let (epoch, now_ms) = (live.epoch, self.clock.now_ms());
+        let circumstances = Circumstances { epoch, now_ms, salts: &mut || self.salts.draw() };
+        match live.staging.stage(asked.clone(), circumstances)? {
+            Staged::Group(staged) => {
+                let pure::Group { log: group, records, state, outcomes } = *staged;
+                let (first, head, bytes) = (group.after.seq.next(), group.head, group.records.len());
+                let group = self.log.append(group, durability);
+                live.sent(state, records, bytes);
+                Ok(Step::Sent { group, generation: live.generation, outcomes, first, head })
+            }
+            Staged::Repeated { done, durable_at } => Ok(Step::Repeated { done, durable_at }),
+            Staged::Nothing { outcomes, head } => {
+                if head.seq == live.published.head.seq {
+                    let (first, position, repeated) = (Seq::ZERO, Position(0), false);
+                    return Ok(Step::Answered(Reply {
+                        first,
+                        head,
+                        outcomes,
+                        repeated,
+                        durability: Durability::Durable,
+                        position,
+                    }));
+                }
+                Ok(Step::After { head, outcomes })
+            }
+        }
+    }
+
+    pub(crate) async fn rewind(
+        self: &Arc<Self>,
+        id: SessionId,
+        to: Seq,
+        reason: Option<String>,
+        request: Option<RequestId>,
+        actor: Actor,
+    ) -> Result<Reply, Error> {
+        let base = self.state_at(id, to).await?;
+        let blob = Blob::new(pack_base(&base)?);
+        let command = Command::Rewind { to, base: blob.id, reason };
+        let mut asked = Request { id: request, ..Request::of(actor, command) };
+        asked.blobs.push(blob);
+        asked.base = Some(base);
+        self.submit(id, asked).await
+    }
+
+    /// Waits until a session is durable up to `seq`; `None` when what was staged is gone: look again.
+    async fn durable(&self, slot: &Slot, seq: Seq) -> Result<Option<Head>, Error> {
+        let Look::Live((head, mut heads)) = self.look(slot, |live| (live.published.head, live.heads())) else {
+            return Ok(None);
+        };
+        if head.seq >= seq {
+            return Ok(Some(head));
+        }
+        tokio::select! {
+            reached = heads.wait_for(|durable| *durable >= seq) => Ok(reached.ok().map(|_| head)),
+            () = self.closing() => { self.check_open()?; Ok(None) }
+        }
+    }
+
+    /// The head of a session when it ended at `seq`.
+    async fn head_at(&self, id: SessionId, seq: Seq) -> Result<Head, Error> {
+        let bytes = self.read_log(id, Seq(seq.0.saturating_sub(1)), 1).await?;
+        match record::iter(&bytes).next() {
+            Some(view) => {
+                let view = view.map_err(damage::record)?;
+                Ok(Head { seq: view.seq(), hash: view.hash(), time_ms: view.time_ms() })
+            }
+            None => Err(Error::new(ErrorKind::Corrupt, format!("session {id}: no record at seq {seq}"))),
+        }
+    }
+
+    /// A group is durable: publish it, start the clocks it starts, see whether a checkpoint is due.
+    fn publish(&self, slot: &Slot, generation: u64, commit: &Commit) {
+        let (records, due) = {
+            let mut phase = slot.phase.lock();
+            let Phase::Live(live) = &mut *phase else { return };
+            if live.generation != generation {
+                return;
+            }
+            let records = live.commit(commit);
+            (records, live.checkpoint_due(self.clock.monotonic_ms()))
+        };
+        for body in records.iter().filter_map(|record| record.body.as_ref()) {
+            self.watch.note(slot.id, &body.event);
+        }
+        if due {
+            // A full queue means the checkpoints are behind already; the next commit asks again.
+            let _ = self.checkpoints.try_send(slot.id);
+        }
+    }
+
+    /// A group failed: what was staged may or may not be there. The log knows.
+    fn drop_staged(&self, slot: &Slot, generation: u64) {
+        let mut phase = slot.phase.lock();
+        if let Phase::Live(live) = &*phase
+            && live.generation == generation
+        {
+            *phase = Phase::Cold;
+        }
+    }
+}
+
+/// A group on its way. Waited for, or left to itself: either way it is published when it is durable.
+struct Settling {
+    engine: Arc<Engine>,
+    slot: Arc<Slot>,
+    generation: u64,
+    group: Option<LogFuture<'static, Commit>>,
+}
+
+impl Settling {
+    async fn settle(&mut self) -> Result<Commit, Error> {
+        let Some(group) = &mut self.group else { return Err(Error::new(ErrorKind::Unknown, "settled already")) };
+        let settled = group.await;
+        self.group = None;
+        match settled {
+            Ok(commit) => {
+                self.engine.publish(&self.slot, self.generation, &commit);
+                Ok(commit)
+            }
+            Err(error) => {
+                self.engine.drop_staged(&self.slot, self.generation);
+                Err(damage::log(error))
+            }
+        }
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        let Some(group) = self.group.take() else { return };
+        let mut rest = Settling {
+            engine: self.engine.clone(),
+            slot: self.slot.clone(),
+            generation: self.generation,
+            group: Some(group),
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { rest.settle().await.map(drop) })),
+            // No runtime: the program is ending. The journal still finishes what it has.
+            Err(_) => rest.group = None,
+        }
+    }
+}
+
+fn check_size(request: &Request) -> Result<(), Error> {
+    if request.commands.len() > limits::COMMANDS_PER_REQUEST {
+        let message =
+            format!("{} commands in one request: at most {}", request.commands.len(), limits::COMMANDS_PER_REQUEST);
+        return Err(Refusal::new(RefusalCode::Limit, message).into());
+    }
+    if let Some(blob) = request.blobs.iter().find(|blob| blob.bytes.len() > limits::BLOB_BYTES) {
+        let message = format!("a blob of {} bytes: at most {}", blob.bytes.len(), limits::BLOB_BYTES);
+        return Err(Refusal::new(RefusalCode::Limit, message).into());
+    }
+    Ok(())
+}
