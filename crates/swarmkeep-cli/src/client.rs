@@ -13,7 +13,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    HeaderMap, Method, Request,
+    Method, Request,
     body::Incoming,
     client::conn::http1::{self, SendRequest},
     header,
@@ -119,7 +119,6 @@ impl Call {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -194,7 +193,7 @@ impl Client {
     /// Makes one call and reads the whole answer.
     pub(crate) async fn call(&mut self, call: &Call) -> Result<Answer, CallError> {
         let answer = tokio::time::timeout(call.timeout, self.send(call)).await;
-        let (status, headers, body) = match answer {
+        let (status, body) = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 self.sender = None;
@@ -205,15 +204,14 @@ impl Client {
                 return Err(CallError::Lost(format!("nothing came within {} s", call.timeout.as_secs())));
             }
         };
-        Ok(Answer { status, headers, body })
+        Ok(Answer { status, body })
     }
 
-    async fn send(&mut self, call: &Call) -> Result<(u16, HeaderMap, Bytes), CallError> {
+    async fn send(&mut self, call: &Call) -> Result<(u16, Bytes), CallError> {
         let response = self.begin(call).await?;
         let status = response.status().as_u16();
-        let headers = response.headers().clone();
         let body = response.into_body().collect().await.map_err(|error| CallError::Lost(error.to_string()))?.to_bytes();
-        Ok((status, headers, body))
+        Ok((status, body))
     }
 
     /// Makes one call whose answer is read as it comes; the connection belongs to it.

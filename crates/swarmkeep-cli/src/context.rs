@@ -88,6 +88,11 @@ impl Context {
         self.get(path).await?.json()
     }
 
+    /// Makes a call that changes nothing, whatever its method.
+    pub(crate) async fn read(&mut self, call: Call) -> Result<Answer, Failure> {
+        self.call(call).await
+    }
+
     /// Changes the store: with a request id, so that it is carried out once however often it is sent. `None` with
     /// `--dry-run`, which says what would be sent and sends nothing.
     pub(crate) async fn write(&mut self, call: Call) -> Result<Option<Answer>, Failure> {

@@ -7,12 +7,7 @@ pub(crate) fn now_ms() -> u64 {
     millis(ClockId::Realtime)
 }
 
-/// Milliseconds of a clock that never goes back.
-pub(crate) fn monotonic_ms() -> u64 {
-    millis(ClockId::Monotonic)
-}
-
-/// Microseconds of the same clock, for what is measured.
+/// Microseconds of a clock that never goes back, for what is measured.
 pub(crate) fn monotonic_us() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000

@@ -52,7 +52,7 @@ impl Show {
     /// What this is, before it begins.
     pub(crate) fn begin(&self, store: &std::path::Path, seconds: u64, agents: usize) {
         self.line(&format!(
-            "\n  {}  {agents} agents at work for {seconds} s through one daemon, which is killed with {} again and again.\n  {}\n",
+            "\n  {}  {agents} agents work for {seconds} s; their daemon gets {} again and again\n  {}\n",
             self.paint.bold("swarmkeep demo"),
             self.paint.bold("kill -9"),
             self.paint.dim(format_args!("store: {}", store.display()))

@@ -92,7 +92,7 @@ pub(crate) async fn run(folder: &Folder, show: &Show, seconds: u64, seed: u64) -
     stop.send_replace(true);
     let reconciled = reconciling.await.map_err(|error| Failure::unavailable(format!("the reconciler broke off: {error}"), "please report it"))?;
     reconciled?;
-    run.kill_daemon("the last acknowledgement is in: kill -9 once more").await?;
+    run.kill_daemon("once more, after the last acknowledgement").await?;
     run.ran.settled = *run.settled.borrow();
     let Some(daemon) = run.daemon.take() else {
         return Err(Failure::unavailable("the daemon is gone", "look into daemon.log"));

@@ -183,7 +183,8 @@ fn summary(paint: Paint, folder: &Folder, verdict: &Verdict, ran: &Ran) {
     for (what, command) in next {
         say!("    {}  {}", paint.dim(format_args!("{what:<14}")), paint.cyan(command));
     }
-    say!("    {:<14}  then copy examples/swarmkeep_agent.py: Swarm(\"http://127.0.0.1:7420\", \"{SESSION}\")\n", "");
+    say!("    {:<14}  then, with a copy of examples/swarmkeep_agent.py:", "");
+    say!("    {:<14}  Swarm(\"http://127.0.0.1:7420\", \"{SESSION}\")\n", "");
 }
 
 /// With `~` for the home folder, and quotes where a shell needs them.

@@ -1,16 +1,34 @@
-//! `swarmkeep recover`: what coming back found.
+//! `swarmkeep recover`: coming back after a death. It happens by itself at every start; this shows what it found, plans it
+//! without touching anything, or does it all again from the records.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
+use swarmkeep::{Settings, Swarmkeep, upkeep};
 
-use super::{entries, field, number, text};
-use crate::{context::Context, failure::Failure, moment, say::say, table::{Table, printable}};
+use super::{Name, entries, field, number, serve::refused, text, verify};
+use crate::{
+    client::{Client, Endpoint},
+    context::Context,
+    failure::Failure,
+    moment,
+    say::say,
+    table::{Table, printable},
+};
 
 /// See the module.
 #[derive(Debug, Args)]
 pub(crate) struct Recover {
     #[command(subcommand)]
     verb: Option<Verb>,
+    /// Say what the next start would find and do; touch nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Build views.db again from the records, and verify every session
+    #[arg(long, conflicts_with = "session")]
+    full: bool,
+    /// Read this session from the log again, and compare
+    #[arg(long, value_name = "SESSION")]
+    session: Option<Name>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -21,6 +39,17 @@ enum Verb {
 
 impl Recover {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
+        if self.dry_run {
+            return plan(context, self.full).await;
+        }
+        if self.full {
+            return full(context).await;
+        }
+        if let Some(session) = &self.session {
+            let report = verify::ask(context, Some(session)).await?;
+            context.answer(&report, |context| verify::show(context, &report))?;
+            return verify::judge(&report);
+        }
         let answer = context.get_json("/v1/recoveries").await?;
         let recoveries = entries(&answer, "recoveries");
         if let Some(Verb::History) = self.verb {
@@ -29,7 +58,7 @@ impl Recover {
                 table.row([
                     text(recovery, "id").to_owned(),
                     moment::utc(number(recovery, "at_ms")),
-                    if field(recovery, "clean").as_bool() == Some(true) { "after a clean stop" } else { "after a death" }.to_owned(),
+                    if is_new(recovery) { "a new store" } else if is_clean(recovery) { "after a clean stop" } else { "after a death" }.to_owned(),
                     number(recovery, "frames_replayed").to_string(),
                     number(recovery, "opened_ms").to_string(),
                     number(recovery, "sessions_checked").to_string(),
@@ -46,14 +75,108 @@ impl Recover {
     }
 }
 
+/// Whether a daemon answers for the store.
+pub(super) async fn is_served(context: &Context) -> bool {
+    Client::new(Endpoint::Socket(context.place.socket())).connect().await.is_ok()
+}
+
+/// What stands in the way of work on a store that must not be held.
+pub(super) fn held(context: &Context) -> Failure {
+    let pid = context.place.lock_hint().and_then(|hint| hint.pid).unwrap_or(0);
+    Failure::unavailable(
+        format!("process {pid} holds {}", context.place.dir.display()),
+        format!("stop it first (it parks): kill {pid}; then the same call again"),
+    )
+}
+
+async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
+    if is_served(context).await {
+        let pid = context.place.lock_hint().and_then(|hint| hint.pid).unwrap_or(0);
+        let open = json!({ "open": true, "held_by": pid, "steps": [] });
+        return context.answer(&open, |_| say!("process {pid} has the store open: there is nothing to recover. `swarmkeep recover` shows what it found"));
+    }
+    let mut plan = upkeep::plan(&context.place.dir).map_err(refused)?;
+    if full {
+        plan.steps.insert(0, "remove views.db: it is derived".into());
+        plan.steps.push("fold every session from its oldest kept base and compare with checkpoints, RAM and views".into());
+    }
+    context.answer(&plan, |context| {
+        let paint = context.paint;
+        say!(
+            "{}: records.db at position {}, the journal at {}{}",
+            context.place.dir.display(),
+            plan.records_position,
+            plan.journal_position,
+            if plan.clean { "; a clean stop before" } else { "; a death before" }
+        );
+        for damage in &plan.damage {
+            say!("{} {}", paint.red("damage:"), printable(damage));
+        }
+        for span in &plan.possibly_acknowledged {
+            say!("{} session {}, seq {:?} to {:?}", paint.yellow("possibly acknowledged, unreadable:"), span.session, span.first, span.last);
+        }
+        say!("The next start would:");
+        for (number, step) in plan.steps.iter().enumerate() {
+            say!("  {}. {step}", number + 1);
+        }
+        say!("Estimated loss: {}", if plan.lost == 0 { paint.green("nothing that was acknowledged") } else { paint.red(format_args!("{} damaged ranges that exist nowhere else", plan.lost)) });
+        say!("{}", paint.dim("Nothing was touched."));
+    })
+}
+
+async fn full(context: &Context) -> Result<(), Failure> {
+    if is_served(context).await {
+        return Err(held(context));
+    }
+    let lock = swarmkeep::lock::StoreLock::take(&context.place.dir, &swarmkeep::Holder { pid: std::process::id(), ..Default::default() })
+        .map_err(|_| held(context))?;
+    remove_views(&context.place.dir)?;
+    drop(lock);
+    let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), Settings::default()).await.map_err(refused)?;
+    keep.wait_ready().await;
+    let verified = keep.verify(None, |_| {}).await;
+    let recovery = serde_json::to_value(keep.last_recovery()).unwrap_or_default();
+    keep.close().await.map_err(refused)?;
+    let report = serde_json::to_value(verified.map_err(refused)?).unwrap_or_default();
+    context.answer(&json!({ "recovery": recovery, "verify": report }), |context| {
+        for line in lines(&recovery) {
+            say!("{line}");
+        }
+        verify::show(context, &report);
+    })?;
+    verify::judge(&report)
+}
+
+/// Removes views.db with what SQLite keeps beside it: all of it can be made again from records.db.
+fn remove_views(dir: &std::path::Path) -> Result<(), Failure> {
+    for name in ["views.db", "views.db-wal", "views.db-shm"] {
+        match std::fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::unavailable(format!("{name} cannot be removed: {error}"), "`swarmkeep doctor` looks at the folder"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_clean(report: &Value) -> bool {
+    field(report, "clean").as_bool() == Some(true)
+}
+
+/// The first open of a store has nothing to come back from.
+fn is_new(report: &Value) -> bool {
+    report.is_null() || (text(report, "id") == "open-1" && is_clean(report))
+}
+
 /// A report for people, a line for each thing found.
 pub(crate) fn lines(report: &Value) -> Vec<String> {
-    if report.is_null() {
+    if is_new(report) {
         return vec!["a new store".into()];
     }
     let mut lines = Vec::new();
     let opened_ms = number(report, "opened_ms");
-    if field(report, "clean").as_bool() == Some(true) {
+    if is_clean(report) {
         lines.push(format!("a clean stop before; open after {opened_ms} ms"));
     } else {
         let frames = number(report, "frames_replayed");

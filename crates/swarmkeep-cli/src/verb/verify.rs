@@ -1,9 +1,66 @@
-//! `swarmkeep verify`.
+//! `swarmkeep verify`: every way to a session's state leads to the same bytes, and every byte is what was hashed.
+
+use std::time::Duration;
+
 use clap::Args;
-use crate::{context::Context, failure::Failure};
+use serde_json::{Value, json};
+
+use super::{Name, entries, number, plain, text};
+use crate::{client::Call, context::Context, failure::Failure, moment, say::say, table::printable};
+
+/// A large store takes its time.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
 /// See the module.
 #[derive(Debug, Args)]
-pub(crate) struct Verify {}
+pub(crate) struct Verify {
+    /// Only this session
+    session: Option<Name>,
+}
+
 impl Verify {
-    pub(crate) async fn run(self, _context: &mut Context) -> Result<(), Failure> { Ok(()) }
+    pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
+        let report = ask(context, self.session.as_deref()).await?;
+        context.answer(&report, |context| show(context, &report))?;
+        judge(&report)
+    }
+}
+
+pub(super) async fn ask(context: &mut Context, session: Option<&str>) -> Result<Value, Failure> {
+    let body = session.map_or(json!({}), |session| json!({ "session": session }));
+    // A read, though it is a POST: repeating it does no harm.
+    let answer = context.read(Call::post("/v1/verify", &body).within(PATIENCE)).await?;
+    answer.json()
+}
+
+pub(super) fn show(context: &Context, report: &Value) {
+    let paint = context.paint;
+    let count = |name: &str| moment::thousands(number(report, name));
+    say!(
+        "{} sessions, {} records ({}), {} checkpoints: read, hashed, folded, compared with RAM and views",
+        count("sessions"),
+        count("records"),
+        moment::bytes(number(report, "bytes")),
+        count("checkpoints")
+    );
+    if number(report, "views_not_compared") > 0 {
+        say!("{} sessions were written to meanwhile: their views were not compared", count("views_not_compared"));
+    }
+    let findings = entries(super::field(report, "findings"), "");
+    for finding in findings {
+        say!("{}  {}  {}  {}", paint.red("DAMAGED"), text(finding, "place"), plain(finding, "session"), printable(text(finding, "what")));
+    }
+    if findings.is_empty() {
+        say!("{}", paint.green("everything is what was acknowledged"));
+    }
+}
+
+pub(super) fn judge(report: &Value) -> Result<(), Failure> {
+    match entries(super::field(report, "findings"), "").len() {
+        0 => Ok(()),
+        count => Err(Failure::corrupt(
+            format!("{count} things do not agree or are damaged"),
+            "stop writing to those sessions and keep a copy of the store's folder; nothing was overwritten",
+        )),
+    }
 }

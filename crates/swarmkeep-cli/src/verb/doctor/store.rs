@@ -108,7 +108,7 @@ fn quarantine(count: usize) -> Finding {
 /// What the daemon says of the store.
 fn parts(store: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let standing = [store.get("standing"), store.get("storage"), store.get("store")].into_iter().flatten().find(|inner| inner.is_object()).unwrap_or(store);
+    let standing = store.get("store").filter(|inner| inner.is_object()).unwrap_or(store);
     let records = number(standing, "records_position");
     let views = number(standing, "views_position");
     let unapplied = number(standing, "unapplied_bytes");

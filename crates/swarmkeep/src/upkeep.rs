@@ -1,0 +1,192 @@
+//! A store that is closed, looked at: what the next open would find and do, and the versions of its databases. Reads only.
+
+use std::{path::Path, sync::Arc};
+
+use serde::Serialize;
+use swarmkeep_core::{Error, ErrorKind};
+use swarmkeep_sqlite::{Found, ReaderPool, RecordsReader, Schema, SqliteError};
+pub use swarmkeep_sqlite::{RECORDS_SCHEMA, VIEWS_SCHEMA};
+
+use crate::{
+    SystemClock,
+    disk::RealDisk,
+    journal::{self, OpenError, StoreId, Vouch},
+    recovery::Span,
+};
+
+/// What the next open of a store would find and do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// It was parked: there is nothing to settle.
+    pub clean: bool,
+    /// How far records.db has come.
+    pub records_position: u64,
+    /// Where the journal ends.
+    pub journal_position: u64,
+    /// Frames that records.db lacks and that would be applied.
+    pub frames: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// The last of them has nothing that vouches for it; it would be kept.
+    pub last_is_unvouched: bool,
+    /// At the end of the journal, unreadable, perhaps acknowledged: would go to quarantine. Whose, where that can be read.
+    pub possibly_acknowledged: Vec<Span>,
+    /// Damage, and whether records.db has what it held.
+    pub damage: Vec<String>,
+    /// Damage that records.db does not have: what it held would be lost.
+    pub lost: u64,
+    /// What would be done, in order.
+    pub steps: Vec<String>,
+}
+
+/// Plans the next open of the store in `folder`, which nobody holds. Nothing is changed.
+///
+/// # Errors
+/// `unavailable` when it cannot be read or is newer than this program; `corrupt` when its files do not belong together;
+/// `not_found` when there is no store.
+pub fn plan(folder: &Path) -> Result<Plan, Error> {
+    let records_path = folder.join("records.db");
+    if !records_path.exists() && !folder.join("journal").exists() {
+        return Err(Error::new(ErrorKind::NotFound, format!("{} has no store in it yet", folder.display()))
+            .hint("give the store's folder"));
+    }
+    RECORDS_SCHEMA.look(&records_path).map_err(|error| database(&records_path, error))?;
+    let readers = ReaderPool::open(&records_path, 1, Arc::new(SystemClock::new()))
+        .map_err(|error| database(&records_path, error))?;
+    let anchor = readers
+        .read(|connection| RecordsReader::new(connection).anchor())
+        .map_err(|error| database(&records_path, error))?;
+    let vouch = Vouch {
+        store: StoreId(anchor.store_id),
+        position: anchor.position,
+        frame_hash: anchor.frame_hash,
+        incarnation: anchor.incarnation,
+    };
+    let found = journal::inspect(&RealDisk, folder, Some(vouch)).map_err(|error| unreadable(folder, error))?;
+    let frames: Vec<_> = found.unapplied.iter().filter(|frame| frame.position > anchor.position).collect();
+    let doubts = found.doubts.iter().filter(|doubt| !doubt.abandoned).flat_map(|doubt| doubt.spans.iter().flatten());
+    let mut plan = Plan {
+        clean: found.sealed && found.damage.is_empty() && found.doubts.is_empty(),
+        records_position: anchor.position.0,
+        journal_position: found.next.0.saturating_sub(1),
+        frames: frames.len() as u64,
+        bytes: frames.iter().map(|frame| frame.bytes as u64).sum(),
+        last_is_unvouched: found.carried,
+        possibly_acknowledged: doubts
+            .map(|span| Span {
+                session: span.session,
+                first: span.seqs.as_ref().map(|seqs| *seqs.start()),
+                last: span.seqs.as_ref().map(|seqs| *seqs.end()),
+            })
+            .collect(),
+        damage: found
+            .damage
+            .iter()
+            .map(|damage| format!("journal segment {}: {}", damage.segment, damage.what))
+            .collect(),
+        lost: found.lost().count() as u64,
+        steps: Vec::new(),
+    };
+    plan.steps = steps(&plan, found.doubts.len() + found.damage.len(), folder.join("views.db").exists());
+    Ok(plan)
+}
+
+fn steps(plan: &Plan, to_quarantine: usize, has_views: bool) -> Vec<String> {
+    let mut steps = vec!["begin another journal segment: nothing of the old ones is written to again".to_owned()];
+    if to_quarantine > 0 {
+        steps.push(format!("copy {to_quarantine} ranges that cannot be used to quarantine/, and go on without them"));
+    }
+    if plan.last_is_unvouched {
+        steps.push(
+            "carry the last frame over into the new segment: nothing vouches for it, and it may have been acknowledged"
+                .into(),
+        );
+    }
+    if plan.frames > 0 {
+        steps.push(format!("apply {} frames to records.db, while serving", plan.frames));
+    }
+    steps.push(
+        if has_views {
+            "bring views.db up to records.db, while serving"
+        } else {
+            "build views.db from records.db, while serving"
+        }
+        .into(),
+    );
+    steps.push(
+        "read and verify every live session: newest checkpoint, then its tail; those asked for come first".into(),
+    );
+    steps
+}
+
+/// How the schema of one database stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SchemaStanding {
+    /// Its file name.
+    pub file: &'static str,
+    /// Its version; absent: there is no file, or nothing in it yet.
+    pub version: Option<i64>,
+    /// The version this program brings it to.
+    pub known: i64,
+    /// Steps this program knows: number, name, whether it is in the file, whether it can be taken back.
+    pub steps: Vec<Step>,
+    /// Why it cannot be opened by this program; absent: it can.
+    pub refused: Option<String>,
+}
+
+/// A migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Counts from 1.
+    pub version: i64,
+    /// For people.
+    pub name: &'static str,
+    /// It is in the file.
+    pub applied: bool,
+    /// There is a way back.
+    pub has_down: bool,
+}
+
+/// How the schemas of the store in `folder` stand. Nothing is changed.
+#[must_use]
+pub fn schemas(folder: &Path) -> Vec<SchemaStanding> {
+    [("records.db", RECORDS_SCHEMA), ("views.db", VIEWS_SCHEMA)]
+        .map(|(file, schema)| standing(folder, file, &schema))
+        .into()
+}
+
+fn standing(folder: &Path, file: &'static str, schema: &Schema) -> SchemaStanding {
+    let (version, refused) = match schema.look(&folder.join(file)) {
+        Ok(Found::Version(version)) => (Some(version), None),
+        Ok(Found::Empty) | Err(SqliteError::NotFound(_)) => (None, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let steps = schema
+        .migrations
+        .iter()
+        .map(|step| Step {
+            version: step.version,
+            name: step.name,
+            applied: version.is_some_and(|version| version >= step.version),
+            has_down: step.down.is_some(),
+        })
+        .collect();
+    SchemaStanding { file, version, known: schema.known(), steps, refused }
+}
+
+fn database(path: &Path, error: SqliteError) -> Error {
+    let kind = match &error {
+        SqliteError::Damaged(_) | SqliteError::Foreign { .. } | SqliteError::NotFound(_) => ErrorKind::Corrupt,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("{}: {error}", path.display()))
+        .hint("`swarmkeep doctor` says what to do; nothing was changed")
+        .caused_by(error)
+}
+
+fn unreadable(folder: &Path, error: OpenError) -> Error {
+    let kind = if matches!(error, OpenError::Mixed { .. }) { ErrorKind::Corrupt } else { ErrorKind::Unavailable };
+    Error::new(kind, format!("{}: {error}", folder.display()))
+        .hint("`swarmkeep doctor` says what to do; nothing was changed")
+        .caused_by(error)
+}
