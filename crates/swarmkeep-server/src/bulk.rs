@@ -279,7 +279,7 @@ impl Bulk {
         &mut self,
         line: &[u8],
     ) -> Result<Pin<Box<dyn Future<Output = Result<Reply, Problem>> + Send>>, Problem> {
-        let line: Line<'_> = wire::decode(line)?;
+        let line: Line<'_> = wire::decode_object(line)?;
         check_count(line.commands.len())?;
         let session = match self.sessions.get(&*line.session) {
             Some(session) => session.clone(),

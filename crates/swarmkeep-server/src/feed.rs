@@ -115,7 +115,7 @@ impl End {
 
 /// What a feed gives its connection.
 enum Frame {
-    Item(FeedItem),
+    Item(Box<FeedItem>),
     KeepAlive,
 }
 
@@ -132,7 +132,7 @@ async fn pump(
             () = &mut closing => return (End::ShuttingDown, token),
             () = frames.closed() => return (End::SlowReader, token),
             item = feed.next() => match item {
-                Ok(item) => Frame::Item(item),
+                Ok(item) => Frame::Item(Box::new(item)),
                 Err(error) => {
                     tracing::debug!(%error, "a feed ended");
                     return (if error.kind == swarmkeep::ErrorKind::Unavailable { End::ShuttingDown } else { End::Failed }, token);

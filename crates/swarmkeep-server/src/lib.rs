@@ -110,7 +110,6 @@ async fn no_method(method: Method, uri: Uri) -> Problem {
     )
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
 fn panicked(_: Box<dyn Any + Send>) -> Response {
     tracing::error!("a handler panicked; its request was not answered as it should have been");
     Problem::new(

@@ -27,9 +27,8 @@ pub(crate) fn list<'a, T: Serialize + 'a>(
     let limit = wire::page(limit, ROWS_MAX)?;
     let mut out = format!("{{\"{name}\":[");
     let mut last: Option<&Arc<T>> = None;
-    let mut count = 0;
     let mut next = None;
-    for row in rows.filter(|row| keep(row)) {
+    for (count, row) in rows.filter(|row| keep(row)).enumerate() {
         if count == limit {
             next = last.map(|last| cursor(last));
             break;
@@ -39,7 +38,6 @@ pub(crate) fn list<'a, T: Serialize + 'a>(
         }
         out.push_str(&text(&**row)?);
         last = Some(row);
-        count += 1;
     }
     out.push(']');
     if let Some(next) = next {

@@ -8,7 +8,6 @@ use swarmkeep::{
     EntityId, Json, Outcome,
     core::{
         command::Command,
-        query::{Of, Query},
         state::{Address, Message},
     },
 };
@@ -95,7 +94,7 @@ struct Receive {
 }
 
 /// Takes messages up and adds them, whole, to the answer. In the answer to a repeated request one that was consumed since
-/// then comes from the views.
+/// then is taken from the state as it was at that request.
 async fn receive(mut call: Call) -> Answer {
     let session = call.session().await?;
     let Receive { agent, limit } = call.json().await?;
@@ -104,29 +103,16 @@ async fn receive(mut call: Call) -> Answer {
     let reply = call.carry_out(&session, envelope, Some(&agent), vec![command]).await?;
     let mut more = String::from(",\"messages\":[");
     if let Some(Outcome::Received { messages }) = reply.outcomes.first() {
-        let state = session.state().await?;
-        let mut separator = "";
-        for id in messages {
-            let row = match state.messages.get(id) {
-                Some(message) => text(&**message)?,
-                None => {
-                    let query = Query {
-                        session: Some(session.id()),
-                        id: Some(id.to_string()),
-                        limit: Some(1),
-                        ..Query::of(Of::Messages)
-                    };
-                    let page = call.app.keep().find(query, Some(reply.position)).await?;
-                    match page.rows.into_iter().next() {
-                        Some(row) => row.to_string(),
-                        None => continue,
-                    }
-                }
-            };
-            more.push_str(separator);
-            more.push_str(&row);
-            separator = ",";
+        let mut state = session.state().await?;
+        if messages.iter().any(|id| !state.messages.contains(id)) {
+            state = session.state_at(reply.head.seq).await?;
         }
+        let rows: Vec<String> = messages
+            .iter()
+            .filter_map(|id| state.messages.get(id))
+            .map(|message| text(&**message))
+            .collect::<Result<_, _>>()?;
+        more.push_str(&rows.join(","));
     }
     more.push(']');
     Ok(answer_with(StatusCode::OK, &reply, &more))

@@ -76,7 +76,7 @@ struct Commands {
 
 async fn commands(mut call: Call) -> Answer {
     let bytes = call.bytes(BODY_BYTES).await?;
-    let body: Commands = wire::decode(&bytes)?;
+    let body: Commands = wire::decode_object(&bytes)?;
     check_count(body.commands.len())?;
     let envelope =
         Envelope::of(&call.parts.headers)?.and_body(body.request_id, body.actor, body.expected_seq, body.durability)?;

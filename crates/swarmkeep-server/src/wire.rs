@@ -124,7 +124,7 @@ impl Call {
     /// The body, decoded. An empty one counts as `{}`, so that calls without arguments need no body.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes(BODY_BYTES).await?;
-        decode(if bytes.is_empty() { b"{}" } else { &bytes })
+        decode_object(if bytes.is_empty() { b"{}" } else { &bytes })
     }
 
     /// Submits commands for a request whose only envelope are its headers, and answers with the reply.
@@ -201,6 +201,14 @@ async fn read(body: Body, most: usize) -> Result<Bytes, Problem> {
 /// Decodes JSON; the problem names the field and the place.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|error| explain::<T>(bytes, &error))
+}
+
+/// Decodes an object. Without this check the decoder would take a list of the fields' values as well, in their order.
+pub(crate) fn decode_object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
+    match bytes.trim_ascii_start().first() {
+        Some(b'{') | None => decode(bytes),
+        Some(_) => Err(Problem::invalid("the body is not what this route takes: a JSON object, `{…}`")),
+    }
 }
 
 /// Decodes a second time, with a decoder that keeps track of where it is: too slow for every request, worth it for a bad one.

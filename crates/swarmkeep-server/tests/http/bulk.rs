@@ -31,8 +31,12 @@ async fn a_bad_line_fails_alone() {
     let answer = daemon.send("POST", "/v1/bulk", &[], body).await;
     assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/x-ndjson"));
     let answers = lines(&answer.body);
-    let line = |n: usize| answers.iter().find(|answer| answer["line"] == n).unwrap_or_else(|| panic!("line {n}: {answers:?}"));
-    assert_eq!(answers.iter().map(|answer| answer["line"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 5, 6, 7, 8, 9]);
+    let line =
+        |n: usize| answers.iter().find(|answer| answer["line"] == n).unwrap_or_else(|| panic!("line {n}: {answers:?}"));
+    assert_eq!(
+        answers.iter().map(|answer| answer["line"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [1, 2, 3, 5, 6, 7, 8, 9]
+    );
     assert_eq!((&line(1)["first"], &line(1)["repeated"]), (&json!(2), &json!(false)));
     for (n, code) in [(2, "invalid"), (3, "not_found"), (6, "limit"), (7, "not_found"), (8, "invalid")] {
         assert_eq!(line(n)["error"]["code"], code, "{}", line(n));
@@ -50,7 +54,10 @@ async fn many_lines_of_many_sessions_keep_their_order() {
     }
     let mut body = String::new();
     for n in 0..5_000u64 {
-        body.push_str(&json!({ "session": format!("bulk/s{}", n % 5), "commands": [{"record": {"kind": "n", "payload": n}}] }).to_string());
+        body.push_str(
+            &json!({ "session": format!("bulk/s{}", n % 5), "commands": [{"record": {"kind": "n", "payload": n}}] })
+                .to_string(),
+        );
         body.push('\n');
     }
     let answers = lines(&daemon.send("POST", "/v1/bulk", &[], body).await.body);

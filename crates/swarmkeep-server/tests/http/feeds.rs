@@ -122,7 +122,9 @@ async fn a_token_of_another_history_has_diverged() {
     let beyond = token.replacen("-2-", "-9-", 1);
     assert_eq!(daemon.get(&format!("{s}/feed?from={beyond}")).await.problem(409, "diverged")["common"], 2);
     daemon.session("a/c").await;
-    for bad in [format!("/v1/sessions/a/c/feed?from={token}"), format!("{s}/feed?from=never"), format!("{s}/feed?from=-1")] {
+    for bad in
+        [format!("/v1/sessions/a/c/feed?from={token}"), format!("{s}/feed?from=never"), format!("{s}/feed?from=-1")]
+    {
         daemon.get(&bad).await.problem(400, "invalid");
     }
     daemon.get(&format!("{s}/feed/ws")).await.problem(400, "invalid");
@@ -150,7 +152,10 @@ async fn a_websocket_gives_the_same_items() {
         last = serde_json::from_str(frame.to_text().unwrap()).unwrap();
         assert_eq!(last["data"]["seq"], seq);
     }
-    assert_eq!(daemon.get("/api/health").await.json()["components"]["websocket"]["message"], "1 active connections, 0 event streams");
+    assert_eq!(
+        daemon.get("/api/health").await.json()["components"]["websocket"]["message"],
+        "1 active connections, 0 event streams"
+    );
     drop(socket);
     let mut socket = connect(&daemon, &format!("{s}/feed/ws?from={}", last["id"].as_str().unwrap())).await;
     let frame = socket.next().await.unwrap().unwrap();

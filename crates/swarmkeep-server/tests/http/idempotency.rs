@@ -22,7 +22,10 @@ async fn the_same_key_twice_is_one_group_with_one_answer() {
     // By field as by header.
     let body = json!({ "commands": [{"create_task": {"title": "z"}}], "request_id": "w:2" });
     let first = daemon.post(&format!("{s}/commands"), body.clone()).await.expect(200);
-    let again = daemon.send("POST", &format!("{s}/commands"), &[("idempotency-key", "w:2")], body.to_string()).await.expect(200);
+    let again = daemon
+        .send("POST", &format!("{s}/commands"), &[("idempotency-key", "w:2")], body.to_string())
+        .await
+        .expect(200);
     assert_eq!((&again["repeated"], &again["head"]), (&json!(true), &first["head"]));
     let page = daemon.get(&format!("{s}/records?after=1&limit=1")).await.expect(200);
     assert_eq!((&page["records"][0]["request"], &page["records"][0]["actor"]), (&json!("w:1"), &json!("w")));
@@ -47,7 +50,10 @@ async fn an_answer_repeated_after_its_messages_were_consumed_still_has_them() {
     for agent in ["x", "y"] {
         daemon.post(&format!("{s}/agents"), json!({ "id": agent })).await.expect(200);
     }
-    daemon.post(&format!("{s}/messages"), json!({ "id": "m", "from": "x", "to": {"agent": "y"}, "content": 5 })).await.expect(200);
+    daemon
+        .post(&format!("{s}/messages"), json!({ "id": "m", "from": "x", "to": {"agent": "y"}, "content": 5 }))
+        .await
+        .expect(200);
     let headers = [("idempotency-key", "y:1")];
     let first = daemon.send("POST", &format!("{s}/messages/receive"), &headers, r#"{"agent":"y"}"#).await.expect(200);
     daemon.post(&format!("{s}/messages/m/acknowledge"), json!({ "agent": "y" })).await.expect(200);
@@ -63,7 +69,10 @@ async fn an_expectation_that_fails_says_what_is_current() {
     let body = r#"{"title":"x"}"#;
     let reply = daemon.send("POST", &format!("{s}/tasks"), &[("if-match", "\"1\"")], body).await.expect(200);
     assert_eq!(reply["head"]["seq"], 2);
-    let stale = daemon.send("POST", &format!("{s}/tasks"), &[("if-match", "\"1\"")], body).await.problem(412, "precondition_failed");
+    let stale = daemon
+        .send("POST", &format!("{s}/tasks"), &[("if-match", "\"1\"")], body)
+        .await
+        .problem(412, "precondition_failed");
     assert_eq!(stale["current"], 2);
     let commands = json!({ "commands": [{"create_task": {"title": "x"}}], "expected_seq": 1 });
     assert_eq!(daemon.post(&format!("{s}/commands"), commands).await.problem(409, "conflict")["current"], 2);
@@ -74,7 +83,8 @@ async fn an_expectation_that_fails_says_what_is_current() {
 async fn relaxed_is_never_given_unasked() {
     let daemon = Daemon::start().await;
     let s = &daemon.session("a/b").await;
-    let asked = daemon.send("POST", &format!("{s}/tasks"), &[("swarmkeep-durability", "relaxed")], r#"{"title":"x"}"#).await;
+    let asked =
+        daemon.send("POST", &format!("{s}/tasks"), &[("swarmkeep-durability", "relaxed")], r#"{"title":"x"}"#).await;
     asked.expect(200);
     let unasked = daemon.post(&format!("{s}/tasks"), json!({ "title": "x" })).await.expect(200);
     assert_eq!(unasked["durability"], "durable");

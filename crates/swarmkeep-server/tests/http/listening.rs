@@ -92,7 +92,8 @@ async fn a_request_in_flight_is_answered_before_the_end() {
     let body = http_body_util::StreamBody::new(futures_util::stream::unfold(body, async |mut body| {
         body.recv().await.map(|frame| (frame, body))
     }));
-    let request = Request::builder().method("POST").uri(format!("{s}/tasks")).header("host", daemon.address.to_string());
+    let request =
+        Request::builder().method("POST").uri(format!("{s}/tasks")).header("host", daemon.address.to_string());
     let answering = tokio::spawn(sender.send_request(request.body(body).unwrap()));
     feed.send(Ok(hyper::body::Frame::data(Bytes::from_static(b"{\"title\":")))).await.unwrap();
     // Another request, answered: the first one has reached the server by now, or is in the accept queue's connection.

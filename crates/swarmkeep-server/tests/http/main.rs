@@ -1,5 +1,12 @@
 //! The HTTP surface, by behaviour: a real server on a port of its own, a real client, a store in a folder of its own.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod bulk;
 mod daemon;

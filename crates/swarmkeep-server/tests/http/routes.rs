@@ -92,7 +92,8 @@ pub(crate) fn operations(document: &Value) -> Vec<(String, String)> {
 async fn the_document_lists_every_route_and_the_router_has_each() {
     let daemon = Daemon::start().await;
     let document = daemon.get("/openapi.json").await.expect(200);
-    let mut documented: Vec<String> = operations(&document).iter().map(|(method, path)| format!("{method} {path}")).collect();
+    let mut documented: Vec<String> =
+        operations(&document).iter().map(|(method, path)| format!("{method} {path}")).collect();
     let mut expected: Vec<String> = ROUTES.iter().map(|route| (*route).to_owned()).collect();
     documented.sort();
     expected.sort();
@@ -117,7 +118,9 @@ async fn the_document_lists_every_route_and_the_router_has_each() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for operation in item.as_object().unwrap().values() {
             assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()));
-            let declared = operation["parameters"].as_array().map_or(0, |all| all.iter().filter(|one| one["in"] == "path").count());
+            let declared = operation["parameters"]
+                .as_array()
+                .map_or(0, |all| all.iter().filter(|one| one["in"] == "path").count());
             assert_eq!(declared, path.matches('{').count(), "{path}");
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses["default"]["content"].get("application/problem+json").is_some());
@@ -133,10 +136,14 @@ async fn every_route_does_what_it_is_for() {
     let done = |value: &Value| value["outcomes"][0]["done"]["id"].as_str().unwrap().to_owned();
 
     // Agents.
-    let reply = daemon.post(&format!("{s}/agents"), json!({ "id": "planner", "kind": "plan", "capabilities": ["plan"] })).await;
+    let reply =
+        daemon.post(&format!("{s}/agents"), json!({ "id": "planner", "kind": "plan", "capabilities": ["plan"] })).await;
     assert_eq!(reply.header("etag"), "\"2\"");
     let reply = reply.expect(200);
-    assert_eq!((&reply["first"], &reply["head"]["seq"], &reply["durability"]), (&json!(2), &json!(2), &json!("durable")));
+    assert_eq!(
+        (&reply["first"], &reply["head"]["seq"], &reply["durability"]),
+        (&json!(2), &json!(2), &json!("durable"))
+    );
     assert_eq!(done(&reply), "planner");
     let worker = done(&daemon.post(&format!("{s}/agents"), json!({})).await.expect(200));
     assert_eq!(daemon.get(&format!("{s}/agents?kind=plan")).await.expect(200)["agents"][0]["id"], "planner");
@@ -153,7 +160,10 @@ async fn every_route_does_what_it_is_for() {
 
     // Tasks: claimed, kept alive, completed; failed; released; assigned; cancelled.
     for title in ["a", "b", "c", "d"] {
-        daemon.post(&format!("{s}/tasks"), json!({ "id": title, "title": title, "payload": {"n": 1.0} })).await.expect(200);
+        daemon
+            .post(&format!("{s}/tasks"), json!({ "id": title, "title": title, "payload": {"n": 1.0} }))
+            .await
+            .expect(200);
     }
     let claim = daemon.post(&format!("{s}/tasks/claim"), json!({ "agent": worker })).await.expect(200);
     assert_eq!((&claim["task"]["id"], &claim["task"]["status"]), (&json!("a"), &json!("running")));
@@ -176,9 +186,14 @@ async fn every_route_does_what_it_is_for() {
     assert_eq!((tasks["tasks"].as_array().unwrap().len(), &tasks["tasks"][0]["id"]), (1, &json!("c")));
 
     // Messages.
-    let sent = daemon.post(&format!("{s}/messages"), json!({ "from": "planner", "to": {"agent": worker}, "content": "hi" })).await;
+    let sent = daemon
+        .post(&format!("{s}/messages"), json!({ "from": "planner", "to": {"agent": worker}, "content": "hi" }))
+        .await;
     let message = done(&sent.expect(200));
-    assert_eq!(daemon.get(&format!("{s}/messages?agent={worker}")).await.expect(200)["messages"][0]["id"], message.as_str());
+    assert_eq!(
+        daemon.get(&format!("{s}/messages?agent={worker}")).await.expect(200)["messages"][0]["id"],
+        message.as_str()
+    );
     let taken = daemon.post(&format!("{s}/messages/receive"), json!({ "agent": worker })).await.expect(200);
     assert_eq!((&taken["messages"][0]["content"], &taken["messages"][0]["id"]), (&json!("hi"), &json!(message)));
     daemon.post(&format!("{s}/messages/{message}/acknowledge"), json!({ "agent": worker })).await.expect(200);
@@ -195,7 +210,10 @@ async fn every_route_does_what_it_is_for() {
     assert_eq!(daemon.send("GET", &path, &[("if-none-match", entry.header("etag"))], "").await.status, 304);
     let stale = daemon.send("PUT", &path, &[("if-match", "\"0\"")], "2").await.problem(412, "precondition_failed");
     assert_eq!(stale["current"], version);
-    assert_eq!(daemon.get(&format!("{s}/memory?scope=shared")).await.expect(200)["memory"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        daemon.get(&format!("{s}/memory?scope=shared")).await.expect(200)["memory"].as_array().unwrap().len(),
+        1
+    );
     daemon.send("DELETE", &path, &[("if-match", &format!("\"{version}\""))], "").await.expect(200);
     daemon.get(&path).await.problem(404, "not_found");
     daemon.send("PUT", &format!("{s}/memory/shared/soon?ttl_ms=1"), &[], "1").await.expect(200);
@@ -205,16 +223,25 @@ async fn every_route_does_what_it_is_for() {
     let run = daemon.post(&format!("{s}/effects/pay-1/begin"), begin.clone()).await.expect(200);
     assert_eq!(run["outcomes"][0]["run"]["attempt"], 1);
     daemon.post(&format!("{s}/effects/pay-1/begin"), begin.clone()).await.problem(409, "in_progress");
-    daemon.post(&format!("{s}/effects/pay-1/finish"), json!({ "attempt": 1, "outcome": {"ok": true, "value": "paid"} })).await.expect(200);
+    daemon
+        .post(&format!("{s}/effects/pay-1/finish"), json!({ "attempt": 1, "outcome": {"ok": true, "value": "paid"} }))
+        .await
+        .expect(200);
     let recorded = daemon.post(&format!("{s}/effects/pay-1/begin"), begin.clone()).await.expect(200);
     assert_eq!(recorded["outcomes"][0]["recorded"]["outcome"]["value"], "paid");
     daemon.post(&format!("{s}/effects/pay-2/begin"), begin.clone()).await.expect(200);
     let other = json!({ "agent": worker, "instance": "p2", "request": {"cost": 3} });
     daemon.post(&format!("{s}/effects/pay-2/begin"), other.clone()).await.problem(409, "outcome_unknown");
-    assert_eq!(daemon.get(&format!("{s}/effects?status=outcome_unknown")).await.expect(200)["effects"][0]["id"], "pay-2");
+    assert_eq!(
+        daemon.get(&format!("{s}/effects?status=outcome_unknown")).await.expect(200)["effects"][0]["id"],
+        "pay-2"
+    );
     daemon.post(&format!("{s}/effects/pay-2/resolve"), json!({ "by": "reconciler:ledger" })).await.expect(200);
     assert_eq!(daemon.get(&format!("{s}/effects/pay-2")).await.expect(200)["status"], "not_done");
-    assert_eq!(daemon.post(&format!("{s}/effects/pay-2/begin"), other).await.expect(200)["outcomes"][0]["run"]["attempt"], 2);
+    assert_eq!(
+        daemon.post(&format!("{s}/effects/pay-2/begin"), other).await.expect(200)["outcomes"][0]["run"]["attempt"],
+        2
+    );
 
     // Metrics and blobs.
     let metric = json!({ "agent": worker, "name": "tokens", "value": 12.5, "tags": {"model": "m"} });
@@ -230,17 +257,24 @@ async fn every_route_does_what_it_is_for() {
 
     // The log: commands as one group, history, state now and then, diff.
     let before = daemon.get(s).await.expect(200)["head"]["seq"].as_u64().unwrap();
-    let two = json!({ "commands": [{"set_config": {"key": "topology", "value": "mesh"}}, {"record": {"kind": "note"}}] });
+    let two =
+        json!({ "commands": [{"set_config": {"key": "topology", "value": "mesh"}}, {"record": {"kind": "note"}}] });
     let reply = daemon.post(&format!("{s}/commands"), two).await.expect(200);
     assert_eq!((&reply["first"], &reply["head"]["seq"]), (&json!(before + 1), &json!(before + 2)));
     let page = daemon.get(&format!("{s}/records?after={before}")).await.expect(200);
     assert_eq!(page["records"].as_array().unwrap().len(), 2);
-    assert_eq!((&page["records"][0]["type"], &page["records"][0]["data"]["value"]), (&json!("config_set"), &json!("mesh")));
+    assert_eq!(
+        (&page["records"][0]["type"], &page["records"][0]["data"]["value"]),
+        (&json!("config_set"), &json!("mesh"))
+    );
     assert_eq!(page["records"][1]["hash"], reply["head"]["hash"]);
     let state = daemon.get(&format!("{s}/state")).await;
     assert_eq!(state.header("etag"), format!("\"{}\"", before + 2));
     assert_eq!(state.json()["info"]["name"], "team/work");
-    assert_eq!(daemon.send("GET", &format!("{s}/state"), &[("if-none-match", state.header("etag"))], "").await.status, 304);
+    assert_eq!(
+        daemon.send("GET", &format!("{s}/state"), &[("if-none-match", state.header("etag"))], "").await.status,
+        304
+    );
     let then = daemon.get(&format!("{s}/state?at={before}")).await.expect(200);
     assert_eq!((&then["head"]["seq"], &then["config"]), (&json!(before), &json!([])));
     let diff = daemon.get(&format!("{s}/diff?from={before}")).await.expect(200);
@@ -270,7 +304,8 @@ async fn every_route_does_what_it_is_for() {
 
     // Across sessions.
     let position = closed["position"].as_u64().unwrap();
-    let rows = daemon.get(&format!("/v1/query/tasks?session=team/work&status=assigned&position={position}")).await.expect(200);
+    let rows =
+        daemon.get(&format!("/v1/query/tasks?session=team/work&status=assigned&position={position}")).await.expect(200);
     assert_eq!(rows["rows"].as_array().unwrap().len(), 1, "{rows}");
     daemon.get("/v1/query/nothing").await.problem(404, "not_found");
     let sessions = daemon.get("/v1/sessions?namespace=team&limit=2").await.expect(200);
@@ -305,7 +340,8 @@ async fn every_route_does_what_it_is_for() {
     let calls = daemon.calls.lock().unwrap();
     for route in ROUTES.iter().filter(|route| !route.contains("/feed") && !route.contains("/bulk")) {
         let (method, template) = route.split_once(' ').unwrap();
-        let called = calls.iter().any(|(called, path)| *called == Method::try_from(method).unwrap() && fits(template, path));
+        let called =
+            calls.iter().any(|(called, path)| *called == Method::try_from(method).unwrap() && fits(template, path));
         assert!(called, "{route} was never called");
     }
 }
