@@ -49,7 +49,7 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
     let root = repo.root.as_path();
     let full = extent == Extent::Full;
     report.stage("set-up", || setup::run(root));
-    report.child("format", root, Command::new(cargo()).args(["fmt", "--all", "--", "--check"]));
+    report.child("format", root, Command::new(cargo()).args(["fmt", "--all", "--", "--check", "-l"]));
     tidy::run(repo, report);
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     report.child("clippy", root, Command::new(cargo()).args(clippy));
@@ -66,7 +66,7 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
     if full {
         report.child("doctests", root, Command::new(cargo()).args(["test", "--workspace", "--doc"]));
         let mut doc = Command::new(cargo());
-        doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+        doc.args(["doc", "--workspace", "--no-deps", "--lib"]).env("RUSTDOCFLAGS", "-D warnings");
         report.child("documentation", root, &mut doc);
         rust_examples(repo, report);
     }
