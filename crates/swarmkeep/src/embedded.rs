@@ -49,6 +49,8 @@ use crate::{
 /// How long a question to the views waits for them to come far enough.
 const FIND_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a writer waits for room before it is told to come back later.
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes queued for the journal from which on writers wait: half of what it takes, so that those who were told there is
 /// room find it.
 const QUEUE_BYTES: usize = 4 << 20;
@@ -283,6 +285,8 @@ impl EmbeddedLog {
                     lane.in_flight += 1;
                     Ok(receipt)
                 }
+                // Nothing was written of it: what it was staged upon is void.
+                Err(AppendRefused::Stale) => Err(LogError::Conflict(lane.durable)),
                 Err(refused) => Err(refusal(refused)),
             };
         }
@@ -313,7 +317,6 @@ fn refusal(refused: AppendRefused) -> LogError {
         AppendRefused::DiskFull => Refused::DiskFull,
         AppendRefused::TooLarge { .. } => Refused::TooLarge,
         AppendRefused::Closing => Refused::Closing,
-        AppendRefused::Stale => return LogError::Unknown("an earlier group of this session was not written".into()),
         _ => Refused::ReadOnly,
     };
     LogError::Refused { kind, detail: refused.to_string() }
@@ -364,11 +367,14 @@ impl Log for EmbeddedLog {
         Some(Box::pin(async move {
             let mut unapplied = self.progress.unapplied.subscribe();
             let limit = self.unapplied_bytes;
-            if unapplied.wait_for(|bytes| *bytes < limit).await.is_err() {
-                return Err(LogError::Refused { kind: Refused::Closing, detail: "the store is closing".into() });
-            }
-            self.journal.room(QUEUE_BYTES).await;
-            Ok(())
+            let room = async {
+                let _ = unapplied.wait_for(|bytes| *bytes < limit).await;
+                self.journal.room(QUEUE_BYTES).await;
+            };
+            tokio::time::timeout(ROOM_PATIENCE, room).await.map_err(|_| {
+                let detail = self.progress.trouble.lock().clone();
+                LogError::Refused { kind: Refused::Busy, detail: detail.unwrap_or_else(|| "records.db is behind".into()) }
+            })
         }))
     }
 

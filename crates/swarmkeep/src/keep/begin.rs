@@ -1,6 +1,6 @@
 //! How a session is made: from nothing, or from another one's state.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use swarmkeep_core::{
@@ -17,6 +17,9 @@ use crate::{
     slot::{Phase, Tail},
 };
 
+/// How often a creation is tried again while somebody else's is on its way, and how long that one is given to settle.
+const TRIES: u32 = 100;
+const SETTLE: Duration = Duration::from_millis(5);
 /// zstd level of a base state in a blob: it is written once and read rarely.
 const BASE_LEVEL: i32 = 3;
 
@@ -58,6 +61,7 @@ impl Engine {
         hash: Hash,
         first: impl Fn(Circumstances<'_>) -> Result<(pure::Session, pure::Group), Refusal>,
     ) -> Result<(), Error> {
+        let mut tries = 0;
         loop {
             self.check_open()?;
             self.wait_for_room().await?;
@@ -91,9 +95,20 @@ impl Engine {
                     return Err(refusal.into());
                 }
             };
-            if let Err(error) = self.log.append(group.log, Durability::Durable).await {
-                self.residency.forget(&slot);
-                return Err(damage::log(error));
+            match self.log.append(group.log, Durability::Durable).await {
+                Ok(_) => {}
+                // Somebody else's creation was on its way: once it has settled, the session exists or it does not.
+                Err(LogError::Conflict(_)) if tries < TRIES => {
+                    tries += 1;
+                    self.residency.forget(&slot);
+                    drop(loading);
+                    tokio::time::sleep(SETTLE).await;
+                    continue;
+                }
+                Err(error) => {
+                    self.residency.forget(&slot);
+                    return Err(damage::log(error));
+                }
             }
             let tail = Tail { bytes: 0, records: 1, since_ms: self.clock.monotonic_ms() };
             self.arrive(&slot, group.state, grant.epoch, tail);

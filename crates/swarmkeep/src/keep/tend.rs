@@ -35,8 +35,15 @@ pub(super) fn start(engine: &Arc<Engine>, checkpoints: mpsc::Receiver<SessionId>
     vec![
         tokio::spawn(beat(Arc::downgrade(engine), engine.closing.subscribe())),
         tokio::spawn(save_checkpoints(Arc::downgrade(engine), checkpoints, engine.closing.subscribe())),
-        tokio::spawn(look_at_all(Arc::downgrade(engine))),
+        tokio::spawn(until_closing(look_at_all(Arc::downgrade(engine)), engine.closing.subscribe())),
     ]
+}
+
+async fn until_closing(work: impl Future<Output = ()>, mut closing: tokio::sync::watch::Receiver<bool>) {
+    tokio::select! {
+        () = work => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
 }
 
 async fn beat(engine: Weak<Engine>, mut closing: tokio::sync::watch::Receiver<bool>) {
@@ -175,7 +182,8 @@ impl Engine {
                     .filter_map(|effect| self.watch.effect_left_ms(due.session, &effect.id))
                     .max();
                 if let Some(left_ms) = busy_ms {
-                    self.watch.put_off(due, left_ms);
+                    // Not until then: it may finish sooner, and its agent be silent from there on.
+                    self.watch.put_off(due, left_ms.min(lease.lease_ms));
                     return Ok(());
                 }
                 if state.info.status == SessionStatus::Paused {
