@@ -143,7 +143,8 @@ class Replay:
             raise Failed(f"{len(moments)} kills were not carried out: the work was over before; use more --loops")
 
     def moments(self, rng, count):
-        span = range(self.operations // 50, self.operations - self.operations // 50)
+        # The last operations are left in peace, so that no kill comes too late.
+        span = range(self.operations // 50, self.operations - self.operations // 12)
         return sorted(rng.sample(span, count)) if count <= len(span) else sorted(rng.choices(span, k=count))
 
     def plan_exact_deaths(self, rng, count):

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold, stage by stage; and the soak.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
 
@@ -74,6 +74,7 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
     report.child("Python examples", root, Command::new("python3").args(python));
     replay(repo, report, "debug", if full { 30 } else { 5 }, 1);
     if full {
+        report.stage("replay, spoiled: must fail", || spoiled_replay(repo));
         report.stage("demo", || demo(repo));
     }
 }
@@ -90,6 +91,27 @@ fn replay(repo: &Repo, report: &mut Report, profile: &str, kills: u32, seed: u32
     command.arg("examples/replay/run.py").arg("--binary").arg(repo.binary(profile)).arg("--teeth");
     command.args(["--kills", &kills.to_string(), "--seed", &seed.to_string()]);
     report.child(&format!("replay, {kills} kills"), &repo.root, &mut command);
+}
+
+/// A short replay whose evidence is spoiled before it is checked: it fails, and says why.
+fn spoiled_replay(repo: &Repo) -> Count {
+    let folder = std::env::temp_dir().join(format!("swarmkeep-spoiled-{}", std::process::id()));
+    let mut command = Command::new("python3");
+    command.arg("examples/replay/run.py").arg("--binary").arg(repo.binary("debug")).arg("--folder").arg(&folder);
+    command.args(["--kills", "1", "--loops", "1", "--tamper", "side-effect-twice"]);
+    let ended = stage::run(&repo.root, &mut command);
+    let told = ended.lines.iter().any(|line| line.contains("REPEATED") && line.contains("was done 2 times"));
+    let alone = ended.lines.iter().filter(|line| line.contains("VIOLATION")).count() == 1;
+    clear(&folder);
+    let good = !ended.ok && told && alone;
+    println!("   {}", if good { "it failed, as it must" } else { "spoiled evidence must be found, and nothing else" });
+    Count { passed: usize::from(good), failed: usize::from(!good) }
+}
+
+fn clear(folder: &Path) {
+    if let Err(error) = fs::remove_dir_all(folder) {
+        println!("   {}: {error}", folder.display());
+    }
 }
 
 /// Runs every Rust example of the engine. Those that end in `_rate` are measurements, not examples.
@@ -124,9 +146,7 @@ fn demo(repo: &Repo) -> Count {
         && number("lost") == Some(0)
         && number("repeated") == Some(0);
     if good {
-        if let Err(error) = fs::remove_dir_all(&store) {
-            println!("   {}: {error}", store.display());
-        }
+        clear(&store);
     } else {
         println!("   the demo's store is left in {}", store.display());
     }
