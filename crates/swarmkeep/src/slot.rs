@@ -24,6 +24,8 @@ pub(crate) struct Slot {
     pub(crate) loading: tokio::sync::Mutex<()>,
     /// When it was last used, on the monotonic clock.
     pub(crate) used_at_ms: AtomicU64,
+    /// The highest seq of which this process knows that it is durable: a state below it is not brought in.
+    pub(crate) durable_seq: AtomicU64,
 }
 
 pub(crate) enum Phase {
@@ -80,7 +82,13 @@ pub(crate) struct Tail {
 
 impl Slot {
     pub(crate) fn new(id: SessionId) -> Self {
-        Self { id, phase: Mutex::new(Phase::Cold), loading: tokio::sync::Mutex::new(()), used_at_ms: AtomicU64::new(0) }
+        Self {
+            id,
+            phase: Mutex::new(Phase::Cold),
+            loading: tokio::sync::Mutex::new(()),
+            used_at_ms: AtomicU64::new(0),
+            durable_seq: AtomicU64::new(0),
+        }
     }
 }
 

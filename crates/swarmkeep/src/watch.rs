@@ -10,7 +10,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use swarmkeep_core::{EntityId, Event, SessionId, State, clock::Clock, limits, state::EffectStatus};
+use swarmkeep_core::{
+    EntityId, Event, SessionId, State,
+    clock::Clock,
+    decide, limits,
+    state::{AgentStatus, EffectStatus},
+};
 
 /// What a deadline is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,18 +105,12 @@ impl Watch {
         self.register_life(state);
     }
 
-    /// Starts the clock of the next thing in a state that ends by the wall clock.
+    /// Starts the clock of the next thing in a state that is over by the wall clock.
     pub(crate) fn register_life(&self, state: &State) {
-        let info = &state.info;
-        let ends = info
-            .ttl_ms
-            .map(|ttl_ms| info.created_at_ms.saturating_add(ttl_ms))
-            .into_iter()
-            .chain(info.idle_ttl_ms.map(|idle_ttl_ms| state.head.time_ms.saturating_add(idle_ttl_ms)))
-            .chain(state.memory.iter().filter_map(|entry| entry.expires_at_ms))
-            .min();
-        if let Some(at_ms) = ends.filter(|_| !info.status.is_ended()) {
-            self.life(info.id, at_ms.saturating_sub(self.clock.now_ms()));
+        if let Some(at_ms) = decide::next_due_ms(state) {
+            // Decided by `max(previous record, now)`: so it is measured.
+            let now_ms = self.clock.now_ms().max(state.head.time_ms);
+            self.life(state.info.id, at_ms.saturating_sub(now_ms));
         }
     }
 
@@ -141,8 +140,15 @@ impl Watch {
                 self.timers.lock().clear(session, About::Effect(effect.clone()));
             }
             Event::MemorySet { ttl_ms: Some(ttl_ms), .. } => self.life(session, *ttl_ms),
-            // Looked at soon: the state says what the new ends are.
-            Event::SessionUpdated { ttl_ms, idle_ttl_ms, .. } if ttl_ms.is_some() || idle_ttl_ms.is_some() => {
+            Event::MessageDelivered { attempt, .. } if *attempt >= limits::DELIVERIES => {
+                self.life(session, limits::REDELIVERY_AFTER_MS);
+            }
+            // Looked at soon: the state says what is due now, or when. A pause had put everything off; what a rewind brings
+            // back may be over; an agent that ended may have left more behind than one record takes.
+            Event::SessionUpdated { .. } | Event::SessionStatusChanged { .. } | Event::SessionRewound { .. } => {
+                self.life(session, 0);
+            }
+            Event::AgentStatusChanged { status: AgentStatus::Failed | AgentStatus::Terminated, .. } => {
                 self.life(session, 0);
             }
             _ => {}

@@ -137,12 +137,21 @@ impl Engine {
         Ok(())
     }
 
-    /// A session is in RAM from now on.
+    /// A session is in RAM from now on; unless a group that was still in flight when it was read has become durable since:
+    /// then it is read again.
     pub(super) fn arrive(self: &Arc<Self>, slot: &Slot, state: State, epoch: Epoch, tail: Tail) {
         self.watch.register(&state);
+        let seq = state.head.seq.0;
         let live = Live::new(state, epoch, self.next_generation(), tail);
-        self.residency.came(live.weight());
-        *slot.phase.lock() = Phase::Live(Box::new(live));
+        let weight = live.weight();
+        {
+            let mut phase = slot.phase.lock();
+            if slot.durable_seq.load(Ordering::Acquire) > seq {
+                return;
+            }
+            *phase = Phase::Live(Box::new(live));
+        }
+        self.residency.came(weight);
         if self.residency.is_tight() {
             self.sweep_soon();
         }

@@ -1,12 +1,15 @@
 //! The way of a request: room, staged under the session's lock, sent, waited for, published.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use swarmkeep_core::{
     Actor, Error, ErrorKind, Refusal, RefusalCode, RequestId, Seq, SessionId,
     command::{Command, Outcome},
     limits,
-    log::{Blob, Commit, Durability, Head, LogFuture, Position},
+    log::{Blob, Commit, Durability, Head, LogError, LogFuture, Position},
     record,
     requests::Done,
     session::{self as pure, Circumstances, Staged},
@@ -18,6 +21,9 @@ use crate::{
     session::{Reply, Request},
     slot::{Live, Phase, Slot},
 };
+
+/// How often a request is decided again because the log ended elsewhere: about 10 s, with the pauses between.
+const RESTAGED_MAX: u32 = 160;
 
 /// What staging a request came to.
 enum Step {
@@ -44,6 +50,7 @@ impl Engine {
         check_size(&request)?;
         let Request { id: request_id, actor, commands, expected_seq, durability, blobs, base } = request;
         let asked = pure::Request { id: request_id, actor, commands, expected_seq, blobs, base };
+        let mut restaged = 0;
         loop {
             self.check_open()?;
             self.wait_for_room().await?;
@@ -66,8 +73,21 @@ impl Engine {
                         // Dropping it lets it go on by itself.
                         return Ok(reply);
                     }
-                    let commit = settling.settle().await?;
-                    return Ok(Reply { position: commit.position, ..reply });
+                    match settling.settle().await {
+                        Ok(commit) => return Ok(Reply { position: commit.position, ..reply }),
+                        // It was staged upon a group that the log did not take, or on a state without one that is still
+                        // in flight. Nothing was written: it is decided again upon what is there.
+                        Err(LogError::Conflict(_)) if restaged < RESTAGED_MAX => {
+                            tokio::time::sleep(Duration::from_millis(1 << restaged.min(6))).await;
+                            restaged += 1;
+                        }
+                        Err(LogError::Conflict(head)) => {
+                            let message =
+                                format!("the log ends at seq {}, which is not where its records lead yet", head.seq);
+                            return Err(Error::new(ErrorKind::Retry, message).hint("repeat it with the same request id"));
+                        }
+                        Err(error) => return Err(damage::log(error)),
+                    }
                 }
                 Step::Repeated { done, durable_at } => {
                     if self.durable(&slot, durable_at).await?.is_none() {
@@ -176,14 +196,16 @@ impl Engine {
 
     /// A group is durable: publish it, start the clocks it starts, see whether a checkpoint is due.
     fn publish(&self, slot: &Slot, generation: u64, commit: &Commit) {
-        let (records, due) = {
-            let mut phase = slot.phase.lock();
-            let Phase::Live(live) = &mut *phase else { return };
-            if live.generation != generation {
-                return;
+        slot.durable_seq.fetch_max(commit.head.seq.0, Ordering::AcqRel);
+        let published = match &mut *slot.phase.lock() {
+            Phase::Live(live) if live.generation == generation => {
+                Some((live.commit(commit), live.checkpoint_due(self.clock.monotonic_ms())))
             }
-            let records = live.commit(commit);
-            (records, live.checkpoint_due(self.clock.monotonic_ms()))
+            _ => None,
+        };
+        let Some((records, due)) = published else {
+            self.drop_outdated(slot.id, commit.head.seq);
+            return;
         };
         for body in records.iter().filter_map(|record| record.body.as_ref()) {
             self.watch.note(slot.id, &body.event);
@@ -191,6 +213,22 @@ impl Engine {
         if due {
             // A full queue means the checkpoints are behind already; the next commit asks again.
             let _ = self.checkpoints.try_send(slot.id);
+        }
+    }
+
+    /// A group became durable after its session had been dropped and perhaps read again, because another group failed: what
+    /// was read without it is not the session any more.
+    fn drop_outdated(&self, id: SessionId, durable: Seq) {
+        let Some(slot) = self.residency.get(id) else { return };
+        slot.durable_seq.fetch_max(durable.0, Ordering::AcqRel);
+        let mut phase = slot.phase.lock();
+        let outdated = match &*phase {
+            Phase::Live(live) => live.published.head.seq < durable,
+            Phase::Packed(packed) => packed.head.seq < durable,
+            Phase::Cold | Phase::Evicted => false,
+        };
+        if outdated {
+            *phase = Phase::Cold;
         }
     }
 
@@ -214,8 +252,8 @@ struct Settling {
 }
 
 impl Settling {
-    async fn settle(&mut self) -> Result<Commit, Error> {
-        let Some(group) = &mut self.group else { return Err(Error::new(ErrorKind::Unknown, "settled already")) };
+    async fn settle(&mut self) -> Result<Commit, LogError> {
+        let Some(group) = &mut self.group else { return Err(LogError::Unknown("settled already".into())) };
         let settled = group.await;
         self.group = None;
         match settled {
@@ -225,7 +263,7 @@ impl Settling {
             }
             Err(error) => {
                 self.engine.drop_staged(&self.slot, self.generation);
-                Err(damage::log(error))
+                Err(error)
             }
         }
     }
