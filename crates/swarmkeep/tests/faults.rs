@@ -184,6 +184,38 @@ async fn what_nobody_waits_for_is_published_all_the_same() {
     log.close().unwrap();
 }
 
+/// A program that ends its runtime in the middle of work: what was acknowledged is there, and nothing goes round in circles.
+#[test]
+fn a_runtime_that_ends_in_the_middle_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let acknowledged = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    for _ in 0..10 {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let keep = runtime.block_on(async {
+            let keep = Swarmkeep::open(folder.path().to_str().unwrap()).await.unwrap();
+            let session = keep.open_session("s").await.unwrap();
+            let seen = session.state().await.unwrap().head.seq.0;
+            assert!(seen >= acknowledged.load(std::sync::atomic::Ordering::SeqCst));
+            for writer in 0..16 {
+                let (session, acknowledged) = (session.clone(), acknowledged.clone());
+                tokio::spawn(async move {
+                    for n in 0.. {
+                        let reply = session.submit(Request::of(Actor::system(), set(writer, n))).await.unwrap();
+                        acknowledged.fetch_max(reply.head.seq.0, std::sync::atomic::Ordering::SeqCst);
+                    }
+                });
+            }
+            let mut feed = session.subscribe(From::Now).await.unwrap();
+            for _ in 0..50 {
+                feed.next().await.unwrap();
+            }
+            keep
+        });
+        drop(runtime);
+        drop(keep);
+    }
+}
+
 /// A group fails while an earlier one of its session is still on its way: the earlier one's answer is true afterwards, and
 /// nobody is told of a conflict who did not ask for one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,7 +68,7 @@ impl Engine {
                 Step::Sent { group, generation, outcomes, first, head } => {
                     let reply = Reply { first, head, outcomes, repeated: false, durability, position: Position(0) };
                     let mut settling =
-                        Settling { engine: self.clone(), slot: slot.clone(), generation, group: Some(group) };
+                        Settling { engine: self.clone(), slot: slot.clone(), generation, group: Some(group), left: false };
                     if durability == Durability::Relaxed {
                         // Dropping it lets it go on by itself.
                         return Ok(reply);
@@ -249,6 +249,8 @@ struct Settling {
     slot: Arc<Slot>,
     generation: u64,
     group: Option<LogFuture<'static, Commit>>,
+    /// It runs by itself already: dropped again, its runtime is ending, and a third life would end the same way at once.
+    left: bool,
 }
 
 impl Settling {
@@ -271,17 +273,18 @@ impl Settling {
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        let Some(group) = self.group.take() else { return };
+        let Some(group) = self.group.take().filter(|_| !self.left) else { return };
         let mut rest = Settling {
             engine: self.engine.clone(),
             slot: self.slot.clone(),
             generation: self.generation,
             group: Some(group),
+            left: true,
         };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move { rest.settle().await.map(drop) })),
             // No runtime: the program is ending. The journal still finishes what it has.
-            Err(_) => rest.group = None,
+            Err(_) => drop(rest),
         }
     }
 }
