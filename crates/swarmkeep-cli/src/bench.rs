@@ -84,7 +84,7 @@ measurements! {
 
 /// The payload of one append: 200 bytes of JSON.
 pub(crate) fn payload(number: u64) -> String {
-    format!("{{\"n\":{number:012},\"text\":\"{}\"}}", "x".repeat(200 - 31))
+    format!("{{\"n\":{number:012},\"text\":\"{}\"}}", "x".repeat(200 - 28))
 }
 
 #[cfg(test)]

@@ -56,7 +56,10 @@ impl Endpoint {
         };
         let authority = rest.trim_end_matches('/');
         if authority.is_empty() || authority.contains(['/', '?', '#', '@', ' ']) {
-            return Err(Failure::usage(format!("URL `{url}` has more than a host and a port"), "give http://HOST:PORT"));
+            return Err(Failure::usage(
+                format!("URL `{url}` has more than a host and a port"),
+                "give http://HOST:PORT",
+            ));
         }
         let authority = if authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
             authority.to_owned()
@@ -101,6 +104,12 @@ impl Call {
 
     pub(crate) fn json(mut self, body: &serde_json::Value) -> Self {
         self.body = body.to_string().into();
+        self
+    }
+
+    /// A body that is JSON text already.
+    pub(crate) fn text(mut self, body: String) -> Self {
+        self.body = body.into();
         self
     }
 

@@ -55,7 +55,11 @@ impl Context {
     /// The daemon's settings, as they would be if it were started now, with these flags.
     pub(crate) fn settings(&self, flags: &[(String, String)]) -> Result<Settings, Failure> {
         let file = self.config.clone().unwrap_or_else(|| self.place.settings_file());
-        Settings::load((&file, self.config.is_some()), std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))), flags)
+        Settings::load(
+            (&file, self.config.is_some()),
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+            flags,
+        )
     }
 
     async fn reach(&self) -> Result<Client, Failure> {
@@ -145,10 +149,16 @@ impl Context {
                     may_be_done |= failure.code == "unknown";
                     failure
                 }
-                Err(CallError::NotSent(error)) => Failure::unavailable(format!("no connection to {}: {error}", client.endpoint()), "is the daemon running? `swarmkeep doctor` looks"),
+                Err(CallError::NotSent(error)) => Failure::unavailable(
+                    format!("no connection to {}: {error}", client.endpoint()),
+                    "is the daemon running? `swarmkeep doctor` looks",
+                ),
                 Err(error @ CallError::Lost(_)) => {
                     may_be_done |= call.method != hyper::Method::GET;
-                    Failure::unavailable(error.to_string(), "try again in a moment; `swarmkeep doctor` looks for the cause")
+                    Failure::unavailable(
+                        error.to_string(),
+                        "try again in a moment; `swarmkeep doctor` looks for the cause",
+                    )
                 }
             };
             if Instant::now() + pause >= deadline {
@@ -172,7 +182,11 @@ impl Context {
 
     /// The answer: as JSON, or as what `people` makes of it.
     pub(crate) fn answer<T: Serialize>(&self, value: &T, people: impl FnOnce(&Self)) -> Result<(), Failure> {
-        if self.json { print_json(value) } else { Ok(people(self)) }
+        if self.json {
+            return print_json(value);
+        }
+        people(self);
+        Ok(())
     }
 
     /// Prints a table, or a line that says that there is nothing.
@@ -187,8 +201,9 @@ impl Context {
 
 /// One JSON value on one line of standard output.
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
-    let text = serde_json::to_string(value)
-        .map_err(|error| Failure::unavailable(format!("cannot be written as JSON: {error}"), "this is a defect: please report it"))?;
+    let text = serde_json::to_string(value).map_err(|error| {
+        Failure::unavailable(format!("cannot be written as JSON: {error}"), "this is a defect: please report it")
+    })?;
     say!("{text}");
     Ok(())
 }
@@ -201,7 +216,10 @@ fn drawn_key() -> Result<String, Failure> {
 pub(crate) fn random() -> Result<u128, Failure> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
-        Failure::unavailable(format!("the operating system gives no random bytes: {error}"), "name the request yourself with --request ID")
+        Failure::unavailable(
+            format!("the operating system gives no random bytes: {error}"),
+            "name the request yourself with --request ID",
+        )
     })?;
     Ok(u128::from_le_bytes(bytes))
 }

@@ -117,7 +117,11 @@ fn nobody(place: &Place, error: &std::io::Error) -> Failure {
     let holder = place.lock_hint().and_then(|hint| hint.pid.map(|pid| (pid, hint.started_at_ms.unwrap_or(0))));
     match holder {
         Some((pid, since)) if is_alive(pid) => Failure::unavailable(
-            format!("process {pid} holds {} since {} and does not answer: {error}", place.dir.display(), moment::utc(since)),
+            format!(
+                "process {pid} holds {} since {} and does not answer: {error}",
+                place.dir.display(),
+                moment::utc(since)
+            ),
             format!("wait, or look at it: ps -p {pid}"),
         ),
         _ => Failure::unavailable(

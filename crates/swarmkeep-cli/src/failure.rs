@@ -66,10 +66,12 @@ impl Failure {
     pub(crate) fn problem(status: u16, body: &[u8]) -> Self {
         let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
         let code = problem.code.unwrap_or_else(|| if status >= 500 { "unavailable".into() } else { "refused".into() });
-        let what = problem
-            .detail
-            .or(problem.title)
-            .unwrap_or_else(|| format!("the daemon answered {status}: {}", String::from_utf8_lossy(body).chars().take(200).collect::<String>()));
+        let what = problem.detail.or(problem.title).unwrap_or_else(|| {
+            format!(
+                "the daemon answered {status}: {}",
+                String::from_utf8_lossy(body).chars().take(200).collect::<String>()
+            )
+        });
         let (exit, advice) = advice(&code, status);
         let next = problem.hint.unwrap_or_else(|| advice.to_owned());
         Self { exit, code, what, next, current: problem.current, detail: Vec::new() }
@@ -86,8 +88,13 @@ impl Failure {
             #[serde(skip_serializing_if = "Option::is_none")]
             current: Option<u64>,
         }
-        let shape =
-            Shape { code: &self.code, what: &self.what, next: &self.next, exit: self.exit as u8, current: self.current };
+        let shape = Shape {
+            code: &self.code,
+            what: &self.what,
+            next: &self.next,
+            exit: self.exit as u8,
+            current: self.current,
+        };
         serde_json::to_string(&serde_json::json!({ "error": shape })).unwrap_or_default()
     }
 }
@@ -114,7 +121,9 @@ fn advice(code: &str, status: u16) -> (Exit, &'static str) {
         "request_mismatch" => (Exit::Usage, "use another --request id: this one was used with another body"),
         "request_too_old" => (Exit::Usage, "use a new --request id: nothing was done under this one now"),
         "not_found" => (Exit::Refused, "check the name: `ls` of the same verb shows what there is"),
-        "already_exists" => (Exit::Refused, "use another name, or `swarmkeep session open` to go on with the one there is"),
+        "already_exists" => {
+            (Exit::Refused, "use another name, or `swarmkeep session open` to go on with the one there is")
+        }
         "conflict" => (Exit::Refused, "somebody else was faster: look again, then decide again"),
         "lease_lost" => (Exit::Refused, "stop working on it: another worker has the task now"),
         "wrong_state" => (Exit::Refused, "`show` it to see how it stands"),
@@ -128,8 +137,12 @@ fn advice(code: &str, status: u16) -> (Exit, &'static str) {
         "corrupt" | "needs_decision" | "quarantined" => {
             (Exit::Corrupt, "`swarmkeep verify` says what is damaged; `swarmkeep recover --dry-run` what can be done")
         }
-        "unavailable" | "retry" => (Exit::Unavailable, "nothing was written: try again in a moment; `swarmkeep doctor` looks for the cause"),
-        _ if status >= 500 => (Exit::Unavailable, "`swarmkeep doctor` looks for the cause; STORE/daemon.log has the details"),
+        "unavailable" | "retry" => {
+            (Exit::Unavailable, "nothing was written: try again in a moment; `swarmkeep doctor` looks for the cause")
+        }
+        _ if status >= 500 => {
+            (Exit::Unavailable, "`swarmkeep doctor` looks for the cause; STORE/daemon.log has the details")
+        }
         _ => (Exit::Refused, "`--help` shows what the verb takes"),
     }
 }

@@ -50,7 +50,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         context.url = Some(Endpoint::url(&url, std::env::var("SWARMKEEP_TOKEN").ok())?);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-        Failure::unavailable(format!("cannot start threads: {error}"), "end other programs, or raise the limit: ulimit -u")
+        Failure::unavailable(
+            format!("cannot start threads: {error}"),
+            "end other programs, or raise the limit: ulimit -u",
+        )
     })?;
     let done = runtime.block_on(cli.verb.run(&mut context));
     // A thread that waits for input would hold the end up.

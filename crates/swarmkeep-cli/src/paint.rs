@@ -62,7 +62,9 @@ impl Paint {
     pub(crate) fn status(self, status: &str) -> String {
         match status {
             "live" | "running" | "busy" | "completed" | "finished" | "healthy" | "ok" => self.green(status),
-            "failed" | "outcome_unknown" | "needs_decision" | "quarantined" | "unhealthy" | "damaged" => self.red(status),
+            "failed" | "outcome_unknown" | "needs_decision" | "quarantined" | "unhealthy" | "damaged" => {
+                self.red(status)
+            }
             "paused" | "assigned" | "begun" | "degraded" | "warn" => self.yellow(status),
             "closed" | "expired" | "cancelled" | "terminated" | "parked" => self.dim(status),
             _ => status.to_owned(),

@@ -42,8 +42,9 @@ impl Place {
         } else {
             (data_folder(&set)?.join("swarmkeep"), "platform")
         };
-        let dir = std::path::absolute(&dir)
-            .map_err(|error| Failure::usage(format!("store folder `{}`: {error}", dir.display()), "give a folder with --store"))?;
+        let dir = std::path::absolute(&dir).map_err(|error| {
+            Failure::usage(format!("store folder `{}`: {error}", dir.display()), "give a folder with --store")
+        })?;
         Ok(Self { dir, said_by })
     }
 
@@ -129,6 +130,9 @@ mod tests {
             assert_eq!(find(None, &all[2..]).dir, Path::new("/d/swarmkeep"));
             assert_eq!(find(None, &all[3..]).dir, Path::new("/e/.local/share/swarmkeep"));
         }
-        assert_eq!(find(None, &[("SWARMKEEP_HOME", ""), ("PERSISTENT_STATE_DIR", "/c")]).said_by, "PERSISTENT_STATE_DIR");
+        assert_eq!(
+            find(None, &[("SWARMKEEP_HOME", ""), ("PERSISTENT_STATE_DIR", "/c")]).said_by,
+            "PERSISTENT_STATE_DIR"
+        );
     }
 }

@@ -49,7 +49,13 @@ impl Table {
             .iter()
             .enumerate()
             .map(|(at, column)| {
-                self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.width()).max().unwrap_or(0).max(column.title.width())
+                self.rows
+                    .iter()
+                    .filter_map(|row| row.get(at))
+                    .map(|cell| cell.width())
+                    .max()
+                    .unwrap_or(0)
+                    .max(column.title.width())
             })
             .collect();
         if let Some(width) = width {
@@ -59,7 +65,12 @@ impl Table {
         let titles: Vec<String> = self.columns.iter().map(|column| column.title.to_owned()).collect();
         self.line(&mut out, &titles, &widths, |_, text| paint.dim(text));
         for row in &self.rows {
-            self.line(&mut out, row, &widths, |column, text| if column.status { paint_status(paint, text) } else { text.to_owned() });
+            self.line(
+                &mut out,
+                row,
+                &widths,
+                |column, text| if column.status { paint_status(paint, text) } else { text.to_owned() },
+            );
         }
         out
     }
@@ -121,7 +132,9 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
 
 /// What callers stored may hold escape sequences: nothing but printable characters reaches a terminal.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { if char == '\n' || char == '\t' { ' ' } else { '·' } } else { char }).collect()
+    text.chars()
+        .map(|char| if char.is_control() { if char == '\n' || char == '\t' { ' ' } else { '·' } } else { char })
+        .collect()
 }
 
 /// Columns of the terminal that standard output is; `None`: it is none, nothing is cut.

@@ -37,7 +37,18 @@ pub(crate) fn path(session: &str, rest: &str) -> String {
 
 /// Submits one command. `None` with `--dry-run`.
 pub(crate) async fn command(context: &mut Context, session: &str, command: Value) -> Result<Option<Reply>, Failure> {
-    let call = Call::post(path(session, "/commands"), &serde_json::json!({ "commands": [command] }));
+    command_with(context, session, command, Typed::default()).await
+}
+
+/// Submits one command that holds JSON that was typed.
+pub(crate) async fn command_with(
+    context: &mut Context,
+    session: &str,
+    command: Value,
+    typed: Typed,
+) -> Result<Option<Reply>, Failure> {
+    let body = typed.put_into(&serde_json::json!({ "commands": [command] }));
+    let call = Call::post(path(session, "/commands"), &Value::Null).text(body);
     context.write(call).await?.as_ref().map(Reply::of).transpose()
 }
 
@@ -133,9 +144,31 @@ pub(crate) async fn all(
     }
 }
 
-/// JSON that was typed: what is no JSON is taken as text, so that `hello` need not be quoted twice.
-pub(crate) fn typed_json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
+/// JSON that was typed, on its way into a command as it was typed: `1.0` stays `1.0`, and keys keep their order. What is
+/// no JSON is taken as text, so that `hello` need not be quoted twice.
+#[derive(Debug, Default)]
+pub(crate) struct Typed(Vec<String>);
+
+impl Typed {
+    /// A stand-in for it. What is typed holds no NUL, so no text of a caller's is mistaken for one.
+    pub(crate) fn keep(&mut self, text: &str) -> Value {
+        let is_json = serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok();
+        self.0.push(if is_json { text.trim().to_owned() } else { Value::from(text).to_string() });
+        Value::String(format!("\0{}", self.0.len() - 1))
+    }
+
+    /// The same for what may be left out.
+    pub(crate) fn keep_if(&mut self, text: Option<&String>) -> Value {
+        text.map_or(Value::Null, |text| self.keep(text))
+    }
+
+    fn put_into(&self, body: &Value) -> String {
+        let mut text = body.to_string();
+        for (at, typed) in self.0.iter().enumerate() {
+            text = text.replacen(&format!("\"\\u0000{at}\""), typed, 1);
+        }
+        text
+    }
 }
 
 /// Prints an object as `name  value` lines, nested ones as JSON, leaving out what is empty.
@@ -159,5 +192,19 @@ pub(crate) fn print_fields(context: &Context, value: &Value) {
         };
         let name = name.strip_suffix("_ms").filter(|name| name.ends_with("_at")).unwrap_or(name);
         say!("{}  {shown}", context.paint.dim(format_args!("{name:<width$}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn typed_json_arrives_as_it_was_typed() {
+        let mut typed = Typed::default();
+        let body = json!({ "a": typed.keep("{\"b\":1.0,\"a\":18446744073709551616}"), "b": typed.keep("just text \"0\""), "c": "x" });
+        assert_eq!(typed.put_into(&body), r#"{"a":{"b":1.0,"a":18446744073709551616},"b":"just text \"0\"","c":"x"}"#);
     }
 }

@@ -1,6 +1,13 @@
 //! The daemon: started once, held by one, stopped cleanly.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod binary;
 
@@ -15,7 +22,12 @@ fn twenty_at_once_start_one_daemon() {
     let children: Vec<_> = (0..20)
         .map(|number| {
             let name = format!("s-{number}");
-            store.command(&["session", "create", &name, "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            store
+                .command(&["session", "create", &name, "--json"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
         })
         .collect();
     for child in children {
@@ -83,7 +95,8 @@ fn nothing_is_started_where_that_is_forbidden() {
 fn a_daemon_that_cannot_start_says_why() {
     let store = Store::new();
     fs::create_dir_all(store.dir().join("journal")).unwrap();
-    fs::write(store.dir().join("records.db"), b"this is no database, and never was one, whatever its name says").unwrap();
+    fs::write(store.dir().join("records.db"), b"this is no database, and never was one, whatever its name says")
+        .unwrap();
     let refused = store.run(&["session", "ls"]);
     assert_ne!(refused.code, 0);
     assert!(refused.err.contains("records.db"), "the end of its log is shown: {refused:?}");

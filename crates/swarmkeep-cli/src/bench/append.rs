@@ -31,7 +31,7 @@ pub(super) async fn run(all: &Arc<Vec<Session>>, at_once: usize, run_ms: u64) ->
         callers.spawn(async move {
             let (mut latencies, mut position, mut number) = (Latencies::default(), Position::default(), caller);
             // Every caller goes through the sessions in its own order, so that all are written evenly.
-            let stride = all.len() / 2 + 7 | 1;
+            let stride = (all.len() / 2 + 7) | 1;
             while Instant::now() < end {
                 number = (number + stride * at_once) % all.len().max(1);
                 let Some(session) = all.get((number + caller) % all.len().max(1)) else { break };

@@ -35,9 +35,13 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     for _ in 0..plan.runs {
         ours.push(hammer(address, CONNECTIONS, plan.run_ms, Answers::Http, bulk).await?.0 * LINES as f64);
         if let Some(redis) = &redis {
-            let pipeline = |connection: usize, number: u64| (0..PIPELINE).flat_map(|part| redis::write(connection, number * PIPELINE + part)).collect();
+            let pipeline = |connection: usize, number: u64| {
+                (0..PIPELINE).flat_map(|part| redis::write(connection, number * PIPELINE + part)).collect()
+            };
             let answers = Answers::Redis(usize::try_from(PIPELINE).unwrap_or(16));
-            theirs.push(hammer(redis.address, REDIS_CONNECTIONS, plan.run_ms, answers, pipeline).await?.0 * PIPELINE as f64);
+            theirs.push(
+                hammer(redis.address, REDIS_CONNECTIONS, plan.run_ms, answers, pipeline).await?.0 * PIPELINE as f64,
+            );
         }
     }
     daemon.kill().await?;

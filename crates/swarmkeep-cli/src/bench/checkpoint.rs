@@ -19,7 +19,13 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     for number in 0..40 {
         let value = Json::parse(&super::payload(number)).unwrap_or_default();
         let value = Json::parse(&format!("[{value},{value}]")).unwrap_or_default();
-        let set = Command::SetMemory { scope: id("shared")?, key: id(&format!("k{number}"))?, value, if_version: None, ttl_ms: None };
+        let set = Command::SetMemory {
+            scope: id("shared")?,
+            key: id(&format!("k{number}"))?,
+            value,
+            if_version: None,
+            ttl_ms: None,
+        };
         session.submit(Request::of(actor(), set)).await.map_err(refused)?;
     }
     let bytes = session.canonical().await.map_err(refused)?.1.len();
@@ -36,5 +42,10 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
         latencies.join(run);
     }
     keep.close().await.map_err(refused)?;
-    Ok(vec![Figure::new("checkpoint of 20 KiB, p99", "ms", p99).at_most(5.0).note(latencies.say()).note(format!("a state of {bytes} bytes"))])
+    Ok(vec![
+        Figure::new("checkpoint of 20 KiB, p99", "ms", p99)
+            .at_most(5.0)
+            .note(latencies.say())
+            .note(format!("a state of {bytes} bytes")),
+    ])
 }

@@ -41,5 +41,10 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     }
     keep.close().await.map_err(refused)?;
     let rate = super::figure::number(super::figure::median(&rates));
-    Ok(vec![Figure::new("session create, 64 at once, p99", "ms", p99).at_most(5.0).note(latencies.say()).note(format!("{rate} a second"))])
+    Ok(vec![
+        Figure::new("session create, 64 at once, p99", "ms", p99)
+            .at_most(5.0)
+            .note(latencies.say())
+            .note(format!("{rate} a second")),
+    ])
 }

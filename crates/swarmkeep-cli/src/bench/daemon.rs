@@ -1,10 +1,6 @@
 //! This program as a daemon, for what is measured from outside.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    process::Stdio,
-};
+use std::{net::SocketAddr, path::Path, process::Stdio};
 
 use serde_json::Value;
 use tokio::{
@@ -33,7 +29,12 @@ impl Daemon {
             .kill_on_drop(true)
             .spawn()
             .map_err(system("the daemon"))?;
-        let gone = || Failure::unavailable("the daemon ended before it answered", "start one by hand: swarmkeep serve --store DIR");
+        let gone = || {
+            Failure::unavailable(
+                "the daemon ended before it answered",
+                "start one by hand: swarmkeep serve --store DIR",
+            )
+        };
         let output = child.stdout.take().ok_or_else(gone)?;
         let line = BufReader::new(output).lines().next_line().await.map_err(system("the daemon"))?.ok_or_else(gone)?;
         let said: Value = serde_json::from_str(&line).map_err(|_| gone())?;

@@ -23,7 +23,13 @@ pub(super) async fn take(_: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, Fai
     let session = keep.create_session(NewSession::new(name(0)?), &actor()).await.map_err(refused)?;
     let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
     let transcript = Json::parse(&format!("\"{}\"", words(TRANSCRIPT_BYTES, 1))).unwrap_or_default();
-    let set = Command::SetMemory { scope: id("shared")?, key: id("transcript")?, value: transcript, if_version: None, ttl_ms: None };
+    let set = Command::SetMemory {
+        scope: id("shared")?,
+        key: id("transcript")?,
+        value: transcript,
+        if_version: None,
+        ttl_ms: None,
+    };
     session.submit(Request::of(actor(), set)).await.map_err(refused)?;
     let mut position = swarmkeep::Position::default();
     for turn in 0..TURNS {
@@ -40,14 +46,19 @@ pub(super) async fn take(_: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, Fai
         Figure::new("disk after 10,000 turns, without the journal", "MB", vec![(all - journal) as f64 / 1e6])
             .beside("bytes that were new", &[new / 1e6])
             .at_most_of(1.5)
-            .note(format!("journal, its floor of {} segments included: {}", moment::bytes(segments), moment::bytes(journal))),
+            .note(format!(
+                "journal, its floor of {} segments included: {}",
+                moment::bytes(segments),
+                moment::bytes(journal)
+            )),
     ])
 }
 
 /// Text that compresses about as text does: words from a small stock, in an order that does not come again.
 fn words(bytes: usize, seed: u64) -> String {
     const STOCK: [&str; 16] = [
-        "the", "parser", "reads", "tokens", "and", "builds", "a", "tree", "because", "tests", "fail", "in", "module", "error", "returns", "value",
+        "the", "parser", "reads", "tokens", "and", "builds", "a", "tree", "because", "tests", "fail", "in", "module",
+        "error", "returns", "value",
     ];
     let mut text = String::with_capacity(bytes + 16);
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

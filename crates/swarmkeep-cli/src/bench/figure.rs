@@ -36,12 +36,25 @@ pub(crate) struct Beside {
 
 impl Figure {
     pub(crate) fn new(what: impl Into<String>, unit: &'static str, runs: Vec<f64>) -> Self {
-        Self { what: what.into(), value: median(&runs), unit, runs, beside: Vec::new(), notes: Vec::new(), wanted: String::new(), reached: None }
+        Self {
+            what: what.into(),
+            value: median(&runs),
+            unit,
+            runs,
+            beside: Vec::new(),
+            notes: Vec::new(),
+            wanted: String::new(),
+            reached: None,
+        }
     }
 
     pub(crate) fn beside(mut self, what: impl Into<String>, runs: &[f64]) -> Self {
         let value = median(runs);
-        self.beside.push(Beside { what: what.into(), value, ratio: if value > 0.0 { self.value / value } else { 0.0 } });
+        self.beside.push(Beside {
+            what: what.into(),
+            value,
+            ratio: if value > 0.0 { self.value / value } else { 0.0 },
+        });
         self
     }
 
@@ -67,7 +80,8 @@ impl Figure {
     /// At least this often what stands beside it, in the order in which it was put there.
     pub(crate) fn at_least_of(mut self, shares: &[f64]) -> Self {
         let pairs: Vec<_> = self.beside.iter().zip(shares).collect();
-        self.wanted = pairs.iter().map(|(beside, share)| format!("≥ {share} × {}", beside.what)).collect::<Vec<_>>().join(", ");
+        self.wanted =
+            pairs.iter().map(|(beside, share)| format!("≥ {share} × {}", beside.what)).collect::<Vec<_>>().join(", ");
         self.reached = (!pairs.is_empty()).then(|| pairs.iter().all(|(beside, share)| beside.ratio >= **share));
         self
     }
@@ -126,7 +140,12 @@ impl Latencies {
 
     /// `p50 120 µs, p99 …, p99.9 …`.
     pub(crate) fn say(&mut self) -> String {
-        format!("p50 {} µs, p99 {} µs, p99.9 {} µs", number(self.at(0.5)), number(self.at(0.99)), number(self.at(0.999)))
+        format!(
+            "p50 {} µs, p99 {} µs, p99.9 {} µs",
+            number(self.at(0.5)),
+            number(self.at(0.99)),
+            number(self.at(0.999))
+        )
     }
 }
 
@@ -140,6 +159,7 @@ pub(crate) fn load() -> f64 {
 pub(crate) fn resident_bytes(pid: Option<u32>) -> u64 {
     let path = pid.map_or("/proc/self/status".to_owned(), |pid| format!("/proc/{pid}/status"));
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    let kilobytes = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kilobytes =
+        text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
 }

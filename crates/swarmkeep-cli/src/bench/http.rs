@@ -17,7 +17,8 @@ pub(super) async fn make_sessions(daemon: &Daemon) -> Result<(), Failure> {
     let client = crate::client::Endpoint::Tcp { authority: address.to_string(), token: None };
     let mut client = crate::client::Client::new(client);
     for number in 0..SESSIONS {
-        let call = crate::client::Call::post("/v1/sessions", &serde_json::json!({ "name": format!("bench/s-{number}") }));
+        let call =
+            crate::client::Call::post("/v1/sessions", &serde_json::json!({ "name": format!("bench/s-{number}") }));
         let answer = client.call(&call).await;
         answer.map_err(|error| Failure::unavailable(error.to_string(), "the daemon is gone"))?.ok()?;
     }
@@ -31,17 +32,21 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     let redis = Redis::start(&scratch.path("redis")).await?;
     let append = move |connection: usize, number: u64| {
         let session = (connection as u64 * 31 + number) % SESSIONS as u64;
-        let body = format!("{{\"commands\":[{{\"record\":{{\"kind\":\"bench\",\"payload\":{}}}}}]}}", super::payload(number));
+        let body =
+            format!("{{\"commands\":[{{\"record\":{{\"kind\":\"bench\",\"payload\":{}}}}}]}}", super::payload(number));
         post(address, &format!("/v1/sessions/bench/s-{session}/commands"), "application/json", &body)
     };
     hammer(address, CONNECTIONS, 200, Answers::Http, append).await?;
     let (mut ours, mut noop, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut latencies, mut redis_latencies) = (super::figure::Latencies::default(), super::figure::Latencies::default());
+    let (mut latencies, mut redis_latencies) =
+        (super::figure::Latencies::default(), super::figure::Latencies::default());
     for _ in 0..plan.runs {
         let (per_s, lat) = hammer(address, CONNECTIONS, plan.run_ms, Answers::Http, append).await?;
         ours.push(per_s);
         latencies.join(lat);
-        noop.push(hammer(address, CONNECTIONS, plan.run_ms, Answers::Http, move |_, _| get(address, "/health/live")).await?.0);
+        noop.push(
+            hammer(address, CONNECTIONS, plan.run_ms, Answers::Http, move |_, _| get(address, "/health/live")).await?.0,
+        );
         if let Some(redis) = &redis {
             let (per_s, lat) = hammer(redis.address, CONNECTIONS, plan.run_ms, Answers::Redis(1), redis::write).await?;
             theirs.push(per_s);
@@ -49,9 +54,14 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
         }
     }
     daemon.kill().await?;
-    let figure = Figure::new("HTTP, one append a request, 64 connections", "/s", ours).beside("the same server's no-op route", &noop).note(latencies.say());
+    let figure = Figure::new("HTTP, one append a request, 64 connections", "/s", ours)
+        .beside("the same server's no-op route", &noop)
+        .note(latencies.say());
     Ok(vec![match redis {
-        Some(_) => figure.beside("Redis, appendfsync always", &theirs).at_least_of(&[0.45, 0.6]).note(format!("Redis: {}", redis_latencies.say())),
+        Some(_) => figure
+            .beside("Redis, appendfsync always", &theirs)
+            .at_least_of(&[0.45, 0.6])
+            .note(format!("Redis: {}", redis_latencies.say())),
         None => figure.at_least_of(&[0.45]).note(redis::ABSENT),
     }])
 }

@@ -24,7 +24,13 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
             let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
             let value = Json::parse(&format!("\"{}\"", "x".repeat(1_500))).unwrap_or_default();
             for session in part {
-                let set = Command::SetMemory { scope: id("shared")?, key: id("k")?, value: value.clone(), if_version: None, ttl_ms: None };
+                let set = Command::SetMemory {
+                    scope: id("shared")?,
+                    key: id("k")?,
+                    value: value.clone(),
+                    if_version: None,
+                    ttl_ms: None,
+                };
                 session.submit(Request::of(actor(), set)).await.map_err(refused)?;
             }
             Ok::<_, Failure>(())
@@ -43,8 +49,12 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     keep.close().await.map_err(refused)?;
     Ok(vec![
         Figure::new("RAM that an idle engine adds to a program", "MB", vec![idle as f64 / 1e6]).at_most(8.0),
-        Figure::new(format!("RAM of {} resident sessions of 2 KiB", moment::thousands(plan.many as u64)), "MB", vec![full as f64 / 1e6])
-            .beside("their JSON", &[json as f64 / 1e6])
-            .at_most_of(2.0),
+        Figure::new(
+            format!("RAM of {} resident sessions of 2 KiB", moment::thousands(plan.many as u64)),
+            "MB",
+            vec![full as f64 / 1e6],
+        )
+        .beside("their JSON", &[json as f64 / 1e6])
+        .at_most_of(2.0),
     ])
 }

@@ -19,7 +19,13 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     let all = Arc::new(sessions(&keep, 1_000).await?);
     let value = Json::parse(&format!("\"{}\"", "x".repeat(2_000))).unwrap_or_default();
     for session in all.iter() {
-        let set = Command::SetMemory { scope: id("shared")?, key: id("k")?, value: value.clone(), if_version: None, ttl_ms: None };
+        let set = Command::SetMemory {
+            scope: id("shared")?,
+            key: id("k")?,
+            value: value.clone(),
+            if_version: None,
+            ttl_ms: None,
+        };
         session.submit(Request::of(actor(), set)).await.map_err(refused)?;
         session.canonical().await.map_err(refused)?;
     }
@@ -36,7 +42,12 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
         latencies.join(run);
     }
     keep.close().await.map_err(refused)?;
-    Ok(vec![Figure::new("hot read of 2 KiB, p50", "µs", medians).at_most(1.0).note(latencies.say()).note("with about 0.05 µs for reading the clock twice")])
+    Ok(vec![
+        Figure::new("hot read of 2 KiB, p50", "µs", medians)
+            .at_most(1.0)
+            .note(latencies.say())
+            .note("with about 0.05 µs for reading the clock twice"),
+    ])
 }
 
 fn id(text: &str) -> Result<swarmkeep::EntityId, Failure> {

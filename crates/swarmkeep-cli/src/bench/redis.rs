@@ -25,9 +25,24 @@ impl Redis {
     pub(super) async fn start(folder: &Path) -> Result<Option<Self>, Failure> {
         std::fs::create_dir_all(folder).map_err(system("a folder for Redis"))?;
         // A port that is free now; whoever takes it in between makes the start fail, and the measurement with it.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).map_err(system("a port for Redis"))?.port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|free| free.local_addr())
+            .map_err(system("a port for Redis"))?
+            .port();
         let spawned = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--save",
+                "",
+                "--dir",
+            ])
             .arg(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -55,5 +70,11 @@ pub(super) fn write(connection: usize, number: u64) -> Vec<u8> {
     let key = format!("s-{}", (connection as u64 * 31 + number) % 1_000);
     let field = number.to_string();
     let payload = super::payload(number);
-    format!("*4\r\n$4\r\nHSET\r\n${}\r\n{key}\r\n${}\r\n{field}\r\n${}\r\n{payload}\r\n", key.len(), field.len(), payload.len()).into_bytes()
+    format!(
+        "*4\r\n$4\r\nHSET\r\n${}\r\n{key}\r\n${}\r\n{field}\r\n${}\r\n{payload}\r\n",
+        key.len(),
+        field.len(),
+        payload.len()
+    )
+    .into_bytes()
 }

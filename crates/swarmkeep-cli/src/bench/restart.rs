@@ -43,7 +43,9 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     let many = moment::thousands(plan.many as u64);
     Ok(vec![
         Figure::new(format!("restart with {many} sessions of 2 KiB: first answer"), "ms", first).at_most(300.0),
-        Figure::new("restart: all checkpoints and tails verified", "ms", all).beside("SQLite reading the same rows", &[peer]).at_most_of(4.0),
+        Figure::new("restart: all checkpoints and tails verified", "ms", all)
+            .beside("SQLite reading the same rows", &[peer])
+            .at_most_of(4.0),
     ])
 }
 
@@ -58,7 +60,13 @@ async fn fill(store: &std::path::Path, many: usize) -> Result<(), Failure> {
             let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
             let value = Json::parse(&format!("\"{}\"", "x".repeat(1_500))).unwrap_or_default();
             for session in part {
-                let set = Command::SetMemory { scope: id("shared")?, key: id("k")?, value: value.clone(), if_version: None, ttl_ms: None };
+                let set = Command::SetMemory {
+                    scope: id("shared")?,
+                    key: id("k")?,
+                    value: value.clone(),
+                    if_version: None,
+                    ttl_ms: None,
+                };
                 session.submit(Request::of(actor(), set)).await.map_err(refused)?;
             }
             Ok::<_, Failure>(())

@@ -37,11 +37,14 @@ pub(super) fn appends(path: &Path, sessions: usize, run_ms: u64) -> Result<f64, 
     while began.elapsed().as_millis() < u128::from(run_ms) {
         let transaction = connection.transaction().map_err(failed)?;
         {
-            let mut insert =
-                transaction.prepare_cached("INSERT INTO events (session, seq, payload) VALUES (?1, ?2, ?3)").map_err(failed)?;
+            let mut insert = transaction
+                .prepare_cached("INSERT INTO events (session, seq, payload) VALUES (?1, ?2, ?3)")
+                .map_err(failed)?;
             for _ in 0..PER_TRANSACTION {
                 let session = format!("bench/session-{:08}", count.wrapping_mul(7_919) % sessions);
-                insert.execute(params![session, i64::try_from(count / sessions).unwrap_or(0), payload.as_bytes()]).map_err(failed)?;
+                insert
+                    .execute(params![session, i64::try_from(count / sessions).unwrap_or(0), payload.as_bytes()])
+                    .map_err(failed)?;
                 count += 1;
             }
         }

@@ -31,18 +31,29 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
         for _ in 0..PEER_RUNS {
             let path = scratch.path("peer.db");
             let run_ms = (plan.sustained_ms / 6).max(1_000);
-            peer.push(tokio::task::spawn_blocking(move || sqlite::appends(&path, count, run_ms)).await.map_err(broke_off)??);
+            peer.push(
+                tokio::task::spawn_blocking(move || sqlite::appends(&path, count, run_ms))
+                    .await
+                    .map_err(broke_off)??,
+            );
         }
         // What was still to be applied when the time was over counts as time.
         let seconds = plan.sustained_ms as f64 / 1000.0;
         let per_s = measured.per_s * seconds / (seconds + lag_ms / 1000.0);
         figures.push(
-            Figure::new(format!("sustained for {seconds:.0} s, {} sessions, all applied", moment::thousands(count as u64)), "/s", vec![per_s])
-                .beside("SQLite alone, 64 per transaction", &peer)
-                .at_least_of(&[share])
-                .note(format!("lag at the end {lag_ms:.0} ms{}", if lag_ms < 1000.0 { "" } else { ": more than the second it should be" }))
-                .note(format!("RAM {} before, {} after", moment::bytes(before), moment::bytes(after)))
-                .note(measured.latencies.say()),
+            Figure::new(
+                format!("sustained for {seconds:.0} s, {} sessions, all applied", moment::thousands(count as u64)),
+                "/s",
+                vec![per_s],
+            )
+            .beside("SQLite alone, 64 per transaction", &peer)
+            .at_least_of(&[share])
+            .note(format!(
+                "lag at the end {lag_ms:.0} ms{}",
+                if lag_ms < 1000.0 { "" } else { ": more than the second it should be" }
+            ))
+            .note(format!("RAM {} before, {} after", moment::bytes(before), moment::bytes(after)))
+            .note(measured.latencies.say()),
         );
     }
     Ok(figures)

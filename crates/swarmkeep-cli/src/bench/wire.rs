@@ -99,7 +99,11 @@ fn ended(answers: Answers, buffer: &[u8]) -> Option<bool> {
 
 /// A POST with a body of JSON.
 pub(super) fn post(address: SocketAddr, path: &str, kind: &str, body: &str) -> Vec<u8> {
-    format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 /// A GET.

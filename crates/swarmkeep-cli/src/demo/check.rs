@@ -80,7 +80,11 @@ impl Log {
 /// Asks a daemon for its log and compares. The daemon must have been started after the last acknowledgement.
 pub(crate) async fn check(folder: &Folder, socket: &Path) -> Result<Verdict, Failure> {
     let unreadable = |what: &str, error: std::io::Error| {
-        Failure::refused("unreadable", format!("{what} of the demo cannot be read: {error}"), format!("is {} a demo's store?", folder.store.display()))
+        Failure::refused(
+            "unreadable",
+            format!("{what} of the demo cannot be read: {error}"),
+            format!("is {} a demo's store?", folder.store.display()),
+        )
     };
     let acks = ledger::read(&folder.acknowledged()).map_err(|error| unreadable("the acknowledgements", error))?;
     let done = outside::count(&folder.outside()).map_err(|error| unreadable("the outside", error))?;
@@ -102,7 +106,11 @@ pub(crate) async fn check(folder: &Folder, socket: &Path) -> Result<Verdict, Fai
     let mut effects = Vec::new();
     let mut cursor = None;
     loop {
-        let page = get(&mut client, path(SESSION, "/effects") + &query(&[("limit", Some("1000".to_owned())), ("after", cursor)])).await?;
+        let page = get(
+            &mut client,
+            path(SESSION, "/effects") + &query(&[("limit", Some("1000".to_owned())), ("after", cursor)]),
+        )
+        .await?;
         effects.extend_from_slice(entries(&page, "effects"));
         cursor = field(&page, "next").as_str().map(str::to_owned);
         if cursor.is_none() {
@@ -114,7 +122,10 @@ pub(crate) async fn check(folder: &Folder, socket: &Path) -> Result<Verdict, Fai
 
 async fn get(client: &mut Client, path: String) -> Result<Value, Failure> {
     let answer = client.call(&Call::get(path)).await;
-    answer.map_err(|error| Failure::unavailable(format!("the log cannot be read: {error}"), "look into daemon.log"))?.ok()?.json()
+    answer
+        .map_err(|error| Failure::unavailable(format!("the log cannot be read: {error}"), "look into daemon.log"))?
+        .ok()?
+        .json()
 }
 
 fn judge(acks: &[Ack], log: &Log, done: &BTreeMap<String, u64>, effects: &[Value]) -> Verdict {
@@ -129,9 +140,13 @@ fn judge(acks: &[Ack], log: &Log, done: &BTreeMap<String, u64>, effects: &[Value
         verdict.note(format!("the log has a hole after seq {before}"));
     }
     for ack in acks {
-        if log.hashes.get(&ack.seq) != Some(&ack.hash) || (ack.first..ack.seq).any(|seq| !log.hashes.contains_key(&seq)) {
+        if log.hashes.get(&ack.seq) != Some(&ack.hash) || (ack.first..ack.seq).any(|seq| !log.hashes.contains_key(&seq))
+        {
             verdict.lost += 1;
-            verdict.note(format!("request {} was acknowledged as seq {} with hash {}: it is not in the log", ack.request, ack.seq, ack.hash));
+            verdict.note(format!(
+                "request {} was acknowledged as seq {} with hash {}: it is not in the log",
+                ack.request, ack.seq, ack.hash
+            ));
         }
     }
     for (request, groups) in log.groups.iter().filter(|(_, groups)| **groups > 1) {
@@ -167,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    fn log(records: &[(u64, &str, Option<&str>)]) -> Log {
+    fn log_of(records: &[(u64, &str, Option<&str>)]) -> Log {
         let mut log = Log::default();
         let mut before = 0;
         for (seq, hash, request) in records {
@@ -196,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_log_that_holds_everything_is_good() {
-        let log = log(&[(1, "a", Some("x:1")), (2, "b", None), (3, "c", Some("x:2"))]);
+        let log = log_of(&[(1, "a", Some("x:1")), (2, "b", None), (3, "c", Some("x:2"))]);
         let effects = [json!({ "id": "act-1", "status": "finished" })];
         let verdict = judge(&[ack("x:1", 1, 1, "a"), ack("x:2", 2, 3, "c")], &log, &done(&["act-1"]), &effects);
         assert!(verdict.is_good(), "{verdict:?}");
@@ -205,19 +220,19 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_log_is_lost() {
-        let log = log(&[(1, "a", Some("x:1")), (2, "b", Some("x:2"))]);
+        let log = log_of(&[(1, "a", Some("x:1")), (2, "b", Some("x:2"))]);
         assert_eq!(judge(&[ack("x:3", 3, 3, "c")], &log, &done(&[]), &[]).lost, 1, "cut off");
         assert_eq!(judge(&[ack("x:2", 2, 2, "other")], &log, &done(&[]), &[]).lost, 1, "another record in its place");
-        assert_eq!(judge(&[], &super::tests::log(&[(1, "a", None), (3, "c", None)]), &done(&[]), &[]).lost, 1, "a hole");
+        assert_eq!(judge(&[], &log_of(&[(1, "a", None), (3, "c", None)]), &done(&[]), &[]).lost, 1, "a hole");
         assert_eq!(judge(&[], &log, &done(&["act-9"]), &[]).lost, 1, "done, and begin is gone");
     }
 
     #[test]
     fn what_happened_twice_is_repeated() {
-        let log = log(&[(1, "a", Some("x:1")), (2, "b", Some("x:1"))]);
+        let log = log_of(&[(1, "a", Some("x:1")), (2, "b", Some("x:1"))]);
         assert_eq!(judge(&[], &log, &done(&[]), &[]).repeated, 1);
         let effects = [json!({ "id": "act-1", "status": "finished" })];
-        assert_eq!(judge(&[], &super::tests::log(&[]), &done(&["act-1", "act-1"]), &effects).repeated, 1);
-        assert_eq!(judge(&[], &super::tests::log(&[]), &done(&[]), &effects).missing, 1);
+        assert_eq!(judge(&[], &log_of(&[]), &done(&["act-1", "act-1"]), &effects).repeated, 1);
+        assert_eq!(judge(&[], &log_of(&[]), &done(&[]), &effects).missing, 1);
     }
 }

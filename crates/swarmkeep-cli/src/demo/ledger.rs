@@ -52,8 +52,9 @@ pub(crate) fn read(folder: &Path) -> io::Result<Vec<Ack>> {
         let text = fs::read_to_string(&path)?;
         let complete = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or(""));
         for line in complete.lines() {
-            let ack = serde_json::from_str(line)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: `{line}`: {error}", path.display())))?;
+            let ack = serde_json::from_str(line).map_err(|error| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{}: `{line}`: {error}", path.display()))
+            })?;
             all.push(ack);
         }
     }

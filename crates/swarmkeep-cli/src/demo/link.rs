@@ -68,7 +68,11 @@ impl Link {
         let answer = self.until_answered(&call).await?;
         if answer.status >= 400 {
             let failure = Failure::problem(answer.status, &answer.body);
-            return if answer.status == 409 || answer.status == 404 { Ok(Came::Refused(failure.code)) } else { Err(failure) };
+            return if answer.status == 409 || answer.status == 404 {
+                Ok(Came::Refused(failure.code))
+            } else {
+                Err(failure)
+            };
         }
         let reply: Value = answer.json()?;
         let first = number(&reply, "first");
@@ -97,7 +101,10 @@ impl Link {
                 Err(error) => error.to_string(),
             };
             if Instant::now() >= deadline {
-                return Err(Failure::unavailable(format!("{} got no answer for {} s: {why}", self.name, PATIENCE.as_secs()), "look into daemon.log"));
+                return Err(Failure::unavailable(
+                    format!("{} got no answer for {} s: {why}", self.name, PATIENCE.as_secs()),
+                    "look into daemon.log",
+                ));
             }
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(40));
@@ -106,5 +113,8 @@ impl Link {
 }
 
 fn cannot_note(error: &std::io::Error) -> Failure {
-    Failure::unavailable(format!("cannot write down an acknowledgement: {error}"), "free some room, or choose another folder with --store")
+    Failure::unavailable(
+        format!("cannot write down an acknowledgement: {error}"),
+        "free some room, or choose another folder with --store",
+    )
 }

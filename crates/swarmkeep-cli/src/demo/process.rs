@@ -47,7 +47,9 @@ impl Daemon {
 
     /// Asks it to stop, and waits until it has.
     pub(crate) async fn stop(mut self) -> io::Result<bool> {
-        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) =
+            self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw)
+        {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         }
         Ok(self.child.wait().await?.success())
@@ -93,7 +95,12 @@ impl Agent {
     ) -> io::Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(folder.log())?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["demo-worker", "--agent", name]).arg("--life").arg(life.to_string()).arg("--seed").arg(seed.to_string());
+        command
+            .args(["demo-worker", "--agent", name])
+            .arg("--life")
+            .arg(life.to_string())
+            .arg("--seed")
+            .arg(seed.to_string());
         command.arg("--in").arg(&folder.store);
         match die_at {
             Some(DieAt::Begun) => command.args(["--die-at", "begun"]),

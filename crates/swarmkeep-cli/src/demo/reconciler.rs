@@ -21,14 +21,24 @@ const EVERY: Duration = Duration::from_millis(60);
 ///
 /// An effect is in doubt only once another process of the same agent has asked for it: the one that began it is dead, and
 /// the file is final for its key.
-pub(crate) async fn run(folder: Folder, mut link: Link, settled: watch::Sender<(u64, u64)>, stop: watch::Receiver<bool>) -> Result<(), Failure> {
+pub(crate) async fn run(
+    folder: Folder,
+    mut link: Link,
+    settled: watch::Sender<(u64, u64)>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), Failure> {
     while !*stop.borrow() {
         sleep(EVERY).await;
         let doubts = link.get(path(SESSION, "/effects?status=outcome_unknown")).await?;
         for doubt in entries(&doubts, "effects") {
             let key = text(doubt, "id");
             let done = outside::count(&folder.outside())
-                .map_err(|error| Failure::unavailable(format!("cannot read {}: {error}", folder.outside().display()), "is the disk all right?"))?
+                .map_err(|error| {
+                    Failure::unavailable(
+                        format!("cannot read {}: {error}", folder.outside().display()),
+                        "is the disk all right?",
+                    )
+                })?
                 .contains_key(key);
             let mut resolve = json!({ "effect": key, "by": "reconciler:demo (looked into outside.log)" });
             if done && let Some(fields) = resolve.as_object_mut() {

@@ -88,7 +88,12 @@ impl Show {
 
     pub(crate) fn daemon_works(&self, pid: u32) {
         if let Stage::Live { daemon, .. } = &self.stage {
-            daemon.set_message(format!("{:<8} {} at work   {}", "daemon", self.paint.green("●"), self.paint.dim(format_args!("pid {pid}"))));
+            daemon.set_message(format!(
+                "{:<8} {} at work   {}",
+                "daemon",
+                self.paint.green("●"),
+                self.paint.dim(format_args!("pid {pid}"))
+            ));
         }
     }
 

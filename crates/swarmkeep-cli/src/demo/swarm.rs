@@ -70,7 +70,8 @@ pub(crate) async fn run(folder: &Folder, show: &Show, seconds: u64, seed: u64) -
     let (news, mut heard) = mpsc::channel(1024);
     let (settled, settled_seen) = watch::channel((0, 0));
     let (stop, stopped) = watch::channel(false);
-    let reconciling: JoinHandle<Result<(), Failure>> = tokio::spawn(reconciler::run(folder.clone(), link("reconciler")?, settled, stopped));
+    let reconciling: JoinHandle<Result<(), Failure>> =
+        tokio::spawn(reconciler::run(folder.clone(), link("reconciler")?, settled, stopped));
     let mut run = Run {
         folder,
         show,
@@ -90,7 +91,9 @@ pub(crate) async fn run(folder: &Folder, show: &Show, seconds: u64, seed: u64) -
     run.work(seconds, &mut heard).await?;
     run.wind_up(&mut heard).await?;
     stop.send_replace(true);
-    let reconciled = reconciling.await.map_err(|error| Failure::unavailable(format!("the reconciler broke off: {error}"), "please report it"))?;
+    let reconciled = reconciling
+        .await
+        .map_err(|error| Failure::unavailable(format!("the reconciler broke off: {error}"), "please report it"))?;
     reconciled?;
     run.kill_daemon("once more, after the last acknowledgement").await?;
     run.ran.settled = *run.settled.borrow();
@@ -102,12 +105,17 @@ pub(crate) async fn run(folder: &Folder, show: &Show, seconds: u64, seed: u64) -
 
 async fn set_up(probe: &mut Link) -> Result<(), Failure> {
     let refused = |code: String| {
-        Failure::refused(&code, format!("the demo's session cannot be made: {code}"), "give another folder with --store: this one has a demo in it")
+        Failure::refused(
+            &code,
+            format!("the demo's session cannot be made: {code}"),
+            "give another folder with --store: this one has a demo in it",
+        )
     };
     if let Came::Refused(code) = probe.create_session().await? {
         return Err(refused(code));
     }
-    let spawn: Vec<_> = AGENTS.iter().map(|name| json!({ "spawn_agent": { "id": name, "name": name, "kind": "demo" } })).collect();
+    let spawn: Vec<_> =
+        AGENTS.iter().map(|name| json!({ "spawn_agent": { "id": name, "name": name, "kind": "demo" } })).collect();
     if let Came::Refused(code) = probe.submit(json!(spawn)).await? {
         return Err(refused(code));
     }
@@ -144,8 +152,9 @@ impl Run<'_> {
         let kills = (seconds / 4).max(KILLS_MIN);
         let begin_ms = self.at_ms();
         let slot = work_ms.saturating_sub(begin_ms) / (kills + 1);
-        let mut moments: Vec<(u64, bool)> =
-            (0..kills).map(|kill| (begin_ms + kill * slot + self.dice.between(slot * 2 / 5, slot.max(1) * 9 / 10), true)).collect();
+        let mut moments: Vec<(u64, bool)> = (0..kills)
+            .map(|kill| (begin_ms + kill * slot + self.dice.between(slot * 2 / 5, slot.max(1) * 9 / 10), true))
+            .collect();
         // One agent, at any moment.
         moments.push((begin_ms + slot * (kills / 2) + self.dice.between(0, slot.max(1)), false));
         moments.sort_unstable();
@@ -203,7 +212,8 @@ impl Run<'_> {
                         _ => "at a random moment",
                     };
                     let paint = self.show.paint();
-                    self.show.note(self.at_ms(), &format!("{}  {name:<8} {}", paint.alarm(" kill -9 "), paint.dim(how)));
+                    self.show
+                        .note(self.at_ms(), &format!("{}  {name:<8} {}", paint.alarm(" kill -9 "), paint.dim(how)));
                 }
                 if start_again || status.code().is_none() {
                     self.start_agent(number, life + 1)?;
@@ -264,7 +274,12 @@ impl Run<'_> {
         let after = if why.is_empty() { String::new() } else { paint.dim(format_args!("   {why}")) };
         self.show.note(
             at_ms,
-            &format!("{}  daemon   {}   {}{after}", paint.alarm(" kill -9 "), paint.dim(format_args!("pid {pid}")), paint.green(format_args!("back after {took_ms:.0} ms"))),
+            &format!(
+                "{}  daemon   {}   {}{after}",
+                paint.alarm(" kill -9 "),
+                paint.dim(format_args!("pid {pid}")),
+                paint.green(format_args!("back after {took_ms:.0} ms"))
+            ),
         );
         self.show.daemon_works(daemon.pid());
         self.daemon = Some(daemon);
@@ -314,7 +329,10 @@ impl Run<'_> {
 }
 
 fn cannot_start(what: &str, error: &io::Error) -> Failure {
-    Failure::unavailable(format!("{what} cannot be started or stopped: {error}"), "`swarmkeep doctor` looks at the machine")
+    Failure::unavailable(
+        format!("{what} cannot be started or stopped: {error}"),
+        "`swarmkeep doctor` looks at the machine",
+    )
 }
 
 /// The middle one.

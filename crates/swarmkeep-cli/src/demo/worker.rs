@@ -155,7 +155,11 @@ impl Agent {
     async fn read_mail(&mut self) -> Result<(), Failure> {
         let receive = json!({ "receive_messages": { "agent": self.name(), "limit": 5 } });
         let Came::Done(outcomes) = self.link.command(receive).await? else { return Ok(()) };
-        let messages = outcomes.first().and_then(|outcome| outcome.pointer("/received/messages")).and_then(Value::as_array).cloned();
+        let messages = outcomes
+            .first()
+            .and_then(|outcome| outcome.pointer("/received/messages"))
+            .and_then(Value::as_array)
+            .cloned();
         for message in messages.unwrap_or_default() {
             self.link.command(json!({ "acknowledge_message": { "message": message, "agent": self.name() } })).await?;
         }
@@ -191,7 +195,13 @@ impl Agent {
             let outcome = match self.link.command(begin).await? {
                 Came::Done(outcomes) => outcomes.into_iter().next().unwrap_or(Value::Null),
                 Came::Refused(code) if matches!(code.as_str(), "outcome_unknown" | "in_progress") => Value::Null,
-                Came::Refused(code) => return Err(Failure::refused(&code, format!("begin of {key} was refused: {code}"), "this is a defect: please report it")),
+                Came::Refused(code) => {
+                    return Err(Failure::refused(
+                        &code,
+                        format!("begin of {key} was refused: {code}"),
+                        "this is a defect: please report it",
+                    ));
+                }
             };
             if !field(&outcome, "recorded").is_null() {
                 return Ok(());
@@ -210,13 +220,20 @@ impl Agent {
         self.effects += 1;
         self.die_if(DieAt::Begun);
         outside::act(&self.folder.outside(), key).map_err(|error| {
-            Failure::unavailable(format!("cannot write {}: {error}", self.folder.outside().display()), "free some room, or choose another folder")
+            Failure::unavailable(
+                format!("cannot write {}: {error}", self.folder.outside().display()),
+                "free some room, or choose another folder",
+            )
         })?;
         self.die_if(DieAt::Acted);
         let finish = json!({ "finish_effect": { "effect": key, "attempt": attempt, "outcome": { "ok": true, "value": { "by": self.name() } } } });
         match self.link.command(finish).await? {
             Came::Done(_) => Ok(()),
-            Came::Refused(code) => Err(Failure::refused(&code, format!("finish of {key} was refused: {code}"), "this is a defect: please report it")),
+            Came::Refused(code) => Err(Failure::refused(
+                &code,
+                format!("finish of {key} was refused: {code}"),
+                "this is a defect: please report it",
+            )),
         }
     }
 

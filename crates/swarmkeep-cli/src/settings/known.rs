@@ -31,7 +31,12 @@ pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:7420";
 
 /// All of them, in the order in which they are shown.
 pub(crate) const KNOWN: &[Known] = &[
-    known("listen", DEFAULT_LISTEN, Kind::Addresses, "where it answers over TCP; anything but loopback needs TLS and a token"),
+    known(
+        "listen",
+        DEFAULT_LISTEN,
+        Kind::Addresses,
+        "where it answers over TCP; anything but loopback needs TLS and a token",
+    ),
     Known {
         secret: true,
         ..known("token", "", Kind::Token, "every request over TCP must show it as a bearer token; none by default")
@@ -43,22 +48,52 @@ pub(crate) const KNOWN: &[Known] = &[
     known("connections", "1024", Kind::Number(1, 1_000_000), "connections at once; more wait to be accepted"),
     known("feeds", "512", Kind::Number(0, 1_000_000), "feeds (SSE, WebSocket) at once; more are refused"),
     known("drain", "5s", Kind::Time(0, 600_000), "how long a stop waits for requests in flight"),
-    known("resident_bytes", "100MiB", Kind::Bytes(MIB, 1 << 46), "budget for sessions in RAM; those longest unused are dropped from 80 % on"),
+    known(
+        "resident_bytes",
+        "100MiB",
+        Kind::Bytes(MIB, 1 << 46),
+        "budget for sessions in RAM; those longest unused are dropped from 80 % on",
+    ),
     known("readers", "4", Kind::Number(4, 8), "pooled read-only connections to each database"),
     known("segment_bytes", "16MiB", Kind::Bytes(MIB, GIB), "size of a journal segment; the journal takes at least two"),
-    known("unapplied_bytes", "64MiB", Kind::Bytes(4 * MIB, 1 << 40), "acknowledged but not yet applied, before writers wait"),
+    known(
+        "unapplied_bytes",
+        "64MiB",
+        Kind::Bytes(4 * MIB, 1 << 40),
+        "acknowledged but not yet applied, before writers wait",
+    ),
     known("pack_after", "2s", Kind::Time(0, 86_400_000), "a session untouched for this long is kept as bytes only"),
-    known("log", "info", Kind::OneOf(&["error", "warn", "info", "debug", "trace"]), "how much the daemon says about itself"),
+    known(
+        "log",
+        "info",
+        Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),
+        "how much the daemon says about itself",
+    ),
     Known {
         old_name: Some("MAX_LOG_SIZE"),
-        ..known("max_log_size", "10MiB", Kind::Bytes(64 << 10, GIB), "daemon.log is set aside as daemon.log.1 when a start finds it larger")
+        ..known(
+            "max_log_size",
+            "10MiB",
+            Kind::Bytes(64 << 10, GIB),
+            "daemon.log is set aside as daemon.log.1 when a start finds it larger",
+        )
     },
     Known {
         old_name: Some("SYNC_INTERVAL"),
-        ..known("sync_interval", "30000", Kind::Time(1, 86_400_000), "accepted, without effect: every write is on disk before it is acknowledged")
+        ..known(
+            "sync_interval",
+            "30000",
+            Kind::Time(1, 86_400_000),
+            "accepted, without effect: every write is on disk before it is acknowledged",
+        )
     },
     Known {
         old_name: Some("SNAPSHOT_INTERVAL"),
-        ..known("snapshot_interval", "300000", Kind::Time(1, 86_400_000), "accepted, without effect: a session is saved when its tail is as long as its state, at the latest after 30 s to 5 min by activity")
+        ..known(
+            "snapshot_interval",
+            "300000",
+            Kind::Time(1, 86_400_000),
+            "accepted, without effect: a session is saved when its tail is as long as its state, at the latest after 30 s to 5 min by activity",
+        )
     },
 ];

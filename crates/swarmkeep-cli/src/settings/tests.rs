@@ -8,7 +8,8 @@ fn load(file: Option<&str>, variables: &[(&str, &str)], flags: &[(&str, &str)]) 
     if let Some(text) = file {
         fs::write(&path, text).unwrap();
     }
-    let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
+    let own =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
     Settings::load((&path, false), own(variables), &own(flags))
 }
 
@@ -85,7 +86,9 @@ fn a_broken_file_is_said_with_its_line() {
 
 #[test]
 fn names_of_old_are_taken_and_explained() {
-    let settings = load(None, &[("SWARMKEEP_MAX_LOG_SIZE", "2MiB"), ("MAX_LOG_SIZE", "1048576"), ("SYNC_INTERVAL", "5000")], &[]).unwrap();
+    let settings =
+        load(None, &[("SWARMKEEP_MAX_LOG_SIZE", "2MiB"), ("MAX_LOG_SIZE", "1048576"), ("SYNC_INTERVAL", "5000")], &[])
+            .unwrap();
     assert_eq!(settings.number("max_log_size"), 2 << 20, "the program's own name counts more");
     assert!(settings.notes.iter().any(|note| note.contains("SYNC_INTERVAL=5000") && note.contains("without effect")));
 }

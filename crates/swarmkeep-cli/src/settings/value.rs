@@ -27,8 +27,12 @@ impl Kind {
     pub(crate) fn accepts(&self, value: &str) -> bool {
         match *self {
             Self::Number(low, high) => value.parse().is_ok_and(|number: u64| (low..=high).contains(&number)),
-            Self::Bytes(low, high) => number(value).is_some_and(|number| !timed(value) && (low..=high).contains(&number)),
-            Self::Time(low, high) => number(value).is_some_and(|number| !sized(value) && (low..=high).contains(&number)),
+            Self::Bytes(low, high) => {
+                number(value).is_some_and(|number| !timed(value) && (low..=high).contains(&number))
+            }
+            Self::Time(low, high) => {
+                number(value).is_some_and(|number| !sized(value) && (low..=high).contains(&number))
+            }
             Self::Addresses => {
                 let all = list(value);
                 !all.is_empty() && all.iter().all(|address| address.parse::<SocketAddr>().is_ok())
@@ -45,7 +49,9 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(low, high) => write!(f, "{low} to {high}"),
-            Self::Bytes(low, high) => write!(f, "{} to {} (plain bytes, or with KiB, MiB, GiB)", size(*low), size(*high)),
+            Self::Bytes(low, high) => {
+                write!(f, "{} to {} (plain bytes, or with KiB, MiB, GiB)", size(*low), size(*high))
+            }
             Self::Time(low, high) => write!(f, "{low} to {high} (milliseconds, or with ms, s, min, h)"),
             Self::Addresses => f.write_str("ADDRESS:PORT, several with commas; port 0 takes a free one"),
             Self::Words => f.write_str("words with commas between them, or nothing"),

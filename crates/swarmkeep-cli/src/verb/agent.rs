@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Name, ago, all, command, entries, field, path, plain, print_fields, typed_json};
+use super::{Name, Typed, ago, all, command, command_with, entries, field, path, plain, print_fields};
 use crate::{
     cli::Write,
     client::{Call, segment},
@@ -60,21 +60,29 @@ impl Verb {
         match self {
             Self::Spawn { session, name, id, kind, capabilities, configuration, write } => {
                 write.note(context);
+                let mut typed = Typed::default();
                 let mut agent = json!({
-                    "kind": kind, "capabilities": capabilities, "configuration": typed_json(&configuration),
+                    "kind": kind, "capabilities": capabilities, "configuration": typed.keep(&configuration),
                 });
                 if let Some(fields) = agent.as_object_mut() {
-                    fields.extend([("name", name), ("id", id)].into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))));
+                    fields.extend(
+                        [("name", name), ("id", id)]
+                            .into_iter()
+                            .filter_map(|(key, value)| Some((key.to_owned(), value?.into()))),
+                    );
                 }
-                let Some(reply) = command(context, &session, json!({ "spawn_agent": agent })).await? else { return Ok(()) };
+                let Some(reply) = command_with(context, &session, json!({ "spawn_agent": agent }), typed).await? else {
+                    return Ok(());
+                };
                 reply.tell(context, |reply| format!("agent {} joined", reply.id()))
             }
             Self::Ls { session } => {
                 let answer = all(context, &session, "agents", &[]).await?;
                 let mut table = Table::new(&["id", "name", "type", "*status", "capabilities", "joined"]);
                 for agent in entries(&answer, "agents") {
-                    let capabilities: Vec<&str> =
-                        field(agent, "capabilities").as_array().map_or(Vec::new(), |all| all.iter().filter_map(|one| one.as_str()).collect());
+                    let capabilities: Vec<&str> = field(agent, "capabilities")
+                        .as_array()
+                        .map_or(Vec::new(), |all| all.iter().filter_map(|one| one.as_str()).collect());
                     table.row([
                         plain(agent, "id"),
                         plain(agent, "name"),
@@ -99,7 +107,8 @@ impl Verb {
             Self::Heartbeat { session, agent } => {
                 let beat = Call::post(path(&session, &format!("/agents/{}/heartbeat", segment(&agent))), &json!({}));
                 let Some(answer) = context.write(beat).await? else { return Ok(()) };
-                let answer: serde_json::Value = if answer.body.is_empty() { json!({ "agent": agent }) } else { answer.json()? };
+                let answer: serde_json::Value =
+                    if answer.body.is_empty() { json!({ "agent": agent }) } else { answer.json()? };
                 context.answer(&answer, |_| say!("agent {agent} is alive"))
             }
         }

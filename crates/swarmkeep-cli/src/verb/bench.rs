@@ -33,28 +33,40 @@ impl Bench {
         }
         if let Some(unknown) = self.names.iter().find(|name| ALL.iter().all(|measurement| measurement.name != **name)) {
             let known: Vec<&str> = ALL.iter().map(|measurement| measurement.name).collect();
-            return Err(Failure::usage(format!("nothing to measure is called `{unknown}`"), format!("one of {}", known.join(", "))));
+            return Err(Failure::usage(
+                format!("nothing to measure is called `{unknown}`"),
+                format!("one of {}", known.join(", ")),
+            ));
         }
         let plan = if self.quick { Plan::QUICK } else { Plan::FULL };
         let scratch = Scratch::beside(&context.place.dir)?;
         let paint = context.paint;
         let load = crate::bench::load();
         if !context.json {
-            let build = if cfg!(debug_assertions) { paint.red("a debug build: these are no figures") } else { "release build".to_owned() };
+            let build = if cfg!(debug_assertions) {
+                paint.red("a debug build: these are no figures")
+            } else {
+                "release build".to_owned()
+            };
             say!("{} cores, load {load:.2}, {build}{}", cores(), if self.quick { ", quick" } else { "" });
             if load > 1.0 {
                 say!("{}", paint.yellow("the machine is busy: synced writes show the scheduler's tick, not the disk"));
             }
         }
         let mut all = Vec::new();
-        for measurement in ALL.iter().filter(|measurement| self.names.is_empty() || self.names.iter().any(|name| name == measurement.name)) {
+        for measurement in ALL
+            .iter()
+            .filter(|measurement| self.names.is_empty() || self.names.iter().any(|name| name == measurement.name))
+        {
             let figures = (measurement.take)(&plan, &scratch).await?;
             if !context.json {
                 for figure in &figures {
                     show(paint, figure);
                 }
             }
-            all.extend(figures.into_iter().map(|figure| serde_json::json!({ "name": measurement.name, "figure": figure })));
+            all.extend(
+                figures.into_iter().map(|figure| serde_json::json!({ "name": measurement.name, "figure": figure })),
+            );
         }
         if context.json {
             print_json(&serde_json::json!({
@@ -82,7 +94,13 @@ fn show(paint: Paint, figure: &Figure) {
     };
     say!("  {:>12} {:<3}  {verdict}", number(figure.value), figure.unit);
     for beside in &figure.beside {
-        say!("  {:>12} {:<3}  {} {}", number(beside.value), figure.unit, beside.what, paint.cyan(format_args!("(ours is {:.2} ×)", beside.ratio)));
+        say!(
+            "  {:>12} {:<3}  {} {}",
+            number(beside.value),
+            figure.unit,
+            beside.what,
+            paint.cyan(format_args!("(ours is {:.2} ×)", beside.ratio))
+        );
     }
     for note in &figure.notes {
         say!("  {}", paint.dim(note));

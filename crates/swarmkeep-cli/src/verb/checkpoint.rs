@@ -42,7 +42,9 @@ impl Verb {
 
 pub(crate) async fn make(context: &mut Context, session: &str, write: Write) -> Result<(), Failure> {
     write.note(context);
-    let Some(answer) = context.write(Call::post(path(session, "/checkpoints"), &json!({}))).await? else { return Ok(()) };
+    let Some(answer) = context.write(Call::post(path(session, "/checkpoints"), &json!({}))).await? else {
+        return Ok(());
+    };
     let answer: Value = answer.json()?;
     context.answer(&answer, |_| {
         let seq = answer.pointer("/head/seq").and_then(Value::as_u64).unwrap_or(0);

@@ -58,7 +58,10 @@ impl Demo {
         let folder = match context.place.said_by {
             "--store" => Folder { store: context.place.dir.clone() },
             _ if self.check => {
-                return Err(Failure::usage("which demo is to be checked?", "give its store: swarmkeep demo --check --store DIR"));
+                return Err(Failure::usage(
+                    "which demo is to be checked?",
+                    "give its store: swarmkeep demo --check --store DIR",
+                ));
             }
             _ => Folder::scratch()?,
         };
@@ -83,7 +86,9 @@ impl Demo {
         show.end();
         let (ran, daemon) = ran?;
         let verdict = check::check(&folder, &folder.socket()).await?;
-        daemon.stop().await.map_err(|error| Failure::unavailable(format!("the daemon does not stop: {error}"), "look into daemon.log"))?;
+        daemon.stop().await.map_err(|error| {
+            Failure::unavailable(format!("the daemon does not stop: {error}"), "look into daemon.log")
+        })?;
         tell(context, &folder, &verdict, &ran, seed)
     }
 

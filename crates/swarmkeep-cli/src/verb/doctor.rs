@@ -66,7 +66,11 @@ impl Doctor {
             print_json(&serde_json::json!({ "store": context.place.dir, "worst": worst, "findings": findings }))?;
         } else {
             let paint = context.paint;
-            say!("{} {}", paint.bold(context.place.dir.display()), paint.dim(format_args!("({})", context.place.said_by)));
+            say!(
+                "{} {}",
+                paint.bold(context.place.dir.display()),
+                paint.dim(format_args!("({})", context.place.said_by))
+            );
             for finding in &findings {
                 let mark = match finding.grade {
                     Grade::Ok => paint.green("ok  "),
@@ -82,8 +86,17 @@ impl Doctor {
         let count = findings.iter().filter(|finding| finding.grade == worst).count();
         match worst {
             Grade::Ok | Grade::Warn => Ok(()),
-            Grade::Bad => Err(Failure::refused("unfit", format!("{count} things are not as they must be"), "do what stands beside them above")),
-            Grade::Damaged => Err(Failure::new(Exit::Corrupt, "corrupt", format!("{count} things are damaged"), "`swarmkeep verify` says exactly what")),
+            Grade::Bad => Err(Failure::refused(
+                "unfit",
+                format!("{count} things are not as they must be"),
+                "do what stands beside them above",
+            )),
+            Grade::Damaged => Err(Failure::new(
+                Exit::Corrupt,
+                "corrupt",
+                format!("{count} things are damaged"),
+                "`swarmkeep verify` says exactly what",
+            )),
         }
     }
 }

@@ -4,7 +4,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Name, ago, all, command, entries, number, path, plain, print_fields, text, typed_json};
+use super::{Name, Typed, ago, all, command_with, entries, number, path, plain, print_fields, text};
 use crate::{
     cli::Write,
     client::segment,
@@ -103,23 +103,29 @@ impl Verb {
             Self::Begin { session, effect, class, agent, task, instance, what, deadline_ms, write } => {
                 write.note(context);
                 let mut begin = json!({ "effect": effect, "class": class, "instance": instance });
+                let mut typed = Typed::default();
                 let optional = [
                     ("agent", agent.map(Value::from)),
                     ("task", task.map(Value::from)),
-                    ("request", what.as_deref().map(typed_json)),
+                    ("request", what.as_deref().map(|what| typed.keep(what))),
                     ("deadline_ms", deadline_ms.map(Value::from)),
                 ];
                 if let Some(fields) = begin.as_object_mut() {
                     fields.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
                 }
-                let Some(reply) = command(context, &session, json!({ "begin_effect": begin })).await? else { return Ok(()) };
+                let Some(reply) = command_with(context, &session, json!({ "begin_effect": begin }), typed).await?
+                else {
+                    return Ok(());
+                };
                 let unknown = reply.outcome("unknown");
                 if !unknown.is_null() {
                     return Err(Failure::new(
                         Exit::Unknown,
                         "outcome_unknown",
                         format!("nobody knows whether effect {effect} was done: {}", text(unknown, "reason")),
-                        format!("find out, then: swarmkeep effect resolve {session} {effect} --done | --not-done --by user:NAME"),
+                        format!(
+                            "find out, then: swarmkeep effect resolve {session} {effect} --done | --not-done --by user:NAME"
+                        ),
                     ));
                 }
                 reply.tell(context, |reply| {
@@ -133,26 +139,36 @@ impl Verb {
             }
             Self::Finish { session, effect, attempt, failed, value, write } => {
                 write.note(context);
-                let outcome = outcome(!failed, value.as_deref());
+                let mut typed = Typed::default();
+                let outcome = json!({ "ok": !failed, "value": typed.keep_if(value.as_ref()) });
                 let finish = json!({ "finish_effect": { "effect": effect, "attempt": attempt, "outcome": outcome } });
-                let Some(reply) = command(context, &session, finish).await? else { return Ok(()) };
+                let Some(reply) = command_with(context, &session, finish, typed).await? else { return Ok(()) };
                 reply.tell(context, |_| format!("effect {effect} is finished"))
             }
             Self::Resolve { session, effect, verdict, value, by, write } => {
                 write.note(context);
-                let by = by.unwrap_or_else(|| format!("user:{}", std::env::var("USER").unwrap_or_else(|_| "unnamed".into())));
+                let by = by
+                    .unwrap_or_else(|| format!("user:{}", std::env::var("USER").unwrap_or_else(|_| "unnamed".into())));
+                let mut typed = Typed::default();
                 let mut resolve = json!({ "effect": effect, "by": by });
                 if !verdict.not_done
                     && let Some(fields) = resolve.as_object_mut()
                 {
-                    fields.insert("outcome".into(), outcome(verdict.done, value.as_deref()));
+                    fields.insert(
+                        "outcome".into(),
+                        json!({ "ok": verdict.done, "value": typed.keep_if(value.as_ref()) }),
+                    );
                 }
-                let Some(reply) = command(context, &session, json!({ "resolve_effect": resolve })).await? else { return Ok(()) };
+                let Some(reply) = command_with(context, &session, json!({ "resolve_effect": resolve }), typed).await?
+                else {
+                    return Ok(());
+                };
                 reply.tell(context, |_| format!("effect {effect}: settled by {by}"))
             }
             Self::Ls { session, status } => {
                 let answer = all(context, &session, "effects", &[("status", status)]).await?;
-                let mut table = Table::new(&["key", "*status", "class", "agent", "task", ">attempt", "outcome", "begun"]);
+                let mut table =
+                    Table::new(&["key", "*status", "class", "agent", "task", ">attempt", "outcome", "begun"]);
                 for effect in entries(&answer, "effects") {
                     table.row([
                         plain(effect, "id"),
@@ -173,8 +189,4 @@ impl Verb {
             }
         }
     }
-}
-
-fn outcome(ok: bool, value: Option<&str>) -> Value {
-    json!({ "ok": ok, "value": value.map_or(Value::Null, typed_json) })
 }

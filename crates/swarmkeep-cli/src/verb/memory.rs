@@ -3,15 +3,8 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Name, ago, all, command, entries, number, path, plain, typed_json};
-use crate::{
-    cli::Write,
-    client::segment,
-    context::Context,
-    failure::Failure,
-    say::{out, say},
-    table::Table,
-};
+use super::{Name, Typed, ago, all, command, command_with, entries, number, path, plain};
+use crate::{cli::Write, client::segment, context::Context, failure::Failure, say::say, table::Table};
 
 /// The scope of callers that name none.
 const SHARED: &str = "shared";
@@ -66,21 +59,38 @@ pub(crate) enum Verb {
     },
 }
 
+/// The part of an entry that is printed.
+#[derive(serde::Deserialize)]
+struct Entry {
+    value: Box<serde_json::value::RawValue>,
+}
+
 impl Verb {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
         match self {
             Self::Get { session, key, scope } => {
-                let answer = context.get_json(path(&session, &format!("/memory/{}/{}", segment(&scope), segment(&key)))).await?;
-                // Raw, so that `$(swarmkeep memory get …)` is the value and nothing else.
-                context.answer(&answer, |_| out(format_args!("{}\n", plain(&answer, "value"))))
+                let answer =
+                    context.get(path(&session, &format!("/memory/{}/{}", segment(&scope), segment(&key)))).await?;
+                if context.json {
+                    say!("{}", String::from_utf8_lossy(&answer.body));
+                    return Ok(());
+                }
+                // Raw, so that `$(swarmkeep memory get …)` is the value and nothing else, as it was stored.
+                let entry: Entry = answer.json()?;
+                let value = entry.value.get();
+                say!("{}", serde_json::from_str::<String>(value).unwrap_or_else(|_| value.to_owned()));
+                Ok(())
             }
             Self::Set { session, key, value, scope, if_version, ttl_ms, write } => {
                 write.note(context);
+                let mut typed = Typed::default();
                 let set = json!({ "set_memory": {
-                    "scope": scope, "key": key, "value": typed_json(&value), "if_version": if_version, "ttl_ms": ttl_ms,
+                    "scope": scope, "key": key, "value": typed.keep(&value), "if_version": if_version, "ttl_ms": ttl_ms,
                 } });
-                let Some(reply) = command(context, &session, set).await? else { return Ok(()) };
-                reply.tell(context, |reply| format!("{scope}/{key} is at version {}", number(reply.outcome("version"), "version")))
+                let Some(reply) = command_with(context, &session, set, typed).await? else { return Ok(()) };
+                reply.tell(context, |reply| {
+                    format!("{scope}/{key} is at version {}", number(reply.outcome("version"), "version"))
+                })
             }
             Self::Rm { session, key, scope, if_version, write } => {
                 write.note(context);

@@ -3,14 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Name, Reply, ago, all, command, entries, field, path, plain, typed_json};
-use crate::{
-    cli::Write,
-    client::Call,
-    context::Context,
-    failure::Failure,
-    table::Table,
-};
+use super::{Name, Reply, Typed, ago, all, command, command_with, entries, field, path, plain};
+use crate::{cli::Write, client::Call, context::Context, failure::Failure, table::Table};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -83,10 +77,11 @@ impl Verb {
                     (None, Some(topic)) => json!({ "topic": topic }),
                     (None, None) => json!("broadcast"),
                 };
+                let mut typed = Typed::default();
                 let send = json!({ "send_message": {
-                    "from": from, "to": address, "topic": about, "content": typed_json(&content), "correlation_id": correlation_id,
+                    "from": from, "to": address, "topic": about, "content": typed.keep(&content), "correlation_id": correlation_id,
                 } });
-                let Some(reply) = command(context, &session, send).await? else { return Ok(()) };
+                let Some(reply) = command_with(context, &session, send, typed).await? else { return Ok(()) };
                 reply.tell(context, |reply| format!("message {} is on its way", reply.id()))
             }
             Self::Receive { session, agent, limit, write } => {
@@ -122,10 +117,13 @@ fn table(messages: &[Value]) -> Table {
     for message in messages {
         let to = match field(message, "to") {
             Value::String(all) => all.clone(),
-            Value::Object(one) => one.iter().map(|(kind, id)| match (kind.as_str(), id.as_str()) {
-                ("agent", Some(id)) => id.to_owned(),
-                (kind, id) => format!("{kind} {}", id.unwrap_or("")),
-            }).collect(),
+            Value::Object(one) => one
+                .iter()
+                .map(|(kind, id)| match (kind.as_str(), id.as_str()) {
+                    ("agent", Some(id)) => id.to_owned(),
+                    (kind, id) => format!("{kind} {}", id.unwrap_or("")),
+                })
+                .collect(),
             _ => String::new(),
         };
         let waiting = match field(message, "waiting") {

@@ -57,7 +57,9 @@ impl Verb {
                 write.note(context);
                 let mut all = Map::new();
                 for tag in tags {
-                    let (key, value) = tag.split_once('=').ok_or_else(|| Failure::usage(format!("tag `{tag}` has no `=`"), "give --tag NAME=VALUE"))?;
+                    let (key, value) = tag
+                        .split_once('=')
+                        .ok_or_else(|| Failure::usage(format!("tag `{tag}` has no `=`"), "give --tag NAME=VALUE"))?;
                     all.insert(key.to_owned(), value.into());
                 }
                 let metric = json!({ "agent": agent, "kind": kind, "name": name, "value": value, "tags": all });
@@ -76,8 +78,13 @@ impl Verb {
                 let answer = context.get_json(path(&session, "/metrics") + &query(&pairs)).await?;
                 let mut table = Table::new(&["time", "agent", "type", "name", ">value", "tags"]);
                 for metric in entries(&answer, if answer.get("rows").is_some() { "rows" } else { "metrics" }) {
-                    let time = ["timestamp", "timestamp_ms", "time_ms"].iter().map(|name| number(metric, name)).max().unwrap_or(0);
-                    let agent = ["agent_id", "agent"].iter().map(|name| plain(metric, name)).find(|text| !text.is_empty());
+                    let time = ["timestamp", "timestamp_ms", "time_ms"]
+                        .iter()
+                        .map(|name| number(metric, name))
+                        .max()
+                        .unwrap_or(0);
+                    let agent =
+                        ["agent_id", "agent"].iter().map(|name| plain(metric, name)).find(|text| !text.is_empty());
                     table.row([
                         moment::utc(time),
                         agent.unwrap_or_default(),

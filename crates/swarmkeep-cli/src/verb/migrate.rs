@@ -79,7 +79,9 @@ fn status(context: &Context) -> Result<(), Failure> {
         }
     })?;
     match schemas.iter().find_map(|schema| schema.refused.as_ref()) {
-        Some(what) => Err(Failure::unavailable(what.clone(), "use the program that made it, or a newer one; nothing was changed")),
+        Some(what) => {
+            Err(Failure::unavailable(what.clone(), "use the program that made it, or a newer one; nothing was changed"))
+        }
         None => Ok(()),
     }
 }
@@ -87,7 +89,10 @@ fn status(context: &Context) -> Result<(), Failure> {
 async fn up(context: &Context, dry_run: bool) -> Result<(), Failure> {
     let to_come = |schemas: &[upkeep::SchemaStanding]| -> Vec<String> {
         let steps = schemas.iter().flat_map(|schema| schema.steps.iter().map(move |step| (schema.file, step)));
-        steps.filter(|(_, step)| !step.applied).map(|(file, step)| format!("{file}: {} {}", step.version, step.name)).collect()
+        steps
+            .filter(|(_, step)| !step.applied)
+            .map(|(file, step)| format!("{file}: {} {}", step.version, step.name))
+            .collect()
     };
     let before = to_come(&upkeep::schemas(&context.place.dir));
     if dry_run || before.is_empty() {
@@ -141,7 +146,12 @@ async fn down(context: &Context, to: i64, dry_run: bool) -> Result<(), Failure> 
     }
     let holder = Holder { pid: std::process::id(), ..Holder::default() };
     let lock = StoreLock::take(&context.place.dir, &holder).map_err(|_| held(context))?;
-    let failed = |what: String| Failure::unavailable(format!("{}: {what}", path.display()), "or remove views.db: the next start builds it again");
+    let failed = |what: String| {
+        Failure::unavailable(
+            format!("{}: {what}", path.display()),
+            "or remove views.db: the next start builds it again",
+        )
+    };
     let mut connection = rusqlite::Connection::open(&path).map_err(|error| failed(error.to_string()))?;
     VIEWS_SCHEMA.down(&mut connection, to).map_err(|error| failed(error.to_string()))?;
     drop(lock);

@@ -58,7 +58,14 @@ impl Recover {
                 table.row([
                     text(recovery, "id").to_owned(),
                     moment::utc(number(recovery, "at_ms")),
-                    if is_new(recovery) { "a new store" } else if is_clean(recovery) { "after a clean stop" } else { "after a death" }.to_owned(),
+                    if is_new(recovery) {
+                        "a new store"
+                    } else if is_clean(recovery) {
+                        "after a clean stop"
+                    } else {
+                        "after a death"
+                    }
+                    .to_owned(),
                     number(recovery, "frames_replayed").to_string(),
                     number(recovery, "opened_ms").to_string(),
                     number(recovery, "sessions_checked").to_string(),
@@ -93,12 +100,17 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
     if is_served(context).await {
         let pid = context.place.lock_hint().and_then(|hint| hint.pid).unwrap_or(0);
         let open = json!({ "open": true, "held_by": pid, "steps": [] });
-        return context.answer(&open, |_| say!("process {pid} has the store open: there is nothing to recover. `swarmkeep recover` shows what it found"));
+        return context.answer(&open, |_| {
+            say!(
+                "process {pid} has the store open: there is nothing to recover. `swarmkeep recover` shows what it found"
+            )
+        });
     }
     let mut plan = upkeep::plan(&context.place.dir).map_err(refused)?;
     if full {
         plan.steps.insert(0, "remove views.db: it is derived".into());
-        plan.steps.push("fold every session from its oldest kept base and compare with checkpoints, RAM and views".into());
+        plan.steps
+            .push("fold every session from its oldest kept base and compare with checkpoints, RAM and views".into());
     }
     context.answer(&plan, |context| {
         let paint = context.paint;
@@ -113,13 +125,26 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             say!("{} {}", paint.red("damage:"), printable(damage));
         }
         for span in &plan.possibly_acknowledged {
-            say!("{} session {}, seq {:?} to {:?}", paint.yellow("possibly acknowledged, unreadable:"), span.session, span.first, span.last);
+            say!(
+                "{} session {}, seq {:?} to {:?}",
+                paint.yellow("possibly acknowledged, unreadable:"),
+                span.session,
+                span.first,
+                span.last
+            );
         }
         say!("The next start would:");
         for (number, step) in plan.steps.iter().enumerate() {
             say!("  {}. {step}", number + 1);
         }
-        say!("Estimated loss: {}", if plan.lost == 0 { paint.green("nothing that was acknowledged") } else { paint.red(format_args!("{} damaged ranges that exist nowhere else", plan.lost)) });
+        say!(
+            "Estimated loss: {}",
+            if plan.lost == 0 {
+                paint.green("nothing that was acknowledged")
+            } else {
+                paint.red(format_args!("{} damaged ranges that exist nowhere else", plan.lost))
+            }
+        );
         say!("{}", paint.dim("Nothing was touched."));
     })
 }
@@ -128,8 +153,11 @@ async fn full(context: &Context) -> Result<(), Failure> {
     if is_served(context).await {
         return Err(held(context));
     }
-    let lock = swarmkeep::lock::StoreLock::take(&context.place.dir, &swarmkeep::Holder { pid: std::process::id(), ..Default::default() })
-        .map_err(|_| held(context))?;
+    let lock = swarmkeep::lock::StoreLock::take(
+        &context.place.dir,
+        &swarmkeep::Holder { pid: std::process::id(), ..Default::default() },
+    )
+    .map_err(|_| held(context))?;
     remove_views(&context.place.dir)?;
     drop(lock);
     let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), Settings::default()).await.map_err(refused)?;
@@ -152,7 +180,10 @@ fn remove_views(dir: &std::path::Path) -> Result<(), Failure> {
     for name in ["views.db", "views.db-wal", "views.db-shm"] {
         match std::fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Failure::unavailable(format!("{name} cannot be removed: {error}"), "`swarmkeep doctor` looks at the folder"));
+                return Err(Failure::unavailable(
+                    format!("{name} cannot be removed: {error}"),
+                    "`swarmkeep doctor` looks at the folder",
+                ));
             }
             _ => {}
         }
@@ -207,7 +238,11 @@ pub(crate) fn lines(report: &Value) -> Vec<String> {
         lines.push("views.db is built again from the records".into());
     }
     for problem in entries(field(report, "problems"), "") {
-        lines.push(format!("session {} does not come back: {}", text(problem, "session"), printable(text(problem, "what"))));
+        lines.push(format!(
+            "session {} does not come back: {}",
+            text(problem, "session"),
+            printable(text(problem, "what"))
+        ));
     }
     lines
 }

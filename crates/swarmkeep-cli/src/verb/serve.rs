@@ -62,7 +62,9 @@ impl Serve {
         }
         context.place.make()?;
         let mut signals = Signals::listen(self.while_input)?;
-        let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), engine_settings(&settings)).await.map_err(refused)?;
+        let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), engine_settings(&settings))
+            .await
+            .map_err(refused)?;
         let (server, _folder) = match bind(context, &settings, &keep, self.detached).await {
             Ok(bound) => bound,
             Err(failure) => {
@@ -76,17 +78,25 @@ impl Serve {
             tracing::warn!(%error, "the lock file does not say where this daemon answers");
         }
         greet(context, &keep, &urls)?;
-        let first = server.run(signals.next()).await;
-        let () = first;
-        close(context, keep, signals).await
+        let mut hurried = Signals::listen(false)?;
+        tokio::select! {
+            () = server.run(signals.next()) => {}
+            // The first signal ends the accepting; a second one does not wait for requests in flight.
+            () = async { hurried.next().await; hurried.next().await } => {}
+        }
+        close(context, keep, hurried).await
     }
 
     fn flags(&self) -> Result<Vec<(String, String)>, Failure> {
-        let mut flags: Vec<(String, String)> = self.listen.iter().map(|listen| ("listen".to_owned(), listen.clone())).collect();
+        let mut flags: Vec<(String, String)> =
+            self.listen.iter().map(|listen| ("listen".to_owned(), listen.clone())).collect();
         for set in &self.set {
-            let (name, value) = set
-                .split_once('=')
-                .ok_or_else(|| Failure::usage(format!("--set `{set}` has no `=`"), "give --set NAME=VALUE; --print-settings shows the names"))?;
+            let (name, value) = set.split_once('=').ok_or_else(|| {
+                Failure::usage(
+                    format!("--set `{set}` has no `=`"),
+                    "give --set NAME=VALUE; --print-settings shows the names",
+                )
+            })?;
             flags.push((name.trim().to_owned(), value.trim().to_owned()));
         }
         Ok(flags)
@@ -108,14 +118,22 @@ fn print_settings(context: &Context, settings: &Settings) -> Result<(), Failure>
                 })
             })
             .collect();
-        return print_json(&json!({ "store": context.place.dir, "store_from": context.place.said_by, "settings": all, "notes": settings.notes }));
+        return print_json(
+            &json!({ "store": context.place.dir, "store_from": context.place.said_by, "settings": all, "notes": settings.notes }),
+        );
     }
     say!("store {} ({})", context.place.dir.display(), context.place.said_by);
     say!("file  {}", context.config.clone().unwrap_or_else(|| context.place.settings_file()).display());
     say!();
     let mut table = Table::new(&["name", "value", "from", "allowed", "about"]);
     for known in KNOWN {
-        table.row([known.name.into(), shown(known), settings.said(known.name).to_string(), known.kind.to_string(), known.about.into()]);
+        table.row([
+            known.name.into(),
+            shown(known),
+            settings.said(known.name).to_string(),
+            known.kind.to_string(),
+            known.about.into(),
+        ]);
     }
     context.print_table(&table, "");
     for note in &settings.notes {
@@ -139,7 +157,6 @@ fn engine_settings(settings: &Settings) -> swarmkeep::Settings {
         segment_bytes: settings.number("segment_bytes"),
         unapplied_bytes: settings.number("unapplied_bytes"),
         pack_after_ms: settings.number("pack_after"),
-        ..swarmkeep::Settings::default()
     }
 }
 
@@ -151,7 +168,10 @@ fn server_settings(settings: &Settings) -> Result<ServerSettings, Failure> {
     let tls = match (settings.text("tls_certificate"), settings.text("tls_key")) {
         ("", "") => None,
         ("", _) | (_, "") => {
-            return Err(Failure::usage("TLS needs both settings `tls_certificate` and `tls_key`", "set both, or neither"));
+            return Err(Failure::usage(
+                "TLS needs both settings `tls_certificate` and `tls_key`",
+                "set both, or neither",
+            ));
         }
         (certificate, key) => Some(Tls { certificate: certificate.into(), key: key.into() }),
     };
@@ -170,7 +190,12 @@ fn server_settings(settings: &Settings) -> Result<ServerSettings, Failure> {
 
 /// Listens. A detached daemon whose default port is another store's takes a free one; who asked for a port gets it or is
 /// told. The folder is held open where the socket's path goes through it.
-async fn bind(context: &Context, settings: &Settings, keep: &Swarmkeep, detached: bool) -> Result<(Server, Option<File>), Failure> {
+async fn bind(
+    context: &Context,
+    settings: &Settings,
+    keep: &Swarmkeep,
+    detached: bool,
+) -> Result<(Server, Option<File>), Failure> {
     let mut server = server_settings(settings)?;
     let (socket, folder) = socket_path(context)?;
     server.control_socket = Some(socket);
@@ -191,8 +216,12 @@ fn socket_path(context: &Context) -> Result<(PathBuf, Option<File>), Failure> {
     if path.as_os_str().len() <= SOCKET_PATH_BYTES || !cfg!(target_os = "linux") {
         return Ok((path, None));
     }
-    let folder = File::open(&context.place.dir)
-        .map_err(|error| Failure::unavailable(format!("{}: {error}", context.place.dir.display()), "`swarmkeep doctor` looks at the folder"))?;
+    let folder = File::open(&context.place.dir).map_err(|error| {
+        Failure::unavailable(
+            format!("{}: {error}", context.place.dir.display()),
+            "`swarmkeep doctor` looks at the folder",
+        )
+    })?;
     let through = PathBuf::from(format!("/proc/self/fd/{}/control.sock", folder.as_raw_fd()));
     Ok((through, Some(folder)))
 }
@@ -245,7 +274,12 @@ struct Signals {
 impl Signals {
     fn listen(while_input: bool) -> Result<Self, Failure> {
         let listen = |kind| {
-            signal(kind).map_err(|error| Failure::unavailable(format!("cannot listen for signals: {error}"), "`swarmkeep doctor` looks at the machine"))
+            signal(kind).map_err(|error| {
+                Failure::unavailable(
+                    format!("cannot listen for signals: {error}"),
+                    "`swarmkeep doctor` looks at the machine",
+                )
+            })
         };
         Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())?, while_input })
     }

@@ -121,14 +121,20 @@ impl Verb {
             Self::Show { session } => look::show(context, &session).await,
             Self::State { session, at } => look::state(context, &session, at).await,
             Self::History(history) => history.run(context).await,
-            Self::Fork { session, new, at, reason, write } => life::fork(context, &session, &new, at, reason, write).await,
+            Self::Fork { session, new, at, reason, write } => {
+                life::fork(context, &session, &new, at, reason, write).await
+            }
             Self::Diff { session, from, to } => look::diff(context, &session, from, to).await,
             Self::Rewind { session, to, reason, write } => life::rewind(context, &session, to, reason, write).await,
             Self::Checkpoint { session, write } => super::checkpoint::make(context, &session, write).await,
-            Self::Pause { session, reason, write } => life::turn(context, &session, "pause", "paused", reason, write).await,
+            Self::Pause { session, reason, write } => {
+                life::turn(context, &session, "pause", "paused", reason, write).await
+            }
             Self::Resume { session, write } => life::turn(context, &session, "resume", "live", None, write).await,
             Self::Park { session, write } => life::turn(context, &session, "park", "parked", None, write).await,
-            Self::Close { session, reason, write } => life::turn(context, &session, "close", "closed", reason, write).await,
+            Self::Close { session, reason, write } => {
+                life::turn(context, &session, "close", "closed", reason, write).await
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Name, ago, all, command, entries, field, number, path, plain, print_fields, typed_json};
+use super::{Name, Typed, ago, all, command, command_with, entries, field, number, path, plain, print_fields};
 use crate::{
     cli::Write,
     client::{Call, segment},
@@ -134,9 +134,10 @@ impl Verb {
             Self::Create { session, title, id, kind, priority, payload, parent, max_retries, assign, write } => {
                 write.note(context);
                 let mut task = json!({ "title": title, "kind": kind, "priority": priority });
+                let mut typed = Typed::default();
                 let optional = [
                     ("id", id.map(Value::from)),
-                    ("payload", payload.as_deref().map(typed_json)),
+                    ("payload", payload.as_deref().map(|payload| typed.keep(payload))),
                     ("parent", parent.map(Value::from)),
                     ("max_retries", max_retries.map(Value::from)),
                     ("assign", assign.map(Value::from)),
@@ -144,7 +145,9 @@ impl Verb {
                 if let Some(fields) = task.as_object_mut() {
                     fields.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
                 }
-                let Some(reply) = command(context, &session, json!({ "create_task": task })).await? else { return Ok(()) };
+                let Some(reply) = command_with(context, &session, json!({ "create_task": task }), typed).await? else {
+                    return Ok(());
+                };
                 reply.tell(context, |reply| format!("task {} is on the list", reply.id()))
             }
             Self::Ls { session, status } => ls(context, &session, status).await,
@@ -154,7 +157,8 @@ impl Verb {
             }
             Self::Claim { session, agent, task, kinds, lease_ms, write } => {
                 write.note(context);
-                let claim = json!({ "claim_task": { "agent": agent, "task": task, "kinds": kinds, "lease_ms": lease_ms } });
+                let claim =
+                    json!({ "claim_task": { "agent": agent, "task": task, "kinds": kinds, "lease_ms": lease_ms } });
                 let Some(reply) = command(context, &session, claim).await? else { return Ok(()) };
                 let claimed = reply.outcome("claimed").clone();
                 if field(&claimed, "task").is_null() {
@@ -170,34 +174,44 @@ impl Verb {
                 })
             }
             Self::Heartbeat { session, task, lease } => {
-                let beat = Call::post(path(&session, &format!("/tasks/{}/heartbeat", segment(&task))), &json!({ "lease": lease }));
+                let beat = Call::post(
+                    path(&session, &format!("/tasks/{}/heartbeat", segment(&task))),
+                    &json!({ "lease": lease }),
+                );
                 let Some(answer) = context.write(beat).await? else { return Ok(()) };
-                let answer: Value = if answer.body.is_empty() { json!({ "task": task, "lease": lease }) } else { answer.json()? };
+                let answer: Value =
+                    if answer.body.is_empty() { json!({ "task": task, "lease": lease }) } else { answer.json()? };
                 context.answer(&answer, |_| say!("task {task}: lease {lease} has its full time again"))
             }
             Self::Complete { session, task, lease, result, write } => {
                 write.note(context);
-                let result = result.as_deref().map_or(Value::Null, typed_json);
+                let mut typed = Typed::default();
+                let result = typed.keep_if(result.as_ref());
                 let done = json!({ "complete_task": { "task": task, "lease": lease, "result": result } });
-                let Some(reply) = command(context, &session, done).await? else { return Ok(()) };
+                let Some(reply) = command_with(context, &session, done, typed).await? else { return Ok(()) };
                 reply.tell(context, |_| format!("task {task} is completed"))
             }
             Self::Fail { session, task, error, lease, permanent, write } => {
                 write.note(context);
-                let failed = json!({ "fail_task": { "task": task, "lease": lease, "error": error, "permanent": permanent } });
+                let failed =
+                    json!({ "fail_task": { "task": task, "lease": lease, "error": error, "permanent": permanent } });
                 let Some(reply) = command(context, &session, failed).await? else { return Ok(()) };
                 reply.tell(context, |_| format!("task {task}: this attempt failed"))
             }
             Self::Release { session, task, lease, write } => {
                 write.note(context);
-                let Some(reply) = command(context, &session, json!({ "release_task": { "task": task, "lease": lease } })).await? else {
+                let Some(reply) =
+                    command(context, &session, json!({ "release_task": { "task": task, "lease": lease } })).await?
+                else {
                     return Ok(());
                 };
                 reply.tell(context, |_| format!("task {task} is on the list again"))
             }
             Self::Cancel { session, task, reason, write } => {
                 write.note(context);
-                let Some(reply) = command(context, &session, json!({ "cancel_task": { "task": task, "reason": reason } })).await? else {
+                let Some(reply) =
+                    command(context, &session, json!({ "cancel_task": { "task": task, "reason": reason } })).await?
+                else {
                     return Ok(());
                 };
                 reply.tell(context, |_| format!("task {task} is called off"))

@@ -48,7 +48,13 @@ pub(super) fn show(context: &Context, report: &Value) {
     }
     let findings = entries(super::field(report, "findings"), "");
     for finding in findings {
-        say!("{}  {}  {}  {}", paint.red("DAMAGED"), text(finding, "place"), plain(finding, "session"), printable(text(finding, "what")));
+        say!(
+            "{}  {}  {}  {}",
+            paint.red("DAMAGED"),
+            text(finding, "place"),
+            plain(finding, "session"),
+            printable(text(finding, "what"))
+        );
     }
     if findings.is_empty() {
         say!("{}", paint.green("everything is what was acknowledged"));

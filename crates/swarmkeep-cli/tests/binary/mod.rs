@@ -12,46 +12,47 @@ use std::{
 use serde_json::Value;
 
 /// A folder for one test, with a store in it that may or may not be there yet.
-pub struct Store {
+pub(crate) struct Store {
     folder: tempfile::TempDir,
 }
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{self:?}");
         self
     }
 
     #[track_caller]
-    pub fn json(&self) -> Value {
-        serde_json::from_str(self.out.lines().next().unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(self.out.lines().next().unwrap_or_default())
+            .unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
 impl Store {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    pub fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.folder.path().join("store")
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The binary with these arguments, before it runs.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_swarmkeep"));
         command.env_clear().env("HOME", self.folder.path()).env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("SWARMKEEP_HOME", self.dir()).args(args).stdin(Stdio::null());
@@ -59,12 +60,12 @@ impl Store {
     }
 
     /// Runs it to its end.
-    pub fn run(&self, args: &[&str]) -> Ended {
+    pub(crate) fn run(&self, args: &[&str]) -> Ended {
         ended(&mut self.command(args))
     }
 
     /// A daemon in the foreground, and what it said when it was up.
-    pub fn serve(&self, args: &[&str]) -> (Child, Value) {
+    pub(crate) fn serve(&self, args: &[&str]) -> (Child, Value) {
         let mut all = vec!["serve", "--json", "--listen", "127.0.0.1:0"];
         all.extend(args);
         let mut child = self.command(&all).stdout(Stdio::piped()).spawn().unwrap();
@@ -74,7 +75,7 @@ impl Store {
     }
 
     /// The process that holds the store, by its own word.
-    pub fn holder(&self) -> Option<i32> {
+    pub(crate) fn holder(&self) -> Option<i32> {
         let text = fs::read_to_string(self.dir().join("lock")).ok()?;
         let hint: Value = serde_json::from_str(&text).ok()?;
         i32::try_from(hint.get("pid")?.as_i64()?).ok()
@@ -92,13 +93,13 @@ impl Drop for Store {
     }
 }
 
-pub fn signal(pid: i32, signal: rustix::process::Signal) {
+pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, signal);
     }
 }
 
-pub fn ended(command: &mut Command) -> Ended {
+pub(crate) fn ended(command: &mut Command) -> Ended {
     let output = command.output().unwrap();
     Ended {
         code: output.status.code().unwrap_or(-1),
@@ -107,7 +108,7 @@ pub fn ended(command: &mut Command) -> Ended {
     }
 }
 
-pub fn append(path: &Path, text: &str) {
+pub(crate) fn append(path: &Path, text: &str) {
     use std::io::Write;
     fs::OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
 }

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::{
     fs::statvfs,
-    process::{Resource, getrlimit, geteuid},
+    process::{Resource, geteuid, getrlimit},
 };
 
 use super::Finding;
@@ -40,7 +40,11 @@ pub(super) fn look(place: &Place) -> Vec<Finding> {
 fn folder(dir: &Path) -> Finding {
     let name = "folder";
     let Ok(metadata) = fs::metadata(dir) else {
-        return Finding::warn(name, "not there yet", "nothing to do: the first `swarmkeep serve` or `session create` makes it");
+        return Finding::warn(
+            name,
+            "not there yet",
+            "nothing to do: the first `swarmkeep serve` or `session create` makes it",
+        );
     };
     if !metadata.is_dir() {
         return Finding::bad(name, "not a folder", "give a folder with --store");
@@ -54,8 +58,16 @@ fn folder(dir: &Path) -> Finding {
         );
     }
     match metadata.permissions().mode() & 0o777 {
-        mode if mode & 0o700 != 0o700 => Finding::bad(name, format!("its owner may not use it (mode {mode:o})"), format!("chmod 700 {}", dir.display())),
-        mode if mode & 0o077 != 0 => Finding::bad(name, format!("others may look into it (mode {mode:o})"), format!("chmod 700 {}", dir.display())),
+        mode if mode & 0o700 != 0o700 => Finding::bad(
+            name,
+            format!("its owner may not use it (mode {mode:o})"),
+            format!("chmod 700 {}", dir.display()),
+        ),
+        mode if mode & 0o077 != 0 => Finding::bad(
+            name,
+            format!("others may look into it (mode {mode:o})"),
+            format!("chmod 700 {}", dir.display()),
+        ),
         _ => Finding::ok(name, "for its owner alone"),
     }
 }
@@ -64,7 +76,11 @@ fn folder(dir: &Path) -> Finding {
 fn file_system(dir: &Path) -> Finding {
     let name = "file system";
     let kind = match rustix::fs::statfs(dir) {
-        #[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "a 32-bit magic number in a signed word")]
+        #[expect(
+            clippy::cast_sign_loss,
+            clippy::cast_possible_truncation,
+            reason = "a 32-bit magic number in a signed word"
+        )]
         Ok(stat) => stat.f_type as u32,
         Err(error) => return Finding::bad(name, format!("cannot be looked at: {error}"), "is the disk there?"),
     };
@@ -74,7 +90,11 @@ fn file_system(dir: &Path) -> Finding {
         0x9123_683E => Finding::ok(name, "btrfs, local"),
         0x2FC1_2FC1 => Finding::ok(name, "zfs, local"),
         0xF2F5_2010 => Finding::ok(name, "f2fs, local"),
-        0x794C_7630 => Finding::warn(name, "overlayfs: a container's own layer, gone with the container", "put the store on a volume"),
+        0x794C_7630 => Finding::warn(
+            name,
+            "overlayfs: a container's own layer, gone with the container",
+            "put the store on a volume",
+        ),
         0x0102_1994 => Finding::warn(name, "tmpfs: gone at the next boot", "choose a folder on a disk with --store"),
         0x6969 => network("nfs"),
         0x517B | 0xFF53_4D42 | 0xFE53_4D42 => network("smb"),
@@ -82,14 +102,22 @@ fn file_system(dir: &Path) -> Finding {
         0x5346_414F | 0x6B41_4653 => network("afs"),
         0x00C3_6400 => network("ceph"),
         0x0BD0_0BD0 => network("lustre"),
-        0x6573_5546 => Finding::warn(name, "fuse: whether a sync is one depends on what is behind it", "prefer a folder on a local disk"),
+        0x6573_5546 => Finding::warn(
+            name,
+            "fuse: whether a sync is one depends on what is behind it",
+            "prefer a folder on a local disk",
+        ),
         other => Finding::ok(name, format!("of type {other:#x}")),
     }
 }
 
 #[cfg(target_os = "linux")]
 fn network(kind: &str) -> Finding {
-    Finding::bad("file system", format!("{kind}, over a network: locks and syncs are not what a store needs"), "choose a folder on a local disk with --store")
+    Finding::bad(
+        "file system",
+        format!("{kind}, over a network: locks and syncs are not what a store needs"),
+        "choose a folder on a local disk with --store",
+    )
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -147,7 +175,11 @@ fn open_files() -> Finding {
     let current = limit.current.unwrap_or(u64::MAX);
     let said = if current == u64::MAX { "no limit".to_owned() } else { format!("{current} at once") };
     if current < FILES_WANTED {
-        return Finding::warn("open files", said, format!("raise the limit before the daemon starts: ulimit -n {FILES_WANTED} (LimitNOFILE= in the unit)"));
+        return Finding::warn(
+            "open files",
+            said,
+            format!("raise the limit before the daemon starts: ulimit -n {FILES_WANTED} (LimitNOFILE= in the unit)"),
+        );
     }
     Finding::ok("open files", said)
 }
@@ -155,7 +187,11 @@ fn open_files() -> Finding {
 fn sqlite() -> Finding {
     let found = rusqlite::version_number();
     if found < SQLITE_OLDEST {
-        return Finding::bad("sqlite", format!("{} is older than 3.51.3", rusqlite::version()), "use a build of this program with its own SQLite");
+        return Finding::bad(
+            "sqlite",
+            format!("{} is older than 3.51.3", rusqlite::version()),
+            "use a build of this program with its own SQLite",
+        );
     }
     Finding::ok("sqlite", format!("{}, built in", rusqlite::version()))
 }

@@ -29,7 +29,11 @@ pub(super) async fn look(context: &Context) -> Vec<Finding> {
             Ok(store) => findings.extend(parts(&store)),
             Err(failure) => findings.push(Finding::bad("daemon", failure.what, failure.next)),
         },
-        Ok(answer) => findings.push(Finding::bad("daemon", format!("answers {} when asked how the store stands", answer.status), "look into daemon.log")),
+        Ok(answer) => findings.push(Finding::bad(
+            "daemon",
+            format!("answers {} when asked how the store stands", answer.status),
+            "look into daemon.log",
+        )),
         Err(error) => findings.push(Finding::bad("daemon", error.to_string(), "look into daemon.log")),
     }
     findings
@@ -42,7 +46,9 @@ fn holder(context: &Context, answers: bool) -> Finding {
     let since = moment::utc(hint.as_ref().and_then(|hint| hint.started_at_ms).unwrap_or(0));
     let at = hint.as_ref().and_then(|hint| hint.address.clone()).unwrap_or_default();
     match (answers, pid) {
-        (true, Some(pid)) if context.url.is_none() => Finding::ok(name, format!("process {pid} since {since}, answers {at}")),
+        (true, Some(pid)) if context.url.is_none() => {
+            Finding::ok(name, format!("process {pid} since {since}, answers {at}"))
+        }
         (true, _) => Finding::ok(name, "answers"),
         (false, Some(pid)) if is_alive(pid) && is_locked(context) => Finding::bad(
             name,
@@ -58,7 +64,9 @@ fn is_locked(context: &Context) -> bool {
     use std::os::unix::fs::MetadataExt;
     let Ok(metadata) = fs::metadata(context.place.dir.join("lock")) else { return false };
     match fs::read_to_string("/proc/locks") {
-        Ok(locks) => locks.lines().any(|line| line.split_whitespace().any(|word| word.ends_with(&format!(":{}", metadata.ino())))),
+        Ok(locks) => locks
+            .lines()
+            .any(|line| line.split_whitespace().any(|word| word.ends_with(&format!(":{}", metadata.ino())))),
         // Not every system says: then the hint is all there is.
         Err(_) => true,
     }
@@ -79,7 +87,11 @@ fn files(context: &Context) -> Vec<Finding> {
             let views = size("views.db").map_or("not there, built at the next start".to_owned(), moment::bytes);
             findings.push(Finding::ok(
                 "parts",
-                format!("journal {count} files of {}, records.db {}, views.db {views}", moment::bytes(bytes), moment::bytes(records)),
+                format!(
+                    "journal {count} files of {}, records.db {}, views.db {views}",
+                    moment::bytes(bytes),
+                    moment::bytes(records)
+                ),
             ));
         }
         (Some(_), None) => findings.push(half("a journal", "records.db")),
@@ -97,12 +109,18 @@ fn half(there: &str, missing: &str) -> Finding {
         name: "parts",
         grade: Grade::Damaged,
         what: format!("{there} is there, {missing} is not: this is half of a store"),
-        next: format!("bring {missing} back from where {there} came from, or move the folder away and begin a new store"),
+        next: format!(
+            "bring {missing} back from where {there} came from, or move the folder away and begin a new store"
+        ),
     }
 }
 
 fn quarantine(count: usize) -> Finding {
-    Finding::warn("quarantine", format!("{count} files hold bytes that could not be used"), "`swarmkeep recover history` says whose they are; keep them until that is settled")
+    Finding::warn(
+        "quarantine",
+        format!("{count} files hold bytes that could not be used"),
+        "`swarmkeep recover history` says whose they are; keep them until that is settled",
+    )
 }
 
 /// What the daemon says of the store.
@@ -113,13 +131,26 @@ fn parts(store: &Value) -> Vec<Finding> {
     let views = number(standing, "views_position");
     let unapplied = number(standing, "unapplied_bytes");
     match text(standing, "trouble") {
-        "" => findings.push(Finding::ok("records", format!("at position {records}; {} acknowledged and not yet in records.db", moment::bytes(unapplied)))),
-        trouble => findings.push(Finding::bad("records", trouble.to_owned(), "acknowledged writes are safe in the journal; free room or mend the disk, it goes on by itself")),
+        "" => findings.push(Finding::ok(
+            "records",
+            format!("at position {records}; {} acknowledged and not yet in records.db", moment::bytes(unapplied)),
+        )),
+        trouble => findings.push(Finding::bad(
+            "records",
+            trouble.to_owned(),
+            "acknowledged writes are safe in the journal; free room or mend the disk, it goes on by itself",
+        )),
     }
     match text(standing, "views_trouble") {
         "" if views >= records => findings.push(Finding::ok("views", format!("at position {views}"))),
-        "" => findings.push(Finding::ok("views", format!("at position {views}, {} behind the records", records - views))),
-        trouble => findings.push(Finding::warn("views", trouble.to_owned(), "only queries suffer; `swarmkeep migrate views down`, then a start, builds views.db again")),
+        "" => {
+            findings.push(Finding::ok("views", format!("at position {views}, {} behind the records", records - views)))
+        }
+        trouble => findings.push(Finding::warn(
+            "views",
+            trouble.to_owned(),
+            "only queries suffer; `swarmkeep migrate views down`, then a start, builds views.db again",
+        )),
     }
     match entries(field(standing, "one_copy"), "ranges").len() {
         0 if unapplied == 0 => findings.push(Finding::ok("copies", "what is recent stands in the journal and in records.db; what the journal no longer holds, in records.db alone (make backups)")),

@@ -75,7 +75,8 @@ async fn follow(context: &mut Context, session: &str, after: u64, mut left: u64)
     let mut from = after.to_string();
     while left > 0 {
         let mut client = context.connect().await?;
-        let call = Call::get(path(session, "/feed") + &format!("?from={}", segment(&from))).header("accept", "text/event-stream");
+        let call = Call::get(path(session, "/feed") + &format!("?from={}", segment(&from)))
+            .header("accept", "text/event-stream");
         let mut stream = match client.stream(&call).await {
             Ok(stream) => stream,
             Err(CallError::NotSent(_) | CallError::Lost(_)) => continue,
@@ -95,7 +96,11 @@ async fn follow(context: &mut Context, session: &str, after: u64, mut left: u64)
                     continue;
                 }
                 from = event.id.unwrap_or_else(|| number(&record, "seq").to_string());
-                if context.json { print_json(&record)? } else { line(context, &record) }
+                if context.json {
+                    print_json(&record)?
+                } else {
+                    line(context, &record)
+                }
                 left -= 1;
                 if left == 0 {
                     return Ok(());
@@ -127,7 +132,8 @@ fn line(context: &Context, record: &Value) {
     let actor = printable(&plain(record, "actor"));
     let kind = printable(text(record, "type"));
     let before = format!("{seq:>7}  {time}  {actor:<12}  {kind:<24}  ");
-    let room = terminal_width().unwrap_or(usize::MAX).saturating_sub(unicode_width::UnicodeWidthStr::width(before.as_str()));
+    let room =
+        terminal_width().unwrap_or(usize::MAX).saturating_sub(unicode_width::UnicodeWidthStr::width(before.as_str()));
     say!(
         "{}  {}  {}  {}  {}",
         paint.dim(format_args!("{seq:>7}")),

@@ -66,20 +66,33 @@ pub(crate) async fn fork(
         fields.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
     }
     let Some(answer) = context.write(Call::post(path(session, "/fork"), &body)).await? else { return Ok(()) };
-    Reply::of(&answer)?.tell(context, |_| format!("session {new} begins where {session} {}", at.map_or("stands".into(), |at| format!("was at seq {at}"))))
+    Reply::of(&answer)?.tell(context, |_| {
+        format!("session {new} begins where {session} {}", at.map_or("stands".into(), |at| format!("was at seq {at}")))
+    })
 }
 
 /// With `--dry-run` it shows what would change.
-pub(crate) async fn rewind(context: &mut Context, session: &str, to: u64, reason: Option<String>, write: Write) -> Result<(), Failure> {
+pub(crate) async fn rewind(
+    context: &mut Context,
+    session: &str,
+    to: u64,
+    reason: Option<String>,
+    write: Write,
+) -> Result<(), Failure> {
     write.note(context);
     if context.dry_run {
         let now = context.get_json(path(session, "")).await?;
         let head = now.pointer("/head/seq").and_then(Value::as_u64).unwrap_or(0);
         if to > head {
-            return Err(Failure::usage(format!("{session} ends at seq {head}, before {to}"), "`swarmkeep session history` shows its seqs"));
+            return Err(Failure::usage(
+                format!("{session} ends at seq {head}, before {to}"),
+                "`swarmkeep session history` shows its seqs",
+            ));
         }
         if !context.json {
-            say!("would set {session} back from seq {head} to {to}, and did not. What has changed since, and would be undone (effects stay):");
+            say!(
+                "would set {session} back from seq {head} to {to}, and did not. What has changed since, and would be undone (effects stay):"
+            );
         }
         return super::look::diff(context, session, to, Some(head)).await;
     }
@@ -104,11 +117,23 @@ pub(crate) async fn turn(
     if context.dry_run && verb == "close" && !context.json {
         let now = context.get_json(path(session, "")).await?;
         let count = |what: &str| now.pointer(&format!("/counts/{what}")).and_then(Value::as_u64).unwrap_or(0);
-        say!("{session} is {}, with {} agents, {} tasks, {} messages that wait", text(&now, "status"), count("agents"), count("tasks"), count("messages"));
+        say!(
+            "{session} is {}, with {} agents, {} tasks, {} messages that wait",
+            text(&now, "status"),
+            count("agents"),
+            count("tasks"),
+            count("messages")
+        );
     }
     let body = reason.map_or(json!({}), |reason| json!({ "reason": reason }));
-    let Some(answer) = context.write(Call::post(path(session, &format!("/{verb}")), &body)).await? else { return Ok(()) };
+    let Some(answer) = context.write(Call::post(path(session, &format!("/{verb}")), &body)).await? else {
+        return Ok(());
+    };
     Reply::of(&answer)?.tell(context, |reply| {
-        if number(&reply.raw, "first") == 0 { format!("session {session} was {becomes} already") } else { format!("session {session} is {becomes}") }
+        if number(&reply.raw, "first") == 0 {
+            format!("session {session} was {becomes} already")
+        } else {
+            format!("session {session} is {becomes}")
+        }
     })
 }

@@ -10,7 +10,7 @@ use crate::{
     failure::Failure,
     moment,
     say::say,
-    table::{Table, printable},
+    table::{Table, cut, printable},
 };
 
 /// Sessions of the store, page by page.
@@ -46,6 +46,7 @@ impl Ls {
             ("limit", self.limit.map(|limit| limit.to_string())),
             ("cursor", self.cursor),
         ];
+        until_views_follow(context).await?;
         let page = context.get_json(format!("/v1/sessions{}", query(&pairs))).await?;
         let mut table = Table::new(&["session", "*status", "owner", ">seq", "created"]);
         for row in entries(&page, "rows") {
@@ -55,7 +56,13 @@ impl Ls {
             };
             let created = [number(row, "created_at"), number(row, "created_at_ms")].into_iter().max().unwrap_or(0);
             let seq = ["head_seq", "seq", "last_seq"].iter().map(|name| number(row, name)).max().unwrap_or(0);
-            table.row([name, plain(row, "status"), plain(row, "owner"), seq.to_string(), moment::ago(created, moment::now_ms())]);
+            table.row([
+                name,
+                plain(row, "status"),
+                plain(row, "owner"),
+                seq.to_string(),
+                moment::ago(created, moment::now_ms()),
+            ]);
         }
         context.answer(&page, |context| {
             context.print_table(&table, "no sessions");
@@ -64,6 +71,21 @@ impl Ls {
             }
         })
     }
+}
+
+/// Lists are answered from the views, which follow the log within moments. Whoever made a session in the call before should
+/// find it in this one: it waits those moments, and no longer.
+async fn until_views_follow(context: &mut Context) -> Result<(), Failure> {
+    for _ in 0..50 {
+        let store = context.get_json("/v1/store").await?;
+        let store = field(&store, "store");
+        if number(store, "unapplied_bytes") == 0 && number(store, "views_position") >= number(store, "records_position")
+        {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    Ok(())
 }
 
 pub(crate) async fn show(context: &mut Context, session: &str) -> Result<(), Failure> {
@@ -77,7 +99,14 @@ pub(crate) async fn show(context: &mut Context, session: &str) -> Result<(), Fai
         };
         line("session", paint.bold(printable(&plain(&answer, "name"))));
         let reason = plain(&answer, "status_reason");
-        line("status", format!("{}{}", paint.status(text(&answer, "status")), if reason.is_empty() { String::new() } else { format!(" ({})", printable(&reason)) }));
+        line(
+            "status",
+            format!(
+                "{}{}",
+                paint.status(text(&answer, "status")),
+                if reason.is_empty() { String::new() } else { format!(" ({})", printable(&reason)) }
+            ),
+        );
         line("owner", printable(&plain(&answer, "owner")));
         line("created", moment::utc(number(&answer, "created_at_ms")));
         let head = field(&answer, "head");
@@ -116,52 +145,40 @@ pub(crate) async fn diff(context: &mut Context, session: &str, from: u64, to: Op
     if context.json {
         return print_json(&diff);
     }
-    let mut said = false;
-    walk(context, "", &diff, &mut said);
-    if !said {
+    let changes = entries(&diff, "changes");
+    for change in changes {
+        let paint = context.paint;
+        let what = printable(&format!("{} {}", text(change, "table"), text(change, "id")));
+        let (before, after) = (field(change, "before"), field(change, "after"));
+        let width = crate::table::terminal_width().unwrap_or(usize::MAX).saturating_sub(4);
+        match text(change, "kind") {
+            "added" => say!(
+                "{}\n    {}",
+                paint.green(format_args!("+ {what}")),
+                paint.dim(cut(&printable(&after.to_string()), width))
+            ),
+            "removed" => say!(
+                "{}\n    {}",
+                paint.red(format_args!("- {what}")),
+                paint.dim(cut(&printable(&before.to_string()), width))
+            ),
+            _ => {
+                say!("{}", paint.yellow(format_args!("~ {what}")));
+                for name in after
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, _)| name)
+                    .filter(|name| before.get(name) != after.get(name))
+                {
+                    let line = format!("{name}: {} → {}", field(before, name), field(after, name));
+                    say!("    {}", paint.dim(cut(&printable(&line), width)));
+                }
+            }
+        }
+    }
+    if changes.is_empty() {
         say!("{}", context.paint.dim("nothing changed"));
     }
     Ok(())
-}
-
-/// Tables have lists of what was added, removed and changed; everything else is said as it is.
-fn walk(context: &Context, at: &str, value: &Value, said: &mut bool) {
-    let paint = context.paint;
-    let Some(object) = value.as_object() else { return };
-    for (name, inner) in object {
-        let place = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-        let changes = match (name.as_str(), inner) {
-            ("added" | "removed" | "changed", Value::Array(list)) => list.iter().map(|one| (String::new(), one)).collect(),
-            ("added" | "removed" | "changed", Value::Object(map)) => map.iter().map(|(key, one)| (key.clone(), one)).collect(),
-            (_, Value::Object(_)) => {
-                walk(context, &place, inner, said);
-                continue;
-            }
-            _ => Vec::new(),
-        };
-        for (key, change) in changes {
-            *said = true;
-            let table = if at.is_empty() { "session" } else { at };
-            let label = if key.is_empty() { label(change) } else { key };
-            let body = printable(&change.to_string());
-            let line = match name.as_str() {
-                "added" => paint.green(format_args!("+ {table} {}", printable(&label))),
-                "removed" => paint.red(format_args!("- {table} {}", printable(&label))),
-                _ => paint.yellow(format_args!("~ {table} {}", printable(&label))),
-            };
-            let text = crate::table::cut(&body, crate::table::terminal_width().unwrap_or(usize::MAX).saturating_sub(4));
-            say!("{line}\n    {}", paint.dim(text));
-        }
-    }
-}
-
-fn label(entity: &Value) -> String {
-    for name in ["id", "key"] {
-        match field(entity, name) {
-            Value::String(text) => return text.clone(),
-            Value::Object(key) => return key.values().filter_map(Value::as_str).collect::<Vec<_>>().join("/"),
-            _ => {}
-        }
-    }
-    String::new()
 }
