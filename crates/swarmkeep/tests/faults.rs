@@ -1,5 +1,12 @@
 //! A log that fails in the middle of work: what the engine makes of it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +18,8 @@ use std::{
 };
 
 use swarmkeep::{
-    Actor, Command, ErrorKind, From, Json, OsEntropy, Outcome, Request, RequestId, Seq, Session, Settings, State, Swarmkeep,
-    SystemClock,
+    Actor, Command, ErrorKind, From, Json, OsEntropy, Outcome, Request, RequestId, Seq, Session, Settings, State,
+    Swarmkeep, SystemClock,
     embedded::EmbeddedLog,
     log::{Ephemeral, Fault, Faulty},
 };
@@ -81,7 +88,11 @@ async fn write(session: Session, writer: usize) -> Vec<(RequestId, Seq)> {
                 }
             }
         };
-        assert_eq!(reply.outcomes, [Outcome::Done { id: None }, Outcome::Version { version: reply.head.seq.0 }], "{reply:?}");
+        assert_eq!(
+            reply.outcomes,
+            [Outcome::Done { id: None }, Outcome::Version { version: reply.head.seq.0 }],
+            "{reply:?}"
+        );
         let state = session.state().await.unwrap();
         assert!(state.head.seq >= reply.head.seq, "an acknowledged write is not seen by a read after it");
         answered.push((id, reply.head.seq));
@@ -136,7 +147,11 @@ async fn storm(log: Arc<dyn Log>, seed: u64) {
         assert_eq!(fold.hash(), session.state().await.unwrap().hash(), "the state is the fold");
         assert_eq!(carried_out.len(), answered.len());
         for (id, last) in answered {
-            assert_eq!(carried_out[&id], [Seq(last.0 - 1), last], "request {id} is one group, once, as it was answered");
+            assert_eq!(
+                carried_out[&id],
+                [Seq(last.0 - 1), last],
+                "request {id} is one group, once, as it was answered"
+            );
         }
     }
     let report = keep.verify(None, |_| {}).await.unwrap();

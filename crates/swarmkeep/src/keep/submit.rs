@@ -67,8 +67,13 @@ impl Engine {
                 Step::Answered(reply) => return Ok(reply),
                 Step::Sent { group, generation, outcomes, first, head } => {
                     let reply = Reply { first, head, outcomes, repeated: false, durability, position: Position(0) };
-                    let mut settling =
-                        Settling { engine: self.clone(), slot: slot.clone(), generation, group: Some(group), left: false };
+                    let mut settling = Settling {
+                        engine: self.clone(),
+                        slot: slot.clone(),
+                        generation,
+                        group: Some(group),
+                        left: false,
+                    };
                     if durability == Durability::Relaxed {
                         // Dropping it lets it go on by itself.
                         return Ok(reply);
@@ -84,7 +89,9 @@ impl Engine {
                         Err(LogError::Conflict(head)) => {
                             let message =
                                 format!("the log ends at seq {}, which is not where its records lead yet", head.seq);
-                            return Err(Error::new(ErrorKind::Retry, message).hint("repeat it with the same request id"));
+                            return Err(
+                                Error::new(ErrorKind::Retry, message).hint("repeat it with the same request id")
+                            );
                         }
                         Err(error) => return Err(damage::log(error)),
                     }
