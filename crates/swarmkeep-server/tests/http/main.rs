@@ -16,3 +16,4 @@ mod hostile;
 mod idempotency;
 mod listening;
 mod routes;
+mod schemas;

@@ -216,7 +216,7 @@ async fn every_route_does_what_it_is_for() {
     );
     daemon.send("DELETE", &path, &[("if-match", &format!("\"{version}\""))], "").await.expect(200);
     daemon.get(&path).await.problem(404, "not_found");
-    daemon.send("PUT", &format!("{s}/memory/shared/soon?ttl_ms=1"), &[], "1").await.expect(200);
+    daemon.send("PUT", &format!("{s}/memory/shared/soon?ttl_ms=600000"), &[], "1").await.expect(200);
 
     // Effects: run, recorded, in doubt, settled.
     let begin = json!({ "agent": worker, "instance": "p1", "request": {"cost": 3} });
