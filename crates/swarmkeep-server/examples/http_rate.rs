@@ -2,7 +2,13 @@
 //! connections, and a bulk stream. Client and server share this process and its cores.
 //!
 //! `cargo run --release -p swarmkeep-server --example http_rate [SECONDS]`
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "a measurement")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "a measurement"
+)]
 
 use std::{
     net::SocketAddr,
