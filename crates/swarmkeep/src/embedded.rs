@@ -26,8 +26,8 @@ use swarmkeep_core::{
     clock::Clock,
     limits,
     log::{
-        Blob, Commit, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused, Remove,
-        Take,
+        Blob, Commit, Damage, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused,
+        Remove, Take,
     },
     query::{Page, Query},
 };
@@ -373,7 +373,10 @@ impl Log for EmbeddedLog {
             };
             tokio::time::timeout(ROOM_PATIENCE, room).await.map_err(|_| {
                 let detail = self.progress.trouble.lock().clone();
-                LogError::Refused { kind: Refused::Busy, detail: detail.unwrap_or_else(|| "records.db is behind".into()) }
+                LogError::Refused {
+                    kind: Refused::Busy,
+                    detail: detail.unwrap_or_else(|| "records.db is behind".into()),
+                }
             })
         }))
     }
@@ -409,7 +412,10 @@ impl Log for EmbeddedLog {
             if tail.after <= after {
                 return Ok(tail.bytes);
             }
-            let stored = self.read_records(|records| records.read(session, after, max_bytes))?;
+            let stored = match self.read_records(|records| records.read(session, after, max_bytes)) {
+                Err(LogError::NotFound) => Bytes::new(),
+                stored => stored?,
+            };
             let mut bytes = BytesMut::from(&stored[..]);
             let mut reached = after;
             for view in swarmkeep_core::record::iter(&stored).map_while(Result::ok) {
@@ -422,6 +428,12 @@ impl Log for EmbeddedLog {
                         reached = view.seq();
                     }
                 }
+            }
+            if bytes.is_empty() {
+                // A frame between the two was lost. What comes after it is not served as if nothing had been there.
+                let what = "records are in neither records.db nor the journal, and later ones are".to_owned();
+                let seqs = Some(after.next().0..=tail.after.0);
+                return Err(LogError::Corrupt(vec![Damage { session: Some(session), seqs, what }]));
             }
             Ok(bytes.freeze())
         };

@@ -106,10 +106,13 @@ impl Lanes {
         {
             return Some(Tail { after: first, bytes: only.records.clone() });
         }
+        let mut reached = first;
         for group in groups {
-            if !bytes.is_empty() && bytes.len() >= max_bytes {
+            // Where a frame was lost, what follows it begins beyond what was reached.
+            if group.after.seq > reached || (!bytes.is_empty() && bytes.len() >= max_bytes) {
                 break;
             }
+            reached = group.head.seq;
             for view in record::iter(&group.records).map_while(Result::ok) {
                 if view.seq() > after {
                     bytes.extend_from_slice(view.bytes());

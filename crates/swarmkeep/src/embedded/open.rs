@@ -12,7 +12,10 @@ use swarmkeep_core::{
     clock::{Clock, Entropy},
     log::Position,
 };
-use swarmkeep_sqlite::{Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
+use swarmkeep_sqlite::{
+    Anchor, Found, Mode, Options, RECORDS_SCHEMA, ReaderPool, RecordsDb, RecordsReader, SqliteError, VIEWS_SCHEMA,
+    ViewsDb,
+};
 
 use super::{
     EmbeddedLog,
@@ -54,7 +57,7 @@ impl EmbeddedLog {
         make_folder(folder).map_err(|error| unusable(folder, error))?;
         let lock = StoreLock::take(folder, &holder(&*clock, None)).map_err(locked)?;
         let (records_path, views_path) = (folder.join("records.db"), folder.join("views.db"));
-        let fresh = is_fresh(disk.as_ref(), folder)?;
+        let fresh = look(disk.as_ref(), folder, &clock)?;
         let mut id = [0; 16];
         entropy.fill(&mut id);
         let options =
@@ -63,12 +66,7 @@ impl EmbeddedLog {
         sync_folder(disk.as_ref(), folder)?;
         let anchor = records.anchor();
         let (views, views_rebuilt) = open_views(&views_path, &records, clock.now_ms())?;
-        let vouch = Vouch {
-            store: StoreId(anchor.store_id),
-            position: anchor.position,
-            frame_hash: anchor.frame_hash,
-            incarnation: anchor.incarnation,
-        };
+        let vouch = vouch(&anchor);
         let journal_settings =
             journal::Settings { segment_bytes: settings.segment_bytes, ..journal::Settings::default() };
         let mut opened = Journal::open(disk.clone(), folder, journal_settings, Some(vouch), clock.clone(), entropy)
@@ -149,34 +147,45 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Neither records.db nor a journal: a new store. One without the other is half of one.
-fn is_fresh(disk: &dyn Disk, folder: &Path) -> Result<bool, Error> {
-    let has_records = folder.join("records.db").exists();
-    let journal = folder.join("journal");
-    let has_journal = journal.exists()
-        && disk
-            .list(&journal)
-            .map_err(|error| unusable(&journal, error))?
-            .iter()
-            .any(|name| name.ends_with(".segment"));
+/// Looks before anything is opened for writing, so that a store that is refused is as it was: a database that was open for
+/// writing copies its write-ahead log into itself when it closes. True: neither records.db nor a journal, a new store.
+fn look(disk: &dyn Disk, folder: &Path, clock: &Arc<dyn Clock>) -> Result<bool, Error> {
+    let (records, views, journal) = (folder.join("records.db"), folder.join("views.db"), folder.join("journal"));
+    let names =
+        if journal.exists() { disk.list(&journal).map_err(|error| unusable(&journal, error))? } else { Vec::new() };
+    let has_journal = names.iter().any(|name| name.ends_with(".segment"));
     let half = |there: &str, missing: &str| {
-        Err(Error::new(ErrorKind::Corrupt, format!("{} has {there} but no {missing}: this is half of a store", folder.display()))
-            .hint(format!("bring back {missing} from where {there} came from, or move the folder away and begin a new store; nothing was changed")))
+        let message = format!("{} has {there} but no {missing}: this is half of a store", folder.display());
+        Err(Error::new(ErrorKind::Corrupt, message).hint(format!(
+            "bring back {missing} from where {there} came from, or move the folder away and begin a new store; nothing was changed"
+        )))
     };
-    match (has_records, has_journal) {
-        (true, true) => Ok(false),
-        (false, false) => Ok(true),
-        (false, true) => half("a journal", "records.db"),
-        (true, false) => {
-            // A crash between making the two leaves a records.db in which nothing was ever applied.
-            let options = Options { store_id: None, create: false, mode: Mode::WalNormal, now_ms: 0 };
-            let path = folder.join("records.db");
-            let records = RecordsDb::open(&path, options).map_err(|error| database(&path, error))?;
-            match records.position().0 {
-                Position(0) => Ok(false),
-                _ => half("records.db", "journal"),
-            }
-        }
+    // A crash while records.db was being made leaves an empty one.
+    let has_records =
+        records.exists() && RECORDS_SCHEMA.look(&records).map_err(|error| database(&records, error))? != Found::Empty;
+    if !has_records {
+        return if has_journal { half("a journal", "records.db") } else { Ok(true) };
+    }
+    let anchor = ReaderPool::open(&records, 1, clock.clone())
+        .and_then(|reader| reader.read(|connection| RecordsReader::new(connection).anchor()))
+        .map_err(|error| database(&records, error))?;
+    // A crash between making the two leaves a records.db in which nothing was ever applied.
+    if !has_journal && anchor.position != Position(0) {
+        return half("records.db", "journal");
+    }
+    if let Err(error @ SqliteError::Newer { .. }) = VIEWS_SCHEMA.look(&views) {
+        return Err(database(&views, error));
+    }
+    journal::inspect(disk, folder, Some(vouch(&anchor))).map_err(|error| journal_error(folder, error))?;
+    Ok(false)
+}
+
+fn vouch(anchor: &Anchor) -> Vouch {
+    Vouch {
+        store: StoreId(anchor.store_id),
+        position: anchor.position,
+        frame_hash: anchor.frame_hash,
+        incarnation: anchor.incarnation,
     }
 }
 
@@ -201,6 +210,14 @@ fn open_views(path: &Path, records: &RecordsDb, now_ms: u64) -> Result<(ViewsDb,
         }
     }
     Ok((ViewsDb::open(path, options).map_err(|error| database(path, error))?, true))
+}
+
+fn in_words(spans: &[journal::frame::Span]) -> String {
+    let words = spans.iter().map(|span| match &span.seqs {
+        Some(seqs) => format!("session {} seqs {} to {}", span.session, seqs.start(), seqs.end()),
+        None => format!("session {}", span.session),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]) -> RecoveryReport {
@@ -248,7 +265,11 @@ fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]
             .damage
             .iter()
             .map(|damage| {
-                let saved = if damage.in_records { "records.db has all of it" } else { "NOT in records.db" };
+                let saved = match (damage.in_records, &damage.spans) {
+                    (true, _) => "records.db has all of it".into(),
+                    (false, Some(spans)) => format!("NOT in records.db: {}", in_words(spans)),
+                    (false, None) => "NOT in records.db; whose it was cannot be told".into(),
+                };
                 format!(
                     "journal segment {}: {} ({saved}); kept as quarantine/{}",
                     damage.segment,
@@ -256,6 +277,14 @@ fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]
                     damage.quarantine_name()
                 )
             })
+            .chain(inspection.doubts.iter().filter(|doubt| !doubt.abandoned && doubt.spans.is_none()).map(|doubt| {
+                format!(
+                    "journal segment {}: after its end lies what may have been acknowledged; whose it was cannot be told; kept \
+                     as quarantine/{}",
+                    doubt.segment,
+                    doubt.quarantine_name()
+                )
+            }))
             .collect(),
         views_rebuilt: false,
         sessions_checked: 0,
