@@ -1,6 +1,6 @@
 //! `swarmkeep serve`: the daemon. Holds the store, answers over HTTP and the control socket, and parks at its end.
 
-use std::{fs::File, future::pending, io::IsTerminal, net::SocketAddr, os::fd::AsRawFd, path::PathBuf, time::Duration};
+use std::{fs::File, io::IsTerminal, net::SocketAddr, os::fd::AsRawFd, path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde_json::json;
@@ -8,7 +8,8 @@ use swarmkeep::{Error, ErrorKind, Swarmkeep};
 use swarmkeep_server::{Secret, Server, ServerSettings, Tls};
 use tokio::{
     io::AsyncReadExt,
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 
 use super::recover;
@@ -61,7 +62,7 @@ impl Serve {
             eprintln!("swarmkeep: {note}");
         }
         context.place.make()?;
-        let mut signals = Signals::listen(self.while_input)?;
+        let signals = Signals::listen(self.while_input)?;
         let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), engine_settings(&settings))
             .await
             .map_err(refused)?;
@@ -78,13 +79,12 @@ impl Serve {
             tracing::warn!(%error, "the lock file does not say where this daemon answers");
         }
         greet(context, &keep, &urls)?;
-        let mut hurried = Signals::listen(false)?;
         tokio::select! {
-            () = server.run(signals.next()) => {}
-            // The first signal ends the accepting; a second one does not wait for requests in flight.
-            () = async { hurried.next().await; hurried.next().await } => {}
+            () = server.run(signals.count(1)) => {}
+            // The first one ends the accepting; a second one does not wait for requests in flight.
+            () = signals.count(2) => {}
         }
-        close(context, keep, hurried).await
+        close(context, keep, &signals).await
     }
 
     fn flags(&self) -> Result<Vec<(String, String)>, Failure> {
@@ -249,9 +249,9 @@ fn greet(context: &Context, keep: &Swarmkeep, urls: &[String]) -> Result<(), Fai
 }
 
 /// Parks: seals the journal, lets the tables catch up, releases the store.
-async fn close(context: &Context, keep: Swarmkeep, mut signals: Signals) -> Result<(), Failure> {
+async fn close(context: &Context, keep: Swarmkeep, signals: &Signals) -> Result<(), Failure> {
     let hurry = async {
-        signals.next().await;
+        signals.count(2).await;
         tokio::time::sleep(HURRY).await;
     };
     tokio::select! {
@@ -264,11 +264,9 @@ async fn close(context: &Context, keep: Swarmkeep, mut signals: Signals) -> Resu
     Ok(())
 }
 
-/// What ends a daemon.
+/// What asks a daemon to end: counted, because the second one is in a hurry.
 struct Signals {
-    term: Signal,
-    int: Signal,
-    while_input: bool,
+    seen: watch::Receiver<u32>,
 }
 
 impl Signals {
@@ -281,23 +279,32 @@ impl Signals {
                 )
             })
         };
-        Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())?, while_input })
+        let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let (seen, receiver) = watch::channel(0);
+        let count = seen.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                }
+                seen.send_modify(|seen| *seen += 1);
+            }
+        });
+        if while_input {
+            tokio::spawn(async move {
+                let mut nothing = [0u8; 64];
+                while matches!(tokio::io::stdin().read(&mut nothing).await, Ok(1..)) {}
+                count.send_modify(|seen| *seen += 1);
+            });
+        }
+        Ok(Self { seen: receiver })
     }
 
-    /// The next one that asks for the end.
-    async fn next(&mut self) {
-        let input_ends = async {
-            if !self.while_input {
-                return pending().await;
-            }
-            let mut nothing = [0u8; 64];
-            while matches!(tokio::io::stdin().read(&mut nothing).await, Ok(1..)) {}
-        };
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-            () = input_ends => self.while_input = false,
-        }
+    /// Once there were so many.
+    async fn count(&self, least: u32) {
+        // The sender lives in a task that never ends: waiting cannot fail.
+        let _ = self.seen.clone().wait_for(|seen| *seen >= least).await;
     }
 }
 
