@@ -1,5 +1,6 @@
 //! A small store with one of everything, made by the same steps every time; what it must read as; and its folder as bytes.
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use swarmkeep::{
-    Actor, Address, Agent, Blob, BlobId, Command, EntityId, Error, Hash, Json, NewSession, Of, Query, Request, Seq,
+    Actor, Address, Agent, Blob, Command, EntityId, Error, Hash, Json, NewSession, Of, Query, Request, Seq,
     Session, Settings, Swarmkeep, Task,
 };
 use swarmkeep_core::{
@@ -291,6 +292,29 @@ pub fn fast_folder() -> tempfile::TempDir {
     }
 }
 
+/// The folder of a store, taken as a crash would have left it: part of it in the databases' main files, part in their
+/// write-ahead logs, part in the journal only. And the same, parked.
+pub async fn crashed_and_parked() -> (Image, Image) {
+    let folder = fast_folder();
+    let fixed = Arc::new(Fixed::default());
+    let keep = open(folder.path(), &fixed).await.unwrap();
+    everything(&keep, &fixed).await;
+    keep.close().await.unwrap();
+    drop(keep);
+    let keep = open(folder.path(), &fixed).await.unwrap();
+    keep.wait_ready().await;
+    let position = more(&keep, &fixed, 1).await;
+    settle(&keep, position).await;
+    let databases = Image::take(folder.path()).only(&["records.db", "views.db"]);
+    more(&keep, &fixed, 2).await;
+    more(&keep, &fixed, 3).await;
+    let rest = Image::take(folder.path()).only(&["journal/", "blobs/"]);
+    keep.close().await.unwrap();
+    let wal = |name: &str| databases.0.get(Path::new(name)).map_or(0, Vec::len);
+    assert!(wal("records.db-wal") > 0 && wal("views.db-wal") > 0, "the write-ahead logs were copied too early");
+    (databases.with(rest), Image::take(folder.path()))
+}
+
 /// What is in a database, as text; without what says when it was opened, or in which batches it was made.
 pub fn dump(path: &Path) -> BTreeMap<String, Vec<String>> {
     let connection = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
@@ -315,9 +339,4 @@ pub fn dump(path: &Path) -> BTreeMap<String, Vec<String>> {
         dump.insert(name, rows);
     }
     dump
-}
-
-/// Whose blobs they are.
-pub fn blob_ids() -> [BlobId; 2] {
-    blobs().map(|blob| blob.id)
 }
