@@ -84,13 +84,14 @@ measurements! {
 
 /// The payload of one append: 200 bytes of JSON.
 pub(crate) fn payload(number: u64) -> String {
-    format!("{{\"n\":{number:012},\"text\":\"{}\"}}", "x".repeat(200 - 28))
+    format!("{{\"n\":\"{number:012}\",\"text\":\"{}\"}}", "x".repeat(200 - 30))
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_payload_is_200_bytes() {
+    fn a_payload_is_200_bytes_of_json() {
         assert_eq!(super::payload(7).len(), 200);
+        assert!(swarmkeep::Json::parse(&super::payload(7)).is_ok());
     }
 }

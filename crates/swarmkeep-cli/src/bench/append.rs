@@ -36,7 +36,7 @@ pub(super) async fn run(all: &Arc<Vec<Session>>, at_once: usize, run_ms: u64) ->
                 number = (number + stride * at_once) % all.len().max(1);
                 let Some(session) = all.get((number + caller) % all.len().max(1)) else { break };
                 let since = Instant::now();
-                let reply = session.submit(append(number as u64)).await.map_err(refused)?;
+                let reply = session.submit(append(number as u64)?).await.map_err(refused)?;
                 latencies.add(since);
                 position = position.max(reply.position);
             }

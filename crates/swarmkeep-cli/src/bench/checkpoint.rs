@@ -1,12 +1,12 @@
 //! Checkpoints of 20 KiB.
 
-use swarmkeep::{Command, Json, NewSession, Request, Settings};
+use swarmkeep::{Command, NewSession, Request, Settings};
 use tokio::time::Instant;
 
 use super::{
     Figure, Plan, Scratch,
     figure::Latencies,
-    scratch::{actor, append, name},
+    scratch::{actor, append, json, name},
 };
 use crate::{failure::Failure, verb::serve::refused};
 
@@ -17,8 +17,8 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     let session = keep.create_session(NewSession::new(name(0)?), &actor()).await.map_err(refused)?;
     let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
     for number in 0..40 {
-        let value = Json::parse(&super::payload(number)).unwrap_or_default();
-        let value = Json::parse(&format!("[{value},{value}]")).unwrap_or_default();
+        let value = json(&super::payload(number))?;
+        let value = json(&format!("[{value},{value}]"))?;
         let set = Command::SetMemory {
             scope: id("shared")?,
             key: id(&format!("k{number}"))?,
@@ -33,7 +33,7 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     for _ in 0..plan.runs {
         let mut run = Latencies::default();
         for number in 0..EACH {
-            session.submit(append(number)).await.map_err(refused)?;
+            session.submit(append(number)?).await.map_err(refused)?;
             let since = Instant::now();
             session.checkpoint().await.map_err(refused)?;
             run.add(since);

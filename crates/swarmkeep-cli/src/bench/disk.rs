@@ -2,11 +2,11 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use swarmkeep::{Command, Json, NewSession, Of, Query, Request, Settings, Swarmkeep};
+use swarmkeep::{Command, NewSession, Of, Query, Request, Settings, Swarmkeep};
 
 use super::{
     Figure, Plan, Scratch,
-    scratch::{actor, name},
+    scratch::{actor, json, name},
 };
 use crate::{failure::Failure, moment, verb::serve::refused};
 
@@ -22,7 +22,7 @@ pub(super) async fn take(_: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, Fai
     let keep = Swarmkeep::open_with(folder.to_string_lossy(), settings).await.map_err(refused)?;
     let session = keep.create_session(NewSession::new(name(0)?), &actor()).await.map_err(refused)?;
     let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
-    let transcript = Json::parse(&format!("\"{}\"", words(TRANSCRIPT_BYTES, 1))).unwrap_or_default();
+    let transcript = json(&format!("\"{}\"", words(TRANSCRIPT_BYTES, 1)))?;
     let set = Command::SetMemory {
         scope: id("shared")?,
         key: id("transcript")?,
@@ -33,7 +33,7 @@ pub(super) async fn take(_: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, Fai
     session.submit(Request::of(actor(), set)).await.map_err(refused)?;
     let mut position = swarmkeep::Position::default();
     for turn in 0..TURNS {
-        let payload = Json::parse(&format!("\"{}\"", words(TURN_BYTES, turn + 2))).unwrap_or_default();
+        let payload = json(&format!("\"{}\"", words(TURN_BYTES, turn + 2)))?;
         let record = Command::Record { kind: "turn".into(), aggregate: None, payload, blobs: Default::default() };
         position = session.submit(Request::of(actor(), record)).await.map_err(refused)?.position;
     }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use swarmkeep::{Command, Json, Request, Settings};
+use swarmkeep::{Command, Request, Settings};
 
 use super::{
     Figure, Plan, Scratch,
     figure::resident_bytes,
-    scratch::{actor, broke_off, sessions},
+    scratch::{actor, broke_off, json, sessions},
 };
 use crate::{failure::Failure, moment, verb::serve::refused};
 
@@ -22,7 +22,7 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
         let part = part.to_vec();
         tasks.spawn(async move {
             let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
-            let value = Json::parse(&format!("\"{}\"", "x".repeat(1_500))).unwrap_or_default();
+            let value = json(&format!("\"{}\"", "x".repeat(1_500)))?;
             for session in part {
                 let set = Command::SetMemory {
                     scope: id("shared")?,

@@ -2,13 +2,13 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use swarmkeep::{Command, Json, Request, Settings};
+use swarmkeep::{Command, Request, Settings};
 use tokio::time::Instant;
 
 use super::{
     Figure, Plan, Scratch,
     figure::Latencies,
-    scratch::{actor, sessions},
+    scratch::{actor, json, sessions},
 };
 use crate::{failure::Failure, verb::serve::refused};
 
@@ -17,7 +17,7 @@ const READS: usize = 200_000;
 pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, Failure> {
     let keep = scratch.store(Settings::default()).await?;
     let all = Arc::new(sessions(&keep, 1_000).await?);
-    let value = Json::parse(&format!("\"{}\"", "x".repeat(2_000))).unwrap_or_default();
+    let value = json(&format!("\"{}\"", "x".repeat(2_000)))?;
     for session in all.iter() {
         let set = Command::SetMemory {
             scope: id("shared")?,

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use swarmkeep::{Command, Json, Request, Settings, Swarmkeep};
+use swarmkeep::{Command, Request, Settings, Swarmkeep};
 use tokio::time::{Instant, sleep};
 
 use super::{
     Figure, Plan, Scratch,
     daemon::Daemon,
-    scratch::{actor, broke_off, sessions},
+    scratch::{actor, broke_off, json, sessions},
     sqlite,
 };
 use crate::{
@@ -58,7 +58,7 @@ async fn fill(store: &std::path::Path, many: usize) -> Result<(), Failure> {
         let part = part.to_vec();
         tasks.spawn(async move {
             let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
-            let value = Json::parse(&format!("\"{}\"", "x".repeat(1_500))).unwrap_or_default();
+            let value = json(&format!("\"{}\"", "x".repeat(1_500)))?;
             for session in part {
                 let set = Command::SetMemory {
                     scope: id("shared")?,

@@ -52,10 +52,19 @@ pub(crate) fn name(number: usize) -> Result<SessionName, Failure> {
     SessionName::new("bench", &format!("s-{number}")).map_err(|refusal| refused(refusal.into()))
 }
 
+/// JSON that is written.
+pub(crate) fn json(text: &str) -> Result<Json, Failure> {
+    Json::parse(text).map_err(|refusal| refused(refusal.into()))
+}
+
 /// One append of 200 bytes.
-pub(crate) fn append(number: u64) -> Request {
-    let payload = Json::parse(&super::payload(number)).unwrap_or_default();
-    Request::of(actor(), Command::Record { kind: "bench".into(), aggregate: None, payload, blobs: Default::default() })
+pub(crate) fn append(number: u64) -> Result<Request, Failure> {
+    let payload = json(&super::payload(number))?;
+    let request = Request::of(
+        actor(),
+        Command::Record { kind: "bench".into(), aggregate: None, payload, blobs: Default::default() },
+    );
+    Ok(request)
 }
 
 /// Makes sessions, many at once.
