@@ -11,6 +11,7 @@
 mod applier;
 mod lane;
 mod open;
+mod quarantine;
 
 use std::{
     path::{Path, PathBuf},
@@ -30,6 +31,7 @@ use swarmkeep_core::{
         Remove, Take,
     },
     query::{Page, Query},
+    record,
 };
 use swarmkeep_sqlite::{ReaderPool, RecordsReader};
 use tokio::sync::oneshot;
@@ -44,6 +46,7 @@ use crate::{
     journal::{AppendError, AppendRefused, Entry, Journal},
     lock::StoreLock,
     recovery::RecoveryReport,
+    session::SavedCheckpoint,
 };
 
 /// How long a question to the views waits for them to come far enough.
@@ -201,6 +204,15 @@ impl EmbeddedLog {
         self.read_records(|records| records.verify(session)).map_err(damage::log)
     }
 
+    /// A session's checkpoints, newest first.
+    ///
+    /// # Errors
+    /// What records.db says.
+    pub fn checkpoints(&self, session: SessionId) -> Result<Vec<SavedCheckpoint>, Error> {
+        let stored = self.read_records(|records| records.checkpoints(session)).map_err(damage::log)?;
+        Ok(stored.iter().map(|info| SavedCheckpoint { head: info.head, hash: info.hash, bytes: info.raw_len }).collect())
+    }
+
     /// Returns when the views have everything that is durable now.
     ///
     /// # Errors
@@ -246,12 +258,55 @@ impl EmbeddedLog {
         Ok(self.read_records(|records| records.head(session))?.map(|(head, _)| head))
     }
 
+    /// Records after `after`: what records.db has, then what only the journal and RAM have.
+    fn read_through(&self, session: SessionId, after: Seq, max_bytes: usize) -> Result<Bytes, LogError> {
+        // The lane first: whatever leaves it from here on is visible in records.db.
+        let tail = self.lanes.tail(session, after, max_bytes);
+        if let Some(tail) = &tail
+            && tail.after <= after
+        {
+            return Ok(tail.bytes.clone());
+        }
+        let stored = match self.read_records(|records| records.read(session, after, max_bytes)) {
+            // All of it is in the journal.
+            Err(LogError::NotFound) if self.lanes.head(session).is_some() => Bytes::new(),
+            stored => stored?,
+        };
+        let mut reached = after;
+        for view in record::iter(&stored).map_while(Result::ok) {
+            reached = view.seq();
+        }
+        let mut bytes = BytesMut::from(&stored[..]);
+        for view in tail.iter().flat_map(|tail| record::iter(&tail.bytes)).map_while(Result::ok) {
+            if bytes.len() < max_bytes && view.seq() == reached.next() {
+                bytes.extend_from_slice(view.bytes());
+                reached = view.seq();
+            }
+        }
+        if bytes.is_empty() {
+            // What comes after lost records is not served as if nothing had been there, nor is their place an end.
+            self.check_whole(session)?;
+            if let Some(tail) = tail {
+                let what = "records are in neither records.db nor the journal, and later ones are".to_owned();
+                let seqs = Some(after.next().0..=tail.after.0);
+                return Err(LogError::Corrupt(vec![Damage { session: Some(session), seqs, what }]));
+            }
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// That no records of a session are missing in the middle.
+    fn check_whole(&self, session: SessionId) -> Result<(), LogError> {
+        self.lanes.aside(session).map_or(Ok(()), |damage| Err(LogError::Corrupt(vec![damage])))
+    }
+
     /// Puts a group into the journal's order, under the session's lane.
     fn send(&self, mut group: Group) -> Result<crate::journal::Receipt, LogError> {
         let (session, epoch) = (group.session, Epoch(self.incarnation));
         if group.epoch != epoch {
             return Err(LogError::Fenced(epoch));
         }
+        self.check_whole(session)?;
         for blob in &mut group.blobs {
             if blob.bytes.len() > limits::BLOB_INLINE_BYTES {
                 // Rare and slow: its own file, synced, before the record that names it enters a group.
@@ -332,6 +387,7 @@ fn lost(error: AppendError) -> LogError {
 impl Log for EmbeddedLog {
     fn take(&self, session: SessionId, how: Take) -> LogFuture<'_, Grant> {
         let grant = || {
+            self.check_whole(session)?;
             let head = self.durable_head(session)?;
             let head = match (how, head) {
                 (Take::Create, Some(_)) => return Err(LogError::Exists),
@@ -400,44 +456,7 @@ impl Log for EmbeddedLog {
     }
 
     fn read(&self, session: SessionId, after: Seq, max_bytes: usize) -> LogFuture<'_, Bytes> {
-        let read = || {
-            let tail = self.lanes.tail(session, after, max_bytes);
-            let Some(tail) = tail else {
-                return match self.read_records(|records| records.read(session, after, max_bytes)) {
-                    // All of it is in the journal, and none of it is after `after`.
-                    Err(LogError::NotFound) if self.lanes.head(session).is_some() => Ok(Bytes::new()),
-                    read => read,
-                };
-            };
-            if tail.after <= after {
-                return Ok(tail.bytes);
-            }
-            let stored = match self.read_records(|records| records.read(session, after, max_bytes)) {
-                Err(LogError::NotFound) => Bytes::new(),
-                stored => stored?,
-            };
-            let mut bytes = BytesMut::from(&stored[..]);
-            let mut reached = after;
-            for view in swarmkeep_core::record::iter(&stored).map_while(Result::ok) {
-                reached = view.seq();
-            }
-            if bytes.len() < max_bytes {
-                for view in swarmkeep_core::record::iter(&tail.bytes).map_while(Result::ok) {
-                    if view.seq() == reached.next() {
-                        bytes.extend_from_slice(view.bytes());
-                        reached = view.seq();
-                    }
-                }
-            }
-            if bytes.is_empty() {
-                // A frame between the two was lost. What comes after it is not served as if nothing had been there.
-                let what = "records are in neither records.db nor the journal, and later ones are".to_owned();
-                let seqs = Some(after.next().0..=tail.after.0);
-                return Err(LogError::Corrupt(vec![Damage { session: Some(session), seqs, what }]));
-            }
-            Ok(bytes.freeze())
-        };
-        Box::pin(std::future::ready(read()))
+        Box::pin(std::future::ready(self.read_through(session, after, max_bytes)))
     }
 
     fn save(&self, _session: SessionId, checkpoint: Checkpoint) -> LogFuture<'_, ()> {

@@ -251,7 +251,14 @@ impl Swarmkeep {
     /// # Errors
     /// `invalid` for a name that cannot be one; what the store says.
     pub async fn get_session(&self, name: &str) -> Result<Option<Session>, Error> {
-        let name: SessionName = name.parse()?;
+        self.find_session(name.parse()?).await
+    }
+
+    /// [`Swarmkeep::get_session`], by a name that was checked already.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn find_session(&self, name: SessionName) -> Result<Option<Session>, Error> {
         let exists = self.engine.exists(name.id()).await?;
         Ok(exists.then(|| Session::new(self.engine.clone(), name)))
     }

@@ -73,7 +73,7 @@ pub use self::{
     keep::{Health, Swarmkeep},
     lock::{Holder, holder},
     recovery::{Problem, RecoveryReport, Span},
-    session::{Claim, Reply, Request, Session},
+    session::{Claim, Reply, Request, SavedCheckpoint, Session},
     settings::Settings,
     verify::{Finding, VerifyReport},
 };

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use swarmkeep_core::SessionId;
 
-use crate::slot::{Packed, Phase, Slot};
+use crate::slot::{Packed, Phase, Slot, Tail};
 
 const SHARDS: usize = 64;
 
@@ -122,8 +122,9 @@ impl Residency {
         self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// Shrinks sessions not used since `idle_before_ms`, and drops the longest unused while the budget is tight.
-    pub(crate) fn sweep(&self, idle_before_ms: u64) -> Swept {
+    /// Shrinks sessions not used since `idle_before_ms`, and drops the longest unused while the budget is tight. `due` is
+    /// told of sessions whose tail is due for a checkpoint by its age.
+    pub(crate) fn sweep(&self, now_ms: u64, idle_before_ms: u64, mut due: impl FnMut(SessionId)) -> Swept {
         let mut swept = Swept::default();
         let mut droppable = Vec::new();
         for slot in self.all() {
@@ -145,7 +146,15 @@ impl Residency {
                 }
                 Phase::Live(live) => (live.weight(), live.is_idle()),
             };
+            let tail = match &*phase {
+                Phase::Live(live) => live.tail,
+                Phase::Packed(packed) => packed.tail,
+                Phase::Cold | Phase::Evicted => Tail::default(),
+            };
             drop(phase);
+            if tail.is_due_by_age(now_ms) {
+                due(slot.id);
+            }
             swept.resident += 1;
             swept.bytes += weight + SLOT_BYTES;
             if idle {

@@ -79,6 +79,17 @@ impl Request {
     }
 }
 
+/// A checkpoint as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SavedCheckpoint {
+    /// The record it stands at.
+    pub head: Head,
+    /// BLAKE3 of the canonical state.
+    pub hash: swarmkeep_core::Hash,
+    /// Bytes of the canonical state.
+    pub bytes: u64,
+}
+
 /// What a request came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
@@ -186,6 +197,14 @@ impl Session {
     /// What the store says.
     pub async fn checkpoint(&self) -> Result<Head, Error> {
         self.engine.checkpoint(self.id).await
+    }
+
+    /// The checkpoints that the store has, newest first, as far as they are applied.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn checkpoints(&self) -> Result<Vec<SavedCheckpoint>, Error> {
+        self.engine.embedded.as_ref().map_or_else(|| Ok(Vec::new()), |embedded| embedded.checkpoints(self.id))
     }
 
     /// Sets the state back to what it was at `to`, by a new record; history is never cut. Effects are not set back: they

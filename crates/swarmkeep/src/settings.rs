@@ -12,7 +12,7 @@ pub struct Settings {
     pub resident_bytes: u64,
     /// Pooled read-only connections to records.db and views.db, each. 4 to 8, default 4.
     pub readers: usize,
-    /// Size of a journal segment, in bytes. The journal takes at least two of them on disk. 1 MiB to 1 GiB, default 16 MiB.
+    /// Size of a journal segment, in bytes. The journal takes at least two of them on disk. 1 MiB to 64 MiB, default 8 MiB.
     pub segment_bytes: u64,
     /// Groups acknowledged but not yet applied to records.db, in bytes, before writers wait. Default 64 MiB; at least 4 MiB.
     pub unapplied_bytes: u64,
@@ -25,7 +25,7 @@ impl Default for Settings {
         Self {
             resident_bytes: 100 << 20,
             readers: 4,
-            segment_bytes: 16 << 20,
+            segment_bytes: 8 << 20,
             unapplied_bytes: 64 << 20,
             pack_after_ms: 2_000,
         }
@@ -48,8 +48,8 @@ impl Settings {
         if !(4..=8).contains(&self.readers) {
             return wrong("readers", "4 to 8");
         }
-        if !((1 << 20)..=(1 << 30)).contains(&self.segment_bytes) {
-            return wrong("segment_bytes", "1048576 (1 MiB) to 1073741824 (1 GiB)");
+        if !((1 << 20)..=(64 << 20)).contains(&self.segment_bytes) || !self.segment_bytes.is_multiple_of(4096) {
+            return wrong("segment_bytes", "1048576 (1 MiB) to 67108864 (64 MiB), a multiple of 4096");
         }
         if self.unapplied_bytes < 4 << 20 {
             return wrong("unapplied_bytes", "4194304 (4 MiB) or more");

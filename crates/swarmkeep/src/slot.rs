@@ -80,6 +80,13 @@ pub(crate) struct Tail {
     pub(crate) since_ms: u64,
 }
 
+impl Tail {
+    /// The upper bound on how long a session that changed goes without a checkpoint, whatever its size.
+    pub(crate) fn is_due_by_age(&self, now_ms: u64) -> bool {
+        checkpoint::is_due(0, usize::MAX, self.records, now_ms.saturating_sub(self.since_ms))
+    }
+}
+
 impl Slot {
     pub(crate) fn new(id: SessionId) -> Self {
         Self {

@@ -14,12 +14,12 @@ use parking_lot::{Condvar, Mutex};
 use swarmkeep_core::{
     Seq, SessionId,
     checkpoint::Checkpoint,
-    log::{LogError, Observation, Position, Remove},
+    log::{Damage, LogError, Observation, Position, Remove},
 };
 use swarmkeep_sqlite::{ApplyBatch, Entry as Applied, NewBlob, RecordsDb, Source, SqliteError, ViewsDb, What};
 use tokio::sync::{oneshot, watch};
 
-use super::lane::Lanes;
+use super::{lane::Lanes, quarantine::Quarantine};
 use crate::{
     blobs::BlobFiles,
     journal::{Entry, Frame, Journal},
@@ -118,6 +118,7 @@ pub(super) struct Applier {
     pub(super) blobs: Arc<BlobFiles>,
     pub(super) journal: Weak<Journal>,
     pub(super) since_retired: usize,
+    pub(super) quarantine: Quarantine,
 }
 
 struct Batch {
@@ -200,9 +201,7 @@ impl Applier {
                 Ask::Report(recovery, done) => reports.push((recovery, done)),
             }
         }
-        let outcome =
-            if apply.entries.is_empty() && batch.frames.is_empty() { Ok(()) } else { self.records.apply(&apply) };
-        match outcome {
+        match self.into_records(&mut apply, batch.frames.is_empty()) {
             Ok(()) => {}
             Err(error) => {
                 let gone = |error: &SqliteError| LogError::Unknown(format!("the checkpoint was not saved: {error}"));
@@ -231,6 +230,49 @@ impl Applier {
             self.retire();
         }
         true
+    }
+
+    /// Applies a batch. A session whose records do not follow what records.db has of it is set aside with all it has in the
+    /// batch, and the others go on: one session's damage is not the store's.
+    fn into_records(&mut self, batch: &mut ApplyBatch, saves_only: bool) -> Result<(), SqliteError> {
+        self.keep_aside(batch)?;
+        loop {
+            if saves_only && batch.entries.is_empty() {
+                return Ok(());
+            }
+            let damage = match self.records.apply(batch) {
+                Err(SqliteError::Damaged(damage)) => damage,
+                outcome => return outcome,
+            };
+            let known: Vec<Damage> = damage
+                .iter()
+                .filter(|damage| damage.session.is_some_and(|session| self.lanes.aside(session).is_none()))
+                .cloned()
+                .collect();
+            if known.is_empty() {
+                return Err(SqliteError::Damaged(damage));
+            }
+            for damage in known {
+                tracing::error!(%damage, "a session is set aside; the others go on");
+                self.lanes.set_aside(damage);
+            }
+            self.keep_aside(batch)?;
+        }
+    }
+
+    /// Takes what belongs to sessions set aside out of a batch, into files in quarantine: nothing is deleted.
+    fn keep_aside(&self, batch: &mut ApplyBatch) -> Result<(), SqliteError> {
+        let mut kept = Ok(());
+        batch.entries.retain(|entry| match self.lanes.aside(entry.session) {
+            None => true,
+            Some(_) => {
+                if kept.is_ok() {
+                    kept = self.quarantine.keep(entry).map_err(|error| SqliteError::Io(error.to_string()));
+                }
+                false
+            }
+        });
+        kept
     }
 
     /// The frames as records.db takes them.

@@ -6,13 +6,14 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::BuildHasherDefault,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
 use swarmkeep_core::{
     BlobId, Seq, SessionId,
-    log::{Blob, Group, Head},
+    log::{Blob, Damage, Group, Head},
     record,
 };
 
@@ -41,11 +42,35 @@ pub(super) type Shard = HashMap<SessionId, Lane, BuildHasherDefault<IdHasher>>;
 
 pub(super) struct Lanes {
     shards: Vec<Mutex<Shard>>,
+    /// Sessions that cannot go on: records of theirs are missing in the middle. Whether there is any is asked at every
+    /// append, which is rarely true.
+    any_aside: AtomicBool,
+    aside: Mutex<HashMap<SessionId, Damage>>,
 }
 
 impl Lanes {
     pub(super) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            any_aside: AtomicBool::new(false),
+            aside: Mutex::default(),
+        }
+    }
+
+    /// Takes nothing more of this session, and says why to whoever asks.
+    pub(super) fn set_aside(&self, damage: Damage) {
+        if let Some(session) = damage.session {
+            self.aside.lock().entry(session).or_insert(damage);
+            self.any_aside.store(true, Ordering::Release);
+        }
+    }
+
+    /// Why a session takes nothing.
+    pub(super) fn aside(&self, session: SessionId) -> Option<Damage> {
+        if !self.any_aside.load(Ordering::Acquire) {
+            return None;
+        }
+        self.aside.lock().get(&session).cloned()
     }
 
     /// The part of the table that has this session. Held for moments; while it is held no group of its sessions is sent.

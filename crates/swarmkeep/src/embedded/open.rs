@@ -21,6 +21,7 @@ use super::{
     EmbeddedLog,
     applier::{Applier, Progress},
     lane::Lanes,
+    quarantine::Quarantine,
 };
 use crate::{
     blobs::BlobFiles,
@@ -71,9 +72,13 @@ impl EmbeddedLog {
             journal::Settings { segment_bytes: settings.segment_bytes, ..journal::Settings::default() };
         let mut opened = Journal::open(disk.clone(), folder, journal_settings, Some(vouch), clock.clone(), entropy)
             .map_err(|error| journal_error(folder, error))?;
+        let quarantine = Quarantine::new(disk.clone(), folder);
         let blobs = Arc::new(BlobFiles::open(disk, folder).map_err(|error| unusable(folder, error))?);
 
         let lanes = Arc::new(Lanes::new());
+        for damage in quarantine.sessions().map_err(|error| unusable(folder, error))? {
+            lanes.set_aside(damage);
+        }
         let progress = Arc::new(Progress::new(anchor.position, views.position()));
         let unapplied = std::mem::take(&mut opened.unapplied);
         let mut report = report_of(&opened.inspection, opened.incarnation, &unapplied);
@@ -99,7 +104,8 @@ impl EmbeddedLog {
             lanes: lanes.clone(),
             blobs: blobs.clone(),
             journal: Arc::downgrade(&journal),
-            since_retired: 0,
+            since_retired: 1,
+            quarantine,
         };
         let applier = std::thread::Builder::new()
             .name("swarmkeep-applier".into())
@@ -200,11 +206,17 @@ fn open_views(path: &Path, records: &RecordsDb, now_ms: u64) -> Result<(ViewsDb,
         Err(SqliteError::Damaged(_) | SqliteError::Foreign { .. } | SqliteError::Changed { .. }) => {}
         Err(error) => return Err(database(path, error)),
     }
-    tracing::warn!(path = %path.display(), "views.db does not belong to records.db as it is; building it again");
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
+    let folder = path.with_file_name("quarantine");
+    let aside = folder.join(format!("views-{now_ms}.db"));
+    tracing::warn!(aside = %aside.display(), "views.db does not belong to records.db as it is; put aside and built again");
+    make_folder(&folder).and_then(|()| std::fs::rename(path, &aside)).map_err(|error| unusable(path, error))?;
+    for suffix in ["-wal", "-shm"] {
+        let name = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            name
+        };
+        match std::fs::rename(name(path), name(&aside)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(path, error)),
             _ => {}
         }

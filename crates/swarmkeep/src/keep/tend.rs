@@ -21,6 +21,7 @@ use crate::{
     damage,
     recovery::Problem,
     session::Request,
+    slot::Phase,
     watch::{About, Due, MISSED_BEAT_MS},
 };
 
@@ -28,6 +29,8 @@ use crate::{
 const BEAT: Duration = Duration::from_millis(200);
 /// Deadlines taken at a time.
 const DUE_PER_BEAT: usize = 1024;
+/// Checkpoints encoded and saved at a time.
+const CHECKPOINTS_AT_ONCE: usize = 32;
 /// Problems listed in a report; more are counted.
 const PROBLEMS_LISTED: usize = 100;
 
@@ -68,7 +71,7 @@ async fn beat(engine: Weak<Engine>, mut closing: tokio::sync::watch::Receiver<bo
                 engine.watch.put_off(&due, 1_000);
             }
         }
-        engine.residency.sweep(now_ms.saturating_sub(engine.settings.pack_after_ms));
+        engine.sweep(now_ms);
     }
 }
 
@@ -78,18 +81,34 @@ async fn save_checkpoints(
     mut closing: tokio::sync::watch::Receiver<bool>,
 ) {
     loop {
-        let id = tokio::select! {
-            id = due.recv() => id,
+        let mut ids = Vec::with_capacity(CHECKPOINTS_AT_ONCE);
+        tokio::select! {
+            came = due.recv_many(&mut ids, CHECKPOINTS_AT_ONCE) => if came == 0 { return },
             _ = closing.wait_for(|closing| *closing) => return,
-        };
-        let (Some(id), Some(engine)) = (id, engine.upgrade()) else { return };
-        let still_due = engine.residency.get(id).is_some_and(|slot| match &*slot.phase.lock() {
-            crate::slot::Phase::Live(live) => live.checkpoint_due(engine.clock.monotonic_ms()),
-            _ => false,
-        });
-        if still_due && let Err(error) = engine.checkpoint(id).await {
-            tracing::warn!(session = %id, %error, "a checkpoint was not saved; the log still has everything");
         }
+        let Some(engine) = engine.upgrade() else { return };
+        ids.sort_unstable();
+        ids.dedup();
+        // Together: they share one transaction.
+        let saves: Vec<JoinHandle<()>> =
+            ids.into_iter().map(|id| tokio::spawn(save_checkpoint(engine.clone(), id))).collect();
+        for save in saves {
+            if let Err(error) = save.await {
+                tracing::error!(%error, "a checkpoint ended badly; the log still has everything");
+            }
+        }
+    }
+}
+
+async fn save_checkpoint(engine: Arc<Engine>, id: SessionId) {
+    let now_ms = engine.clock.monotonic_ms();
+    let still_due = engine.residency.get(id).is_some_and(|slot| match &*slot.phase.lock() {
+        Phase::Live(live) => live.checkpoint_due(now_ms),
+        Phase::Packed(packed) => packed.tail.is_due_by_age(now_ms),
+        Phase::Cold | Phase::Evicted => false,
+    });
+    if still_due && let Err(error) = engine.checkpoint(id).await {
+        tracing::warn!(session = %id, %error, "a checkpoint was not saved; the log still has everything");
     }
 }
 
@@ -147,9 +166,15 @@ impl Engine {
         let engine = self.clone();
         tokio::spawn(async move {
             if engine.residency.is_tight() {
-                let idle_before_ms = engine.clock.monotonic_ms().saturating_sub(engine.settings.pack_after_ms);
-                engine.residency.sweep(idle_before_ms);
+                engine.sweep(engine.clock.monotonic_ms());
             }
+        });
+    }
+
+    fn sweep(&self, now_ms: u64) {
+        self.residency.sweep(now_ms, now_ms.saturating_sub(self.settings.pack_after_ms), |session| {
+            // A full queue: the next beat asks again.
+            let _ = self.checkpoints.try_send(session);
         });
     }
 
