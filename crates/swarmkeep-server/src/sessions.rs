@@ -3,7 +3,8 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use swarmkeep::{
-    Actor, Durability, NewSession, Position, RefusalCode, Reply, RequestId, Seq, Session, SessionName, State,
+    Actor, Durability, ErrorKind, NewSession, Position, RefusalCode, Reply, RequestId, SavedCheckpoint, Seq, Session,
+    SessionName, State,
     core::{
         command::Command,
         query::{Of, Order, Query},
@@ -98,6 +99,11 @@ pub(crate) fn routes(api: Api) -> Api {
         checkpoint,
         Op::read("makeCheckpoint", "Save a checkpoint now", Content::Json("Checkpoint")),
     )
+    .get(
+        "/v1/sessions/{namespace}/{name}/checkpoints",
+        checkpoints,
+        Op::read("listCheckpoints", "Checkpoints that are kept, newest first", Content::Json("Checkpoints")),
+    )
 }
 
 #[derive(Debug, Deserialize)]
@@ -138,7 +144,7 @@ async fn create(mut call: Call) -> Answer {
 
 /// Whether a request to make a session had made it before: that can only be told by its being there.
 async fn is_there_for(call: &Call, new: &NewSession) -> Result<bool, Problem> {
-    Ok(new.request.is_some() && call.app.keep().get_session(&new.name.to_string()).await?.is_some())
+    Ok(new.request.is_some() && call.app.keep().find_session(new.name.clone()).await?.is_some())
 }
 
 fn actor(call: &Call, envelope: &Envelope) -> Result<Actor, Problem> {
@@ -283,7 +289,7 @@ async fn open(mut call: Call) -> Answer {
     let envelope = Envelope::without_precondition(&call.parts.headers)?;
     let name = call.session_name()?;
     let mut status = StatusCode::OK;
-    let session = match call.app.keep().get_session(&name.to_string()).await? {
+    let session = match call.app.keep().find_session(name.clone()).await? {
         Some(session) => session,
         None => {
             let new = NewSession {
@@ -408,6 +414,20 @@ async fn fork(mut call: Call) -> Answer {
 #[derive(Debug, Serialize)]
 struct Checkpoint {
     head: Head,
+}
+
+#[derive(Debug, Serialize)]
+struct Checkpoints {
+    checkpoints: Vec<SavedCheckpoint>,
+}
+
+async fn checkpoints(call: Call) -> Answer {
+    let session = call.session().await?;
+    // SQLite, and a few rows: off the threads that carry connections.
+    let read = tokio::task::spawn_blocking(move || session.checkpoints()).await;
+    let checkpoints =
+        read.map_err(|error| swarmkeep::Error::new(ErrorKind::Retry, "broken off").caused_by(error))??;
+    json(&Checkpoints { checkpoints }, None)
 }
 
 async fn checkpoint(mut call: Call) -> Answer {

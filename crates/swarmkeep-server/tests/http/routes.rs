@@ -19,6 +19,7 @@ const ROUTES: &[&str] = &[
     "POST /v1/sessions/{namespace}/{name}/rewind",
     "POST /v1/sessions/{namespace}/{name}/fork",
     "POST /v1/sessions/{namespace}/{name}/checkpoints",
+    "GET /v1/sessions/{namespace}/{name}/checkpoints",
     "POST /v1/sessions/{namespace}/{name}/commands",
     "GET /v1/sessions/{namespace}/{name}/records",
     "GET /v1/sessions/{namespace}/{name}/state",
@@ -281,7 +282,15 @@ async fn every_route_does_what_it_is_for() {
     assert!(diff.to_string().contains("topology"), "{diff}");
 
     // Their life: checkpoint, rewind, fork, pause, resume, park, close.
-    daemon.post(&format!("{s}/checkpoints"), json!({})).await.expect(200);
+    let made = daemon.post(&format!("{s}/checkpoints"), json!({})).await.expect(200);
+    let kept = daemon.get(&format!("{s}/checkpoints")).await.expect(200);
+    assert!(
+        kept["checkpoints"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|kept| kept["head"]["seq"].as_u64() <= made["head"]["seq"].as_u64())
+    );
     let fork = daemon.post(&format!("{s}/fork"), json!({ "name": "team/other", "at": before, "reason": "try" })).await;
     assert_eq!(fork.header("location"), "/v1/sessions/team/other");
     fork.expect(201);
