@@ -60,6 +60,7 @@ fn a_session_and_its_life() {
     assert!(json_of(&store, &["session", "checkpoint", "team/work"])["head"]["seq"].as_u64().unwrap() >= 3);
     assert!(json_of(&store, &["checkpoint", "make", "team/work"])["head"]["seq"].as_u64().unwrap() >= 3);
 
+    assert!(!json_of(&store, &["checkpoint", "ls", "team/work"])["checkpoints"].as_array().unwrap().is_empty());
     json_of(&store, &["session", "fork", "team/work", "team/other", "--at", "2"]);
     assert_eq!(store.run(&["memory", "get", "team/other", "k"]).ok().out, "1\n");
     let dry = store.run(&["session", "rewind", "team/work", "--to", "2", "--dry-run"]).ok();

@@ -55,7 +55,12 @@ pub(crate) const KNOWN: &[Known] = &[
         "budget for sessions in RAM; those longest unused are dropped from 80 % on",
     ),
     known("readers", "4", Kind::Number(4, 8), "pooled read-only connections to each database"),
-    known("segment_bytes", "16MiB", Kind::Bytes(MIB, GIB), "size of a journal segment; the journal takes at least two"),
+    known(
+        "segment_bytes",
+        "8MiB",
+        Kind::Bytes(MIB, 64 * MIB),
+        "size of a journal segment, a multiple of 4 KiB; the journal takes at least two",
+    ),
     known(
         "unapplied_bytes",
         "64MiB",

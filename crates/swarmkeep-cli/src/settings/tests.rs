@@ -58,7 +58,7 @@ fn wrong_values_are_named_with_what_is_allowed() {
         ("listen", "localhost", "ADDRESS:PORT"),
         ("log", "loud", "error, warn, info, debug, trace"),
         ("token", "short", "16 or more"),
-        ("segment_bytes", "99999999999999999999GiB", "1GiB"),
+        ("segment_bytes", "99999999999999999999GiB", "64MiB"),
     ] {
         let failure = load(None, &[], &[(flag, value)]).unwrap_err();
         assert!(failure.what.contains(flag), "{failure}");
