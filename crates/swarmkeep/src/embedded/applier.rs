@@ -118,6 +118,8 @@ pub(super) struct Applier {
     pub(super) blobs: Arc<BlobFiles>,
     pub(super) journal: Weak<Journal>,
     pub(super) since_retired: usize,
+    /// The views lack a batch that records.db has: the next one must not be tabulated as if they had it.
+    pub(super) views_behind: bool,
     pub(super) quarantine: Quarantine,
 }
 
@@ -136,6 +138,10 @@ impl Applier {
         loop {
             let batch = self.gather();
             if batch.frames.is_empty() && batch.asks.is_empty() {
+                if self.views_behind {
+                    // Nothing comes in, or somebody waits for them: there may be room again.
+                    self.catch_up();
+                }
                 if batch.idle || batch.closing {
                     self.retire();
                 }
@@ -357,6 +363,10 @@ impl Applier {
     }
 
     fn tabulate(&mut self, batch: &ApplyBatch) {
+        if self.views_behind {
+            self.catch_up();
+            return;
+        }
         let blobs = &self.blobs;
         let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
         let applied = self.views.apply(batch, &Source { records: self.records.reader(), files: &files });
@@ -378,7 +388,8 @@ impl Applier {
         self.tabulated(caught_up);
     }
 
-    fn tabulated(&self, outcome: Result<(), SqliteError>) {
+    fn tabulated(&mut self, outcome: Result<(), SqliteError>) {
+        self.views_behind = outcome.is_err();
         match outcome {
             Ok(()) => {
                 self.progress.views.send_replace(self.views.position());

@@ -105,6 +105,7 @@ impl EmbeddedLog {
             blobs: blobs.clone(),
             journal: Arc::downgrade(&journal),
             since_retired: 1,
+            views_behind: false,
             quarantine,
         };
         let applier = std::thread::Builder::new()

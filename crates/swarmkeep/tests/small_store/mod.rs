@@ -1,6 +1,13 @@
 //! A small store with one of everything, made by the same steps every time; what it must read as; and its folder as bytes.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use std::{
     collections::BTreeMap,
@@ -15,8 +22,8 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use swarmkeep::{
-    Actor, Address, Agent, Blob, Command, EntityId, Error, Hash, Json, NewSession, Of, Query, Request, Seq,
-    Session, Settings, Swarmkeep, Task,
+    Actor, Address, Agent, Blob, Command, EntityId, Error, Hash, Json, NewSession, Of, Query, Request, Seq, Session,
+    Settings, Swarmkeep, Task,
 };
 use swarmkeep_core::{
     clock::{Clock, Entropy},
