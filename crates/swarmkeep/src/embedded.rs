@@ -196,6 +196,24 @@ impl EmbeddedLog {
         Ok(damage.iter().map(ToString::to_string).collect())
     }
 
+    /// The sessions that records.db has. Blocks.
+    ///
+    /// # Errors
+    /// What records.db says.
+    pub fn stored_sessions(&self) -> Result<Vec<SessionId>, Error> {
+        const PAGE: usize = 1_000;
+        let mut all = Vec::new();
+        loop {
+            let after = all.last().copied();
+            let page = self.read_records(|records| records.sessions(after, PAGE)).map_err(damage::log)?;
+            let last = page.len() < PAGE;
+            all.extend(page.into_iter().map(|session| session.id));
+            if last {
+                return Ok(all);
+            }
+        }
+    }
+
     /// What records.db has of one session, every byte by its hash.
     ///
     /// # Errors
@@ -210,7 +228,10 @@ impl EmbeddedLog {
     /// What records.db says.
     pub fn checkpoints(&self, session: SessionId) -> Result<Vec<SavedCheckpoint>, Error> {
         let stored = self.read_records(|records| records.checkpoints(session)).map_err(damage::log)?;
-        Ok(stored.iter().map(|info| SavedCheckpoint { head: info.head, hash: info.hash, bytes: info.raw_len }).collect())
+        Ok(stored
+            .iter()
+            .map(|info| SavedCheckpoint { head: info.head, hash: info.hash, bytes: info.raw_len })
+            .collect())
     }
 
     /// Returns when the views have everything that is durable now.

@@ -1,10 +1,10 @@
 //! Proof of G2 and G3 on a live store: every way to a session's state leads to the same bytes.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::Serialize;
 use swarmkeep_core::{
-    Error, Hash, SessionId, State,
+    Error, ErrorKind, Hash, SessionId, State,
     query::{LIMIT_MAX, Of, Query},
 };
 
@@ -32,7 +32,7 @@ pub struct VerifyReport {
 pub struct Finding {
     /// In which session; absent: in the store's own tables.
     pub session: Option<SessionId>,
-    /// Which of the ways disagrees: `log`, `checkpoint`, `resident`, `views`, `store`.
+    /// Which of the ways disagrees: `log`, `checkpoint`, `blob`, `resident`, `views`, `store`.
     pub place: &'static str,
     /// What is wrong.
     pub what: String,
@@ -62,33 +62,66 @@ impl Swarmkeep {
                 tokio::task::spawn_blocking(move || file.verify_file()).await.unwrap_or_else(|_| Ok(Vec::new()))?;
             report.findings.extend(damaged.into_iter().map(|what| Finding { session: None, place: "store", what }));
         }
-        let mut cursor = None;
-        loop {
-            let query = Query { limit: Some(LIMIT_MAX), cursor, ..Query::of(Of::Sessions) };
-            let page = engine
-                .log
-                .find(query, engine.embedded.as_ref().map(|embedded| embedded.opened_at()))
-                .await
-                .map_err(damage::log)?;
-            for row in &page.rows {
-                #[derive(serde::Deserialize)]
-                struct Row {
-                    session_id: SessionId,
-                }
-                let row: Row = row.decode()?;
-                engine.verify_session(row.session_id, &mut report).await?;
-                progress(report.sessions);
-                tokio::task::yield_now().await;
-            }
-            cursor = page.next;
-            if cursor.is_none() {
-                return Ok(report);
+        // records.db says which sessions there are, the views may be wrong about it; what is in the journal only is in the
+        // views before it is asked for.
+        let mut sessions = engine.tabulated_sessions().await?;
+        if let Some(embedded) = &engine.embedded {
+            match embedded.stored_sessions() {
+                Ok(stored) => sessions.extend(stored),
+                Err(error) => report.findings.push(Finding { session: None, place: "store", what: error.to_string() }),
             }
         }
+        for session in sessions {
+            match engine.verify_session(session, &mut report).await {
+                Ok(()) => {}
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    if engine.is_tabulated(session).await? {
+                        let what = "a row of a session that does not exist".into();
+                        report.findings.push(Finding { session: Some(session), place: "views", what });
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            progress(report.sessions);
+            tokio::task::yield_now().await;
+        }
+        Ok(report)
     }
 }
 
+#[derive(serde::Deserialize)]
+struct Row {
+    session_id: SessionId,
+}
+
 impl Engine {
+    /// The sessions of which the views know.
+    async fn tabulated_sessions(&self) -> Result<BTreeSet<SessionId>, Error> {
+        let not_before = self.embedded.as_ref().map(|embedded| embedded.opened_at());
+        let mut sessions = BTreeSet::new();
+        let mut cursor = None;
+        loop {
+            let query = Query { limit: Some(LIMIT_MAX), cursor, ..Query::of(Of::Sessions) };
+            let page = self.log.find(query, not_before).await.map_err(damage::log)?;
+            for row in &page.rows {
+                sessions.insert(row.decode::<Row>()?.session_id);
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(sessions);
+            }
+        }
+    }
+
+    /// Whether the views still know of a session, with everything that is durable in them.
+    async fn is_tabulated(&self, session: SessionId) -> Result<bool, Error> {
+        if let Some(embedded) = &self.embedded {
+            embedded.views_settled().await?;
+        }
+        let query = Query { session: Some(session), ..Query::of(Of::Sessions) };
+        Ok(!self.log.find(query, None).await.map_err(damage::log)?.rows.is_empty())
+    }
+
     async fn verify_session(self: &Arc<Self>, id: SessionId, report: &mut VerifyReport) -> Result<(), Error> {
         report.sessions += 1;
         let mut finding = |place, what: String| report.findings.push(Finding { session: Some(id), place, what });
@@ -99,15 +132,20 @@ impl Engine {
                     for damage in stored.damage {
                         finding("log", damage.to_string());
                     }
+                    for (blob, _) in stored.files {
+                        if let Err(error) = self.log.blob(id, blob).await {
+                            finding("blob", format!("{blob}: {error}"));
+                        }
+                    }
                 }
                 // Not applied yet: the journal has all of it.
-                Err(error) if error.kind == swarmkeep_core::ErrorKind::NotFound => {}
+                Err(error) if error.kind == ErrorKind::NotFound => {}
                 Err(error) => finding("log", error.to_string()),
             }
         }
         let resident = match self.live(id, |live| live.published.clone()).await {
             Ok(state) => state,
-            Err(error) if error.kind == swarmkeep_core::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind == ErrorKind::NotFound => return Err(error),
             Err(error) => {
                 finding("resident", error.to_string());
                 return Ok(());

@@ -237,7 +237,7 @@ async fn a_segment_missing_in_the_middle_is_reported() {
     let report = keep.last_recovery().unwrap();
     assert!(!report.clean && report.damage.iter().any(|line| line.contains("NOT in records.db")), "{report:?}");
     let session = keep.get_session("small/everything").await.unwrap().unwrap();
-    assert!(session.state().await.unwrap().memory.len() > 0);
+    assert!(!session.state().await.unwrap().memory.is_empty());
     let first = keep.get_session("first").await.unwrap().unwrap();
     assert_eq!(first.state().await.unwrap().hash(), heads.0);
     let second = keep.get_session("second").await.unwrap().unwrap();
@@ -334,7 +334,27 @@ async fn what_a_newer_program_wrote_is_refused_untouched() {
     let position = more(&keep, &fixed, 2).await;
     settle(&keep, position).await;
     let crashed = Image::take(folder.path());
-    assert!(crashed.0[Path::new("records.db-wal")].len() > 0);
+    assert!(!crashed.0[Path::new("records.db-wal")].is_empty());
     keep.close().await.unwrap();
     refused(&newer_segment(&crashed, |block| block[8] += 1)).await;
+}
+
+/// A row that the views lost, or that belongs to nobody, is found although the views are where sessions are listed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verification_does_not_believe_the_views_about_which_sessions_there_are() {
+    let image = generations(1).await.remove(1);
+    let nobody = "UPDATE sessions SET session_id = 'ffffffffffffffffffffffffffffffff' WHERE name = 'more-1'";
+    for change in ["DELETE FROM sessions WHERE name = 'more-1'", nobody] {
+        let folder = fast_folder();
+        image.put(folder.path());
+        let views = rusqlite::Connection::open(folder.path().join("views.db")).unwrap();
+        assert_eq!(views.execute(change, []).unwrap(), 1);
+        drop(views);
+        let keep = open(folder.path(), &Arc::default()).await.unwrap();
+        let session = keep.get_session("small/more-1").await.unwrap().unwrap();
+        let report = keep.verify(None, |_| {}).await.unwrap();
+        assert!(report.findings.iter().any(|finding| finding.session == Some(session.id())), "{report:?}");
+        assert_eq!(report.findings.iter().any(|finding| finding.what.contains("does not exist")), change == nobody);
+        keep.close().await.unwrap();
+    }
 }
