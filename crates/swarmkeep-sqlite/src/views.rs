@@ -13,7 +13,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
-use swarmkeep_core::log::Position;
+use swarmkeep_core::{SessionId, log::Position};
 
 pub use self::fold::Source;
 pub(crate) use self::write::position;
@@ -161,5 +161,17 @@ impl ViewsDb {
     /// Whatever SQLite says.
     pub fn differences(connection: &Connection, state: &swarmkeep_core::State) -> Result<Vec<String>> {
         check::differences(connection, state)
+    }
+
+    /// Every row of the list of events of a session, in no order: seq, time, event type, aggregate type, aggregate id.
+    ///
+    /// # Errors
+    /// Whatever SQLite says; `Damaged` for a row that cannot be one.
+    pub fn events(
+        connection: &Connection,
+        session: SessionId,
+        each: &mut dyn FnMut(u64, u64, &str, &str, &str),
+    ) -> Result<()> {
+        check::events(connection, session, each)
     }
 }

@@ -251,6 +251,19 @@ impl EmbeddedLog {
         differences.map_err(LogError::from).map_err(damage::log)
     }
 
+    /// The views' list of events of a session: what happened, by type, to which aggregate. Blocks.
+    ///
+    /// # Errors
+    /// What views.db says; `retry` when it takes too long for one reading.
+    pub fn tabulated_events(
+        &self,
+        session: SessionId,
+        mut each: impl FnMut(u64, u64, &str, &str, &str),
+    ) -> Result<(), Error> {
+        let read = self.views.read(|connection| swarmkeep_sqlite::ViewsDb::events(connection, session, &mut each));
+        read.map_err(LogError::from).map_err(damage::log)
+    }
+
     async fn views_reach(&self, position: Position) -> Result<(), LogError> {
         let mut views = self.progress.views.subscribe();
         if *views.borrow() >= position {

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::Serialize;
 use swarmkeep_core::{
-    Error, ErrorKind, Hash, SessionId, State,
+    Error, ErrorKind, Hash, Seq, SessionId, State,
     query::{LIMIT_MAX, Of, Query},
+    record, tabulate,
 };
 
 use crate::{Swarmkeep, damage, keep::Engine};
@@ -38,6 +39,8 @@ pub struct Finding {
     pub what: String,
 }
 
+/// Bytes of records read at a time.
+const READ_BYTES: usize = 1 << 20;
 /// Tries to catch a session's views at one position.
 const TRIES: usize = 5;
 
@@ -173,9 +176,54 @@ impl Engine {
         match self.views_agree(id).await {
             Ok(Some(differences)) => differences.into_iter().for_each(|what| finding("views", what)),
             Ok(None) => report.views_not_compared += 1,
+            Err(error) => {
+                finding("views", error.to_string());
+                return Ok(());
+            }
+        }
+        match self.events_agree(id, until).await {
+            Ok(true) => {}
+            Ok(false) => finding("views", "the list of events is not that of the records".into()),
+            // Too long to be read in one go.
+            Err(error) if error.kind == ErrorKind::Retry => report.views_not_compared += 1,
             Err(error) => finding("views", error.to_string()),
         }
         Ok(())
+    }
+
+    /// Whether the views list the events that the records up to `until` are, and no others.
+    async fn events_agree(self: &Arc<Self>, id: SessionId, until: Seq) -> Result<bool, Error> {
+        let Some(embedded) = &self.embedded else { return Ok(true) };
+        let mut recorded = Tally::default();
+        let (mut after, mut first) = (Seq::ZERO, None);
+        while after < until {
+            let bytes = self.read_log(id, after, READ_BYTES).await?;
+            let before = after;
+            for view in record::iter(&bytes) {
+                let record = view.and_then(|view| view.decode()).map_err(damage::record)?;
+                after = record.seq;
+                if after > until {
+                    break;
+                }
+                // Of a record whose body was removed nobody can say what it was.
+                let Some(body) = &record.body else { return Ok(true) };
+                first.get_or_insert(record.seq.0);
+                let (aggregate, aggregate_id) = tabulate::aggregate(&body.event);
+                let kind = tabulate::event_type(&body.event);
+                recorded.add(record.seq.0, record.time_ms, kind, aggregate, &aggregate_id);
+            }
+            if after == before {
+                break;
+            }
+        }
+        let mut listed = Tally::default();
+        let range = first.unwrap_or_default()..=until.0;
+        embedded.tabulated_events(id, |seq, time_ms, kind, aggregate, aggregate_id| {
+            if range.contains(&seq) {
+                listed.add(seq, time_ms, kind, aggregate, aggregate_id);
+            }
+        })?;
+        Ok(listed == recorded)
     }
 
     /// Where the views of a session differ from its state; `None`: it was written all the time.
@@ -191,6 +239,27 @@ impl Engine {
             }
         }
         Ok(None)
+    }
+}
+
+/// A set of events, by the sum of their hashes: in whatever order they come.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    events: u64,
+    sum: u128,
+}
+
+impl Tally {
+    fn add(&mut self, seq: u64, time_ms: u64, kind: &str, aggregate: &str, aggregate_id: &str) {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seq.to_le_bytes()).update(&time_ms.to_le_bytes());
+        for text in [kind, aggregate, aggregate_id] {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+        let hash = hasher.finalize();
+        let half = hash.as_bytes().first_chunk().copied().map_or(0, u128::from_le_bytes);
+        self.events += 1;
+        self.sum = self.sum.wrapping_add(half);
     }
 }
 

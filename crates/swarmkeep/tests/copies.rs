@@ -358,3 +358,24 @@ async fn verification_does_not_believe_the_views_about_which_sessions_there_are(
         keep.close().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_events_that_is_not_the_records_is_found() {
+    let image = generations(1).await.remove(1);
+    for change in [
+        "UPDATE event_groups SET aggregate_id = 'another' WHERE aggregate_id = 'team'",
+        "UPDATE event_groups SET first_time = first_time + 1 WHERE aggregate_id = 'coder'",
+        "DELETE FROM event_groups WHERE aggregate_id = 'tools'",
+        "UPDATE event_groups SET events = replace(events, 'task_created', 'task_deleted') WHERE aggregate_id = 'test'",
+    ] {
+        let folder = fast_folder();
+        image.put(folder.path());
+        let views = rusqlite::Connection::open(folder.path().join("views.db")).unwrap();
+        assert!(views.execute(change, []).unwrap() > 0, "{change}");
+        drop(views);
+        let keep = open(folder.path(), &Arc::default()).await.unwrap();
+        let report = keep.verify(None, |_| {}).await.unwrap();
+        assert!(report.findings.iter().any(|finding| finding.what.contains("list of events")), "{change}: {report:?}");
+        keep.close().await.unwrap();
+    }
+}

@@ -2,12 +2,12 @@
 
 use rusqlite::{Connection, types::ValueRef};
 use swarmkeep_core::{
-    State,
+    SessionId, State,
     tabulate::{self, AGENTS, MESSAGE_RECEIPTS, MESSAGES, RowChange, TABLES, Value, ViewTable},
 };
 
 use super::write::Bound;
-use crate::error::Result;
+use crate::error::{Result, SqliteError};
 
 /// Differences listed at most.
 const LISTED: usize = 100;
@@ -75,4 +75,28 @@ fn compare(connection: &Connection, table: &ViewTable, values: &[Value]) -> Resu
         }
     }
     Ok(None)
+}
+
+pub(super) fn events(
+    connection: &Connection,
+    session: SessionId,
+    each: &mut dyn FnMut(u64, u64, &str, &str, &str),
+) -> Result<()> {
+    let sql =
+        "SELECT sequence_number, timestamp, event_type, aggregate_type, aggregate_id FROM events WHERE session_id = ?1";
+    let damaged = || SqliteError::damaged(Some(session), None, "views.db: a row of the list of events is no event");
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([session.to_string()])?;
+    while let Some(row) = rows.next()? {
+        let number = |column| match row.get_ref(column)? {
+            ValueRef::Integer(number) => u64::try_from(number).map_err(|_| damaged()),
+            _ => Err(damaged()),
+        };
+        let text = |column| match row.get_ref(column)? {
+            ValueRef::Text(text) => std::str::from_utf8(text).map_err(|_| damaged()),
+            _ => Err(damaged()),
+        };
+        each(number(0)?, number(1)?, text(2)?, text(3)?, text(4)?);
+    }
+    Ok(())
 }
