@@ -207,7 +207,7 @@ impl Applier {
                 Ask::Report(recovery, done) => reports.push((recovery, done)),
             }
         }
-        match self.into_records(&mut apply, batch.frames.is_empty()) {
+        match self.take_in(&mut apply, batch.frames.is_empty()) {
             Ok(()) => {}
             Err(error) => {
                 let gone = |error: &SqliteError| LogError::Unknown(format!("the checkpoint was not saved: {error}"));
@@ -240,7 +240,7 @@ impl Applier {
 
     /// Applies a batch. A session whose records do not follow what records.db has of it is set aside with all it has in the
     /// batch, and the others go on: one session's damage is not the store's.
-    fn into_records(&mut self, batch: &mut ApplyBatch, saves_only: bool) -> Result<(), SqliteError> {
+    fn take_in(&mut self, batch: &mut ApplyBatch, saves_only: bool) -> Result<(), SqliteError> {
         self.keep_aside(batch)?;
         loop {
             if saves_only && batch.entries.is_empty() {

@@ -1,0 +1,64 @@
+//! Records of sessions that were set aside: kept in files, one per group, until somebody decides.
+//!
+//! `quarantine/session-SESSION-FIRST-LAST.records` holds the records of one group as they were acknowledged. As long as a
+//! session has such a file it stays set aside: it takes no writes, and its state is not served, because the records between
+//! are missing. Whoever moves its files away accepts that loss, and the session goes on from before it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use swarmkeep_core::{SessionId, log::Damage};
+use swarmkeep_sqlite::{Entry, What};
+
+use crate::disk::{Disk, OpenHow};
+
+pub(super) struct Quarantine {
+    disk: Arc<dyn Disk>,
+    store: PathBuf,
+}
+
+impl Quarantine {
+    pub(super) fn new(disk: Arc<dyn Disk>, store: &Path) -> Self {
+        Self { disk, store: store.to_owned() }
+    }
+
+    /// Keeps an entry, durably. The same entry again changes nothing. Entries that are not records are let go: they are
+    /// observations, checkpoints, and removals of what nobody can read.
+    pub(super) fn keep(&self, entry: &Entry) -> io::Result<()> {
+        let What::Records { first, head, bytes, .. } = &entry.what else { return Ok(()) };
+        let folder = self.store.join("quarantine");
+        self.disk.create_dir(&folder)?;
+        self.disk.sync_dir(&self.store)?;
+        let path = folder.join(format!("session-{}-{first}-{}.records", entry.session, head.seq));
+        let part = path.with_extension("part");
+        let file = self.disk.open(&part, OpenHow::Create)?;
+        file.set_len(0)?;
+        file.write_at(bytes, 0)?;
+        file.sync_data()?;
+        self.disk.rename(&part, &path)?;
+        self.disk.sync_dir(&folder)
+    }
+
+    /// The sessions that were set aside before, and what is kept of each.
+    pub(super) fn sessions(&self) -> io::Result<Vec<Damage>> {
+        let folder = self.store.join("quarantine");
+        let names = match self.disk.list(&folder) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        Ok(names.iter().filter_map(|name| parse(name)).collect())
+    }
+}
+
+fn parse(name: &str) -> Option<Damage> {
+    let parts: Vec<&str> = name.strip_prefix("session-")?.strip_suffix(".records")?.split('-').collect();
+    let [session, first, last] = parts.as_slice() else { return None };
+    let session: SessionId = session.parse().ok()?;
+    let seqs = first.parse().ok()?..=last.parse().ok()?;
+    let what = format!("records before these are missing; these are kept as quarantine/{name}");
+    Some(Damage { session: Some(session), seqs: Some(seqs), what })
+}
