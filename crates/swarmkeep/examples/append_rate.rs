@@ -1,5 +1,11 @@
 //! Durable appends through the whole engine: `cargo run --release --example append_rate -- [callers] [sessions] [seconds]`.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing, missing_docs, reason = "a measurement")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "a measurement"
+)]
 
 use std::{
     sync::{
@@ -59,7 +65,13 @@ async fn main() {
     let took = begun.elapsed();
     latencies.sort_unstable();
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize].as_micros();
-    println!("{:.0} appends/s, p50 {} us, p99 {} us, p99.9 {} us", done.load(Ordering::Relaxed) as f64 / took.as_secs_f64(), at(0.5), at(0.99), at(0.999));
+    println!(
+        "{:.0} appends/s, p50 {} us, p99 {} us, p99.9 {} us",
+        done.load(Ordering::Relaxed) as f64 / took.as_secs_f64(),
+        at(0.5),
+        at(0.99),
+        at(0.999)
+    );
     let standing = keep.health().store.unwrap();
     println!("behind: {} bytes; draining", standing.unapplied_bytes);
     let begun = Instant::now();

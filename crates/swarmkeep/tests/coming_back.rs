@@ -1,11 +1,18 @@
 //! A store that is dropped as by a crash, opened again: everything acknowledged is there.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use std::path::Path;
 
 use swarmkeep::{
-    Actor, Address, Agent, Command, EffectError, EntityId, ErrorKind, From, Json, NewSession, Of, Query, RefusalCode, Request, Seq,
-    Settings, Swarmkeep, Task,
+    Actor, Address, Agent, Command, EffectError, EntityId, ErrorKind, From, Json, NewSession, Of, Query, RefusalCode,
+    Request, Seq, Settings, Swarmkeep, Task,
 };
 
 async fn open(folder: &Path) -> Swarmkeep {
@@ -13,7 +20,12 @@ async fn open(folder: &Path) -> Swarmkeep {
 }
 
 fn record(n: u64) -> Command {
-    Command::Record { kind: "step".into(), aggregate: None, payload: Json::parse(&format!("{{\"n\":{n}}}")).unwrap(), blobs: Default::default() }
+    Command::Record {
+        kind: "step".into(),
+        aggregate: None,
+        payload: Json::parse(&format!("{{\"n\":{n}}}")).unwrap(),
+        blobs: Default::default(),
+    }
 }
 
 /// Dropping every handle without `close` is what a crash does, short of the lock, which a dead process gives back too.
@@ -32,7 +44,12 @@ async fn a_swarm_comes_back_as_it_was() {
     let claim = session.claim_task(&coder).await.unwrap().expect("a task");
     session.send_message(&planner, Address::Agent(coder.clone()), "plan", "begin").await.unwrap();
     session.set_memory("plan", "three steps").await.unwrap();
-    let reply: String = session.effect("ask-1").agent(&planner).run(|| async { Ok::<_, std::io::Error>("42".to_owned()) }).await.unwrap();
+    let reply: String = session
+        .effect("ask-1")
+        .agent(&planner)
+        .run(|| async { Ok::<_, std::io::Error>("42".to_owned()) })
+        .await
+        .unwrap();
     assert_eq!(reply, "42");
     let before = session.state().await.unwrap();
     drop(session);
@@ -42,7 +59,11 @@ async fn a_swarm_comes_back_as_it_was() {
     let session = keep.get_session("night").await.unwrap().expect("it is there");
     let after = session.state().await.unwrap();
     assert_eq!(before.hash(), after.hash());
-    assert_eq!(session.spawn_agent(Agent::new("planner")).await.unwrap(), planner, "the same program again joins again");
+    assert_eq!(
+        session.spawn_agent(Agent::new("planner")).await.unwrap(),
+        planner,
+        "the same program again joins again"
+    );
     let again: String = session
         .effect("ask-1")
         .agent(&planner)
@@ -128,7 +149,10 @@ async fn rewind_fork_and_diff() {
     let at = session.state().await.unwrap().head.seq;
     session.set_memory("a", 2).await.unwrap();
     session.set_memory("b", 3).await.unwrap();
-    let fork = session.fork(Some(at), NewSession::new("f".parse().unwrap()), Some("what if".into()), &Actor::system()).await.unwrap();
+    let fork = session
+        .fork(Some(at), NewSession::new("f".parse().unwrap()), Some("what if".into()), &Actor::system())
+        .await
+        .unwrap();
     assert_eq!(fork.memory("a").await.unwrap().unwrap().as_str(), "1");
     session.rewind(at, None, None, Actor::system()).await.unwrap();
     assert_eq!(session.memory("a").await.unwrap().unwrap().as_str(), "1");
@@ -156,7 +180,11 @@ async fn an_effect_begun_by_a_dead_process_is_in_doubt_and_not_repeated() {
     let begun = session.clone();
     // Begun, and the process dies before it finishes.
     let running = tokio::spawn(async move {
-        begun.effect("pay").run(|| std::future::pending::<Result<u32, std::io::Error>>()).await.map_err(|error| error.to_string())
+        begun
+            .effect("pay")
+            .run(std::future::pending::<Result<u32, std::io::Error>>)
+            .await
+            .map_err(|error| error.to_string())
     });
     while session.state().await.unwrap().effects.is_empty() {
         tokio::task::yield_now().await;
@@ -169,7 +197,10 @@ async fn an_effect_begun_by_a_dead_process_is_in_doubt_and_not_repeated() {
     let session = keep.get_session("s").await.unwrap().unwrap();
     let refused = session.effect("pay").run(|| async { Ok::<u32, std::io::Error>(1) }).await.unwrap_err();
     assert!(matches!(refused, EffectError::OutcomeUnknown(_)), "{refused:?}");
-    session.resolve_effect(&EntityId::new("pay").unwrap(), None, "reconciler:test: the account shows no payment").await.unwrap();
+    session
+        .resolve_effect(&EntityId::new("pay").unwrap(), None, "reconciler:test: the account shows no payment")
+        .await
+        .unwrap();
     assert_eq!(session.effect("pay").run(|| async { Ok::<u32, std::io::Error>(7) }).await.unwrap(), 7);
 }
 
@@ -207,7 +238,15 @@ async fn sixty_four_writers_lose_no_update() {
         writers.push(tokio::spawn(async move {
             let mut seqs = Vec::new();
             for n in 0..50 {
-                seqs.push(session.submit(Request::of(Actor::new(format!("w{w}")).unwrap(), record(n))).await.unwrap().head.seq.0);
+                seqs.push(
+                    session
+                        .submit(Request::of(Actor::new(format!("w{w}")).unwrap(), record(n)))
+                        .await
+                        .unwrap()
+                        .head
+                        .seq
+                        .0,
+                );
             }
             seqs
         }));

@@ -1,5 +1,12 @@
 //! One suite, every log of this crate, each plain and behind the faulty wrapper with nothing planned.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 use std::{
     path::PathBuf,
@@ -31,10 +38,10 @@ fn address(log: &Arc<dyn Log>) -> usize {
 impl Embedded {
     fn at(&self, folder: PathBuf) -> Arc<dyn Log> {
         let embedded =
-            EmbeddedLog::open(&folder, &Settings::default(), Arc::new(SystemClock::new()), Arc::new(OsEntropy)).unwrap();
+            EmbeddedLog::open(&folder, &Settings::default(), Arc::new(SystemClock::new()), Arc::new(OsEntropy))
+                .unwrap();
         let embedded = Arc::new(embedded);
-        let log: Arc<dyn Log> =
-            if self.faulty { Arc::new(Faulty::new(embedded.clone())) } else { embedded.clone() };
+        let log: Arc<dyn Log> = if self.faulty { Arc::new(Faulty::new(embedded.clone())) } else { embedded.clone() };
         self.open.lock().unwrap().push((address(&log), embedded, folder));
         log
     }
