@@ -123,7 +123,12 @@ async fn look_at_all(engine: Weak<Engine>) {
         }
         let not_before = engine.embedded.as_ref().map(|embedded| embedded.opened_at());
         let query = Query { limit: Some(LIMIT_MAX), cursor: cursor.take(), ..Query::of(Of::Sessions) };
-        let page = match engine.log.find(query, not_before).await {
+        let found = tokio::select! {
+            found = engine.log.find(query, not_before) => found,
+            // Views that do not come that far must not hold up the end.
+            () = engine.closing() => return,
+        };
+        let page = match found {
             Ok(page) => page,
             Err(error) => {
                 tracing::error!(error = %damage::log(error), "sessions could not be listed; looking at them on access only");
