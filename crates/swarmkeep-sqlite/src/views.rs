@@ -163,6 +163,16 @@ impl ViewsDb {
         check::differences(connection, state)
     }
 
+    /// SQLite's own check of the file: what does not fit together, in words, a few lines at most.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn structure(connection: &Connection) -> Result<Vec<String>> {
+        let mut statement = connection.prepare("PRAGMA integrity_check(16)")?;
+        let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+    }
+
     /// Every row of the list of events of a session, in no order: seq, time, event type, aggregate type, aggregate id.
     ///
     /// # Errors

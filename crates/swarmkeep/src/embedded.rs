@@ -33,7 +33,7 @@ use swarmkeep_core::{
     query::{Page, Query},
     record,
 };
-use swarmkeep_sqlite::{ReaderPool, RecordsReader};
+use swarmkeep_sqlite::{ReaderPool, RecordsReader, SqliteError};
 use tokio::sync::oneshot;
 
 use self::{
@@ -251,6 +251,15 @@ impl EmbeddedLog {
         differences.map_err(LogError::from).map_err(damage::log)
     }
 
+    /// What SQLite's own check says of views.db: rows and indexes that do not agree. Blocks.
+    ///
+    /// # Errors
+    /// What views.db says; `retry` when it takes too long for one reading.
+    pub fn verify_views(&self) -> Result<Vec<String>, Error> {
+        let read = self.views.read(swarmkeep_sqlite::ViewsDb::structure);
+        read.map_err(LogError::from).map_err(damage::log)
+    }
+
     /// The views' list of events of a session: what happened, by type, to which aggregate. Blocks.
     ///
     /// # Errors
@@ -281,7 +290,14 @@ impl EmbeddedLog {
     }
 
     fn read_records<T>(&self, read: impl Fn(&RecordsReader<'_>) -> swarmkeep_sqlite::Result<T>) -> Result<T, LogError> {
-        self.records.read(|connection| read(&RecordsReader::new(connection))).map_err(LogError::from)
+        self.records.read(|connection| read(&RecordsReader::new(connection))).map_err(|error| match error {
+            // The statements do not change: one that does not fit has met a schema that is not what was made.
+            SqliteError::Sql(what) => {
+                let what = format!("records.db: {what}");
+                LogError::Corrupt(vec![Damage { session: None, seqs: None, what }])
+            }
+            other => other.into(),
+        })
     }
 
     /// The durable head: the lane's, else records.db's. The lane is asked first: what leaves it is in records.db by then.

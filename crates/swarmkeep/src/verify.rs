@@ -64,6 +64,16 @@ impl Swarmkeep {
             let damaged =
                 tokio::task::spawn_blocking(move || file.verify_file()).await.unwrap_or_else(|_| Ok(Vec::new()))?;
             report.findings.extend(damaged.into_iter().map(|what| Finding { session: None, place: "store", what }));
+            let file = embedded.clone();
+            let damaged =
+                tokio::task::spawn_blocking(move || file.verify_views()).await.unwrap_or_else(|_| Ok(Vec::new()));
+            // Views too large to be read in one go are compared row by row all the same.
+            let damaged = match damaged {
+                Err(error) if error.kind == ErrorKind::Retry => Vec::new(),
+                Err(error) => vec![error.to_string()],
+                Ok(lines) => lines,
+            };
+            report.findings.extend(damaged.into_iter().map(|what| Finding { session: None, place: "views", what }));
         }
         // records.db says which sessions there are, the views may be wrong about it; what is in the journal only is in the
         // views before it is asked for.

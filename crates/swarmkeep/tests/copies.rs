@@ -379,3 +379,26 @@ async fn a_list_of_events_that_is_not_the_records_is_found() {
         keep.close().await.unwrap();
     }
 }
+
+/// A session whose row is lost is not one that never was: nobody begins it again over its records.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_without_its_row_is_damage_and_not_made_again() {
+    let image = generations(1).await.remove(1);
+    let folder = fast_folder();
+    image.put(folder.path());
+    let records = rusqlite::Connection::open(folder.path().join("records.db")).unwrap();
+    let id: swarmkeep::SessionName = "small/more-1".parse().unwrap();
+    assert_eq!(records.execute("DELETE FROM sessions WHERE id = ?1", [id.id().0]).unwrap(), 1);
+    drop(records);
+    let keep = open(folder.path(), &Arc::default()).await.unwrap();
+    for error in [
+        keep.get_session("small/more-1").await.map(drop).unwrap_err(),
+        keep.open_session("small/more-1").await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.kind, ErrorKind::Corrupt, "{error:?}");
+        assert!(error.to_string().contains(&id.id().to_string()), "{error}");
+    }
+    assert!(keep.get_session("small/everything").await.unwrap().unwrap().state().await.is_ok());
+    assert!(!keep.verify(None, |_| {}).await.unwrap().findings.is_empty());
+    keep.close().await.unwrap();
+}

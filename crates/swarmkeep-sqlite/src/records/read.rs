@@ -126,7 +126,16 @@ impl<'c> RecordsReader<'c> {
     /// # Errors
     /// `Damaged`.
     pub fn head(&self, session: SessionId) -> Result<Option<(Head, Epoch)>> {
-        Ok(SessionRow::load(self.connection, session)?.map(|row| (row.head, row.epoch)))
+        if let Some(row) = SessionRow::load(self.connection, session)? {
+            return Ok(Some((row.head, row.epoch)));
+        }
+        // One whose row cannot be found any more must not be taken for one that never was, and begun again.
+        let mut statement = self.connection.prepare_cached("SELECT 1 FROM chunks WHERE session = ?1 LIMIT 1")?;
+        if statement.exists([session.0])? {
+            let what = "records.db: the session's row is not there, its records are";
+            return Err(SqliteError::damaged(Some(session), None, what));
+        }
+        Ok(None)
     }
 
     /// A session. `None`: no such session.

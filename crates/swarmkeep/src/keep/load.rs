@@ -231,7 +231,13 @@ impl Engine {
 
     /// The state that a fork or a rewind carries with it.
     async fn base(&self, id: SessionId, blob: BlobId) -> Result<State, Error> {
-        let packed = self.log.blob(id, blob).await.map_err(damage::log)?;
+        let packed = match self.log.blob(id, blob).await {
+            Err(LogError::NotFound) => {
+                let message = format!("session {id}: the state it began with is not there: blob {blob}");
+                return Err(Error::new(ErrorKind::Corrupt, message).hint("`swarmkeep verify` says what is damaged"));
+            }
+            packed => packed.map_err(damage::log)?,
+        };
         unpack_base(&packed)
             .map_err(|error| Error::new(ErrorKind::Corrupt, format!("session {id}: the state it began with: {error}")))
     }
