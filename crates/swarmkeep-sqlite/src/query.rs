@@ -4,7 +4,7 @@
 //! the cursor is the place of the last row, so a page costs the same wherever it is and rows that come or go in between
 //! move no other row.
 //!
-//! What is answered by which index is written in [`table`]. Three questions need a sort, over no more than what they
+//! What is answered by which index is written in the `table` module. Three questions need a sort, over no more than what they
 //! select: those by `owner` or `namespace` on tables other than `sessions` (driven from the sessions), events (those of one
 //! session), and tasks by priority that are picked by type, agent or time.
 

@@ -502,7 +502,7 @@ impl Log for EmbeddedLog {
     }
 
     fn head(&self, session: SessionId) -> LogFuture<'_, Option<Head>> {
-        Box::pin(std::future::ready(self.durable_head(session)))
+        Box::pin(std::future::ready(self.check_whole(session).and_then(|()| self.durable_head(session))))
     }
 
     fn read(&self, session: SessionId, after: Seq, max_bytes: usize) -> LogFuture<'_, Bytes> {

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use swarmkeep_core::{
     Actor, EntityId, Error, ErrorKind, Refusal, RefusalCode, Seq, SessionId, SessionName,
     clock::{Clock, Entropy},
-    log::{Log, Position},
+    log::{Log, LogError, Position},
     query::{Page, Query},
     session::NewSession,
 };
@@ -395,7 +395,12 @@ impl Engine {
         {
             return Ok(true);
         }
-        Ok(self.log.head(id).await.map_err(damage::log)?.is_some())
+        match self.log.head(id).await {
+            Ok(head) => Ok(head.is_some()),
+            // Damaged, and there: what can be read of it is.
+            Err(LogError::Corrupt(_)) => Ok(true),
+            Err(error) => Err(damage::log(error)),
+        }
     }
 
     pub(crate) fn no_session(id: SessionId) -> Error {

@@ -61,7 +61,7 @@ impl Recover {
                     if is_new(recovery) {
                         "a new store"
                     } else if is_clean(recovery) {
-                        "after a clean stop"
+                        "nothing to settle"
                     } else {
                         "after a death"
                     }
@@ -119,7 +119,7 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             context.place.dir.display(),
             plan.records_position,
             plan.journal_position,
-            if plan.clean { "; a clean stop before" } else { "; a death before" }
+            if plan.clean { "; nothing to settle" } else { "; a death before" }
         );
         for damage in &plan.damage {
             say!("{} {}", paint.red("damage:"), printable(damage));
@@ -208,7 +208,7 @@ pub(crate) fn lines(report: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     let opened_ms = number(report, "opened_ms");
     if is_clean(report) {
-        lines.push(format!("a clean stop before; open after {opened_ms} ms"));
+        lines.push(format!("nothing was left to settle; open after {opened_ms} ms"));
     } else {
         let frames = number(report, "frames_replayed");
         lines.push(format!(

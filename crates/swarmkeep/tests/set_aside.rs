@@ -1,0 +1,106 @@
+//! A frame in the middle of the journal is lost, and records.db lacks it: its session is set aside, every other one goes on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
+
+use std::path::{Path, PathBuf};
+
+use swarmkeep::{Actor, Command, ErrorKind, Json, Of, Query, Request, Seq, Settings, Swarmkeep};
+
+fn record(text: &str) -> Request {
+    let payload = Json::encode(text).unwrap();
+    Request::of(
+        Actor::system(),
+        Command::Record { kind: "step".into(), aggregate: None, payload, blobs: std::collections::BTreeMap::new() },
+    )
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => copy(&entry.path(), &target),
+            kind if kind.is_file() && !target.to_string_lossy().ends_with("-shm") => {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Spoils the frame that carries this text; false: no segment has it.
+fn spoil(store: &Path, needle: &str) -> bool {
+    let segments: Vec<PathBuf> =
+        std::fs::read_dir(store.join("journal")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for path in segments {
+        let mut bytes = std::fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle.as_bytes()) {
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_sessions_loss_stops_nobody_else() {
+    let live = tempfile::tempdir().unwrap();
+    let before = tempfile::tempdir().unwrap();
+    let crashed = tempfile::tempdir().unwrap();
+    let keep = Swarmkeep::open(live.path().to_str().unwrap()).await.unwrap();
+    let hurt = keep.open_session("hurt").await.unwrap();
+    let well = keep.open_session("well").await.unwrap();
+    hurt.submit(record("first")).await.unwrap();
+    let applied = well.submit(record("first")).await.unwrap();
+    keep.find(Query::of(Of::Sessions), Some(applied.position)).await.unwrap();
+    // The databases as they are now, the journal as it is later: what a crash leaves when the last batches were not applied.
+    copy(live.path(), before.path());
+    for text in ["the-lost-one", "after-the-loss", "and-one-more"] {
+        hurt.submit(record(text)).await.unwrap();
+        well.submit(record("well")).await.unwrap();
+    }
+    copy(live.path(), crashed.path());
+    keep.close().await.unwrap();
+    for file in ["records.db", "records.db-wal", "views.db", "views.db-wal"] {
+        let _ = std::fs::remove_file(crashed.path().join(file));
+        if before.path().join(file).exists() {
+            std::fs::copy(before.path().join(file), crashed.path().join(file)).unwrap();
+        }
+    }
+    assert!(spoil(crashed.path(), "the-lost-one"));
+
+    for again in 0..2 {
+        let keep = Swarmkeep::open_with(crashed.path().to_str().unwrap(), Settings::default()).await.unwrap();
+        let well = keep.get_session("well").await.unwrap().expect("it is whole");
+        let reply = well.submit(record("goes on")).await.unwrap();
+        assert_eq!(reply.head.seq, Seq(6 + again), "nothing of it is missing");
+        let page = keep.find(Query::of(Of::Sessions), Some(reply.position)).await.unwrap();
+        assert_eq!(page.rows.len(), 2, "the views go on too");
+        let hurt = keep.get_session("hurt").await.unwrap().expect("it is still known");
+        assert_eq!(hurt.state().await.unwrap_err().kind, ErrorKind::Corrupt);
+        assert_eq!(hurt.submit(record("no")).await.unwrap_err().kind, ErrorKind::Corrupt, "never over a gap");
+        assert_eq!(hurt.records(Seq(0), 1 << 20).await.unwrap().len(), 2, "what comes before the gap is readable");
+        assert_eq!(hurt.records(Seq(2), 1 << 20).await.unwrap_err().kind, ErrorKind::Corrupt);
+        keep.wait_ready().await;
+        let report = keep.last_recovery().unwrap();
+        assert_eq!(report.sessions_failed, 1, "{report:?}");
+        if again == 0 {
+            assert!(report.damage.iter().any(|damage| damage.contains("NOT in records.db")), "{report:?}");
+        }
+        keep.close().await.unwrap();
+    }
+    let kept: Vec<String> = std::fs::read_dir(crashed.path().join("quarantine"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("session-") && name.ends_with(".records"))
+        .collect();
+    assert_eq!(kept.len(), 2, "the two records after the loss are kept: {kept:?}");
+}
