@@ -1,7 +1,7 @@
 //! The storage seam: what a session needs of whatever keeps its log.
 //!
 //! Bytes in, bytes out. A `Log` checks hashes and order; it never decodes an event. What it may promise, and what its
-//! callers may rely on, is written at each method as an obligation; [`conformance`] holds every implementation to it.
+//! callers may rely on, is written at each method as an obligation; the suite in `log::conformance` (feature `conformance`) holds every implementation to it.
 //!
 //! There is no runtime in here: methods return boxed futures, so that one thread, many, or a browser's event loop can
 //! drive them.

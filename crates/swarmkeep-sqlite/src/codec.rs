@@ -20,6 +20,12 @@ pub(crate) struct Packed<'a> {
     pub(crate) bytes: std::borrow::Cow<'a, [u8]>,
 }
 
+impl<'a> Packed<'a> {
+    pub(crate) fn plain(raw: &'a [u8]) -> Self {
+        Self { codec: PLAIN, bytes: raw.into() }
+    }
+}
+
 /// Packs; keeps its working memory from call to call.
 pub(crate) struct Packer(Option<zstd::bulk::Compressor<'static>>);
 
@@ -29,7 +35,7 @@ impl Packer {
     }
 
     pub(crate) fn pack<'a>(&mut self, raw: &'a [u8]) -> Result<Packed<'a>> {
-        let plain = Packed { codec: PLAIN, bytes: raw.into() };
+        let plain = Packed::plain(raw);
         if raw.len() < WORTH_BYTES {
             return Ok(plain);
         }

@@ -69,6 +69,18 @@ impl ReaderPool {
     /// # Errors
     /// `Interrupted` after [`SNAPSHOT_MS_MAX`]; whatever `work` says.
     pub fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.read_until(self.clock.monotonic_ms() + SNAPSHOT_MS_MAX, work)
+    }
+
+    /// [`ReaderPool::read`] without an end, for checks of a whole file. The write-ahead log cannot shrink meanwhile.
+    ///
+    /// # Errors
+    /// Whatever `work` says.
+    pub fn read_unhurried<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.read_until(IDLE, work)
+    }
+
+    fn read_until<T>(&self, deadline: u64, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let reader = {
             let mut free = self.free.lock();
             loop {
@@ -78,7 +90,6 @@ impl ReaderPool {
                 }
             }
         };
-        let deadline = self.clock.monotonic_ms() + SNAPSHOT_MS_MAX;
         reader.deadline.store(deadline, Ordering::Relaxed);
         // Given back when this goes, also when `work` panics.
         let mut borrowed = Borrowed { pool: self, reader: Some(reader) };

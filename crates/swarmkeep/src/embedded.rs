@@ -192,22 +192,36 @@ impl EmbeddedLog {
     /// # Errors
     /// What records.db says.
     pub fn verify_file(&self) -> Result<Vec<String>, Error> {
-        let damage = self.read_records(|records| records.verify_file()).map_err(damage::log)?;
+        // A large file takes longer to check than a snapshot may live otherwise; the write-ahead log grows meanwhile.
+        let damage = self.records.read_unhurried(|connection| RecordsReader::new(connection).verify_file());
+        let damage = damage.map_err(LogError::from).map_err(damage::log)?;
         Ok(damage.iter().map(ToString::to_string).collect())
     }
 
-    /// The sessions that records.db has. Blocks.
+    /// Returns when records.db has what the journal had when the store was opened.
+    pub async fn replayed(&self) {
+        let opened_at = self.opened_at;
+        self.progress.hurry();
+        // The sender lives as long as `self`.
+        let _ = self.progress.records.subscribe().wait_for(|reached| *reached >= opened_at).await;
+    }
+
+    /// The sessions that records.db has, those that are `wanted`. Blocks.
     ///
     /// # Errors
     /// What records.db says.
-    pub fn stored_sessions(&self) -> Result<Vec<SessionId>, Error> {
+    pub fn stored_sessions(
+        &self,
+        wanted: impl Fn(&swarmkeep_sqlite::StoredSession) -> bool,
+    ) -> Result<Vec<SessionId>, Error> {
         const PAGE: usize = 1_000;
         let mut all = Vec::new();
+        let mut after = None;
         loop {
-            let after = all.last().copied();
             let page = self.read_records(|records| records.sessions(after, PAGE)).map_err(damage::log)?;
+            after = page.last().map(|session| session.id);
             let last = page.len() < PAGE;
-            all.extend(page.into_iter().map(|session| session.id));
+            all.extend(page.iter().filter(|session| wanted(session)).map(|session| session.id));
             if last {
                 return Ok(all);
             }

@@ -79,7 +79,7 @@ impl Swarmkeep {
         // views before it is asked for.
         let mut sessions = engine.tabulated_sessions().await?;
         if let Some(embedded) = &engine.embedded {
-            match embedded.stored_sessions() {
+            match embedded.stored_sessions(|_| true) {
                 Ok(stored) => sessions.extend(stored),
                 Err(error) => report.findings.push(Finding { session: None, place: "store", what: error.to_string() }),
             }
@@ -109,7 +109,7 @@ struct Row {
 
 impl Engine {
     /// The sessions of which the views know.
-    async fn tabulated_sessions(&self) -> Result<BTreeSet<SessionId>, Error> {
+    pub(crate) async fn tabulated_sessions(&self) -> Result<BTreeSet<SessionId>, Error> {
         let not_before = self.embedded.as_ref().map(|embedded| embedded.opened_at());
         let mut sessions = BTreeSet::new();
         let mut cursor = None;

@@ -391,10 +391,9 @@ async fn a_session_without_its_row_is_damage_and_not_made_again() {
     assert_eq!(records.execute("DELETE FROM sessions WHERE id = ?1", [id.id().0]).unwrap(), 1);
     drop(records);
     let keep = open(folder.path(), &Arc::default()).await.unwrap();
-    for error in [
-        keep.get_session("small/more-1").await.map(drop).unwrap_err(),
-        keep.open_session("small/more-1").await.map(drop).unwrap_err(),
-    ] {
+    let found = keep.get_session("small/more-1").await.unwrap().expect("it is there, and damaged");
+    let opened = keep.open_session("small/more-1").await.unwrap();
+    for error in [found.state().await.unwrap_err(), opened.set_memory("again", 1).await.unwrap_err()] {
         assert_eq!(error.kind, ErrorKind::Corrupt, "{error:?}");
         assert!(error.to_string().contains(&id.id().to_string()), "{error}");
     }

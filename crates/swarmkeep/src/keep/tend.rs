@@ -8,10 +8,9 @@ use std::{
 };
 
 use swarmkeep_core::{
-    Actor, Error, SessionId,
+    Actor, Error, ErrorKind, SessionId,
     command::Command,
     limits,
-    query::{LIMIT_MAX, Of, Query},
     state::{EffectStatus, SessionStatus},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -115,49 +114,32 @@ async fn save_checkpoint(engine: Arc<Engine>, id: SessionId) {
 /// Reads every live session once: proves that it comes back, starts its clocks, marks what an earlier life left behind.
 async fn look_at_all(engine: Weak<Engine>) {
     let Some(begun_ms) = engine.upgrade().map(|engine| engine.clock.monotonic_ms()) else { return };
-    let mut cursor = None;
-    loop {
-        let Some(engine) = engine.upgrade() else { return };
-        if engine.is_closing() {
-            return;
-        }
-        let not_before = engine.embedded.as_ref().map(|embedded| embedded.opened_at());
-        let query = Query { limit: Some(LIMIT_MAX), cursor: cursor.take(), ..Query::of(Of::Sessions) };
-        let found = tokio::select! {
-            found = engine.log.find(query, not_before) => found,
-            // Views that do not come that far must not hold up the end.
+    let listed = match engine.upgrade() {
+        Some(engine) => tokio::select! {
+            listed = engine.sessions_to_look_at() => listed,
+            // A store that does not come that far must not hold up the end.
             () = engine.closing() => return,
-        };
-        let page = match found {
-            Ok(page) => page,
-            Err(error) => {
-                tracing::error!(error = %damage::log(error), "sessions could not be listed; looking at them on access only");
-                break;
-            }
-        };
-        for row in &page.rows {
-            if engine.is_closing() {
-                return;
-            }
-            #[derive(serde::Deserialize)]
-            struct Row {
-                session_id: SessionId,
-                status: String,
-            }
-            let Ok(row) = row.decode::<Row>() else { continue };
-            if matches!(row.status.as_str(), "closed" | "expired" | "quarantined") {
-                continue;
-            }
-            match engine.look_at(row.session_id).await {
-                Ok(replayed) => engine.count_checked(replayed),
-                Err(error) => engine.count_problem(row.session_id, &error),
-            }
-            tokio::task::yield_now().await;
+        },
+        None => return,
+    };
+    let sessions = listed.unwrap_or_else(|error| {
+        tracing::error!(%error, "sessions could not be listed; looking at them on access only");
+        if let Some(engine) = engine.upgrade()
+            && let Some(report) = &mut *engine.recovery.lock()
+        {
+            report
+                .damage
+                .push(format!("sessions could not be listed, each is looked at when it is asked for: {error}"));
         }
-        cursor = page.next;
-        if cursor.is_none() {
-            break;
+        Vec::new()
+    });
+    for session in sessions {
+        let Some(engine) = engine.upgrade().filter(|engine| !engine.is_closing()) else { return };
+        match engine.look_at(session).await {
+            Ok(replayed) => engine.count_checked(replayed),
+            Err(error) => engine.count_problem(session, &error),
         }
+        tokio::task::yield_now().await;
     }
     if let Some(engine) = engine.upgrade() {
         engine.finish_recovery(begun_ms).await;
@@ -166,6 +148,19 @@ async fn look_at_all(engine: Weak<Engine>) {
 }
 
 impl Engine {
+    /// Sessions that have not ended. By the store's own list, where there is one: the views may lack a session.
+    async fn sessions_to_look_at(&self) -> Result<Vec<SessionId>, Error> {
+        let Some(embedded) = self.embedded.clone() else {
+            return Ok(self.tabulated_sessions().await?.into_iter().collect());
+        };
+        embedded.replayed().await;
+        let listing = tokio::task::spawn_blocking(move || {
+            embedded
+                .stored_sessions(|session| !session.status.is_ended() && session.status != SessionStatus::Quarantined)
+        });
+        listing.await.map_err(|error| Error::new(ErrorKind::Unavailable, "listing was interrupted").caused_by(error))?
+    }
+
     /// Makes room before the next beat when the budget is tight.
     pub(super) fn sweep_soon(self: &Arc<Self>) {
         let engine = self.clone();
@@ -187,7 +182,7 @@ impl Engine {
         let state = match self.live(due.session, |live| live.published.clone()).await {
             Ok(state) => state,
             // Removed in the meantime: nothing is due any more.
-            Err(error) if error.kind == swarmkeep_core::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
         if state.info.status.is_ended() {
