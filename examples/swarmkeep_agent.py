@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """One file that makes a plain Python agent durable. Python 3.9 or newer, nothing to install: copy it.
 
-A first program. Kill it, kill the daemon, at any line; start it again: it goes on, and the mail is sent once.
+A first program. Kill it, kill the daemon, at any line; start it again: it goes on, and the mail is never sent twice (killed
+inside `smtp_send` nobody knows whether it was: then `OutcomeUnknown` is raised until you say so, `swarm.resolve`).
 
     from swarmkeep_agent import Swarm
 
@@ -167,6 +168,10 @@ _BY_CODE = {error.code: error for error in SwarmError.__subclasses__()}
 # ── request ids ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class StateFileInUse(RuntimeError):
+    """Another process counts its requests in this state file."""
+
+
 class RequestIds:
     """Makes `client:1`, `client:2`, …. With a file, numbers are reserved there (synced) before they are used, so a
     restarted process never uses one twice; a crash skips at most `RESERVE` of them, which the daemon allows."""
@@ -176,6 +181,7 @@ class RequestIds:
     def __init__(self, client=None, state_file=None):
         self._lock = threading.Lock()
         self._file = os.fspath(state_file) if state_file else None
+        self._held = _hold(self._file) if self._file else None
         kept = {}
         if self._file and os.path.exists(self._file):
             with open(self._file, encoding="utf-8") as file:
@@ -192,6 +198,27 @@ class RequestIds:
             number = self._next
             self._next += 1
             return f"{self.client}:{number}"
+
+    def close(self):
+        """Gives the state file free for another process; a process that ends does so by itself."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+
+def _hold(path):
+    """Keeps other processes from counting in the same file: two that do would answer each other's requests."""
+    try:
+        import fcntl
+    except ImportError:  # not POSIX: whoever starts two processes on one file is on their own
+        return None
+    handle = open(path + ".lock", "a", encoding="utf-8")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise StateFileInUse(f"{path} is used by another process: give each process a state file of its own") from None
+    return handle
 
 
 def _write_synced(path, text):
@@ -638,7 +665,13 @@ class Agent:
             self._thread = None
 
     def _beat(self, interval):
-        while not self._stop.wait(interval):
+        last = time.monotonic()
+        while not self._stop.wait(min(1.0, interval)):
+            with self._lock:
+                leases = [task.lease_ms / 3000 for task in self._tasks.values() if task.lease_ms]
+            if time.monotonic() - last < min([interval, *leases]):
+                continue
+            last = time.monotonic()
             try:
                 self.swarm.call("POST", f"agents/{_quote(self.id)}/heartbeat", {})
             except SwarmError:
@@ -783,6 +816,8 @@ class Task:
         self.agent, self.id, self.lease, self.reply = agent, id, lease, reply
         self.result, self.lost = None, threading.Event()
         self._row = row
+        claimed = (reply.outcome("claimed") if reply is not None else None) or (row or {}).get("lease") or {}
+        self.lease_ms = claimed.get("lease_ms")
         with agent._lock:
             agent._tasks[id] = self
 

@@ -16,7 +16,7 @@ import check  # noqa: E402
 import traces  # noqa: E402
 import worker  # noqa: E402
 from evidence import Acks, Lines, do_outside, outside_counts, read_lines  # noqa: E402
-from swarmkeep_agent import (Conflict, EffectFailed, OutcomeUnknown, RequestIds, Swarm, SwarmError,  # noqa: E402
+from swarmkeep_agent import (Conflict, EffectFailed, OutcomeUnknown, RequestIds, StateFileInUse, Swarm, SwarmError,  # noqa: E402
                              Unreachable)
 
 
@@ -187,7 +187,10 @@ class FilesTest(unittest.TestCase):
         used = set()
         for _ in range(5):
             ids = RequestIds(state_file=path)
+            with self.assertRaises(StateFileInUse):
+                RequestIds(state_file=path)
             fresh = {ids.next() for _ in range(RequestIds.RESERVE + 3)}
+            ids.close()
             self.assertFalse(fresh & used)
             used |= fresh
         self.assertEqual(len({id.rpartition(":")[0] for id in used}), 1)

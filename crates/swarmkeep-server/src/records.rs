@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use swarmkeep::{
-    Actor, Durability, Epoch, Event, Hash, Json, Record, RequestId, Seq,
+    Actor, Durability, Epoch, ErrorKind, Event, Hash, Json, Record, RequestId, Seq,
     core::{
         command::{Command, Outcome},
         limits,
@@ -161,20 +161,30 @@ async fn records(call: Call) -> Answer {
     let query: RecordsQuery = call.query()?;
     let limit = wire::page(query.limit, RECORDS_MAX)?;
     let session = call.session().await?;
-    // The head is read first: it is at or below what the reads see, never beyond.
-    let head = session.state().await?.head;
+    // The head is read first: it is at or below what the reads see, never beyond. Of a session that was set aside there is
+    // none; what comes before the damage is readable all the same, and the reads say where it begins.
+    let head = match session.state().await {
+        Ok(state) => Some(state.head),
+        Err(error) if error.kind == ErrorKind::Corrupt => None,
+        Err(error) => return Err(error.into()),
+    };
     let mut records: Vec<Record> = Vec::new();
     let mut after = Seq(query.after.unwrap_or(0));
     // Large records make a short page, never a large one; there is always at least one if there is one.
     for _ in 0..READS_PER_PAGE {
-        if records.len() >= limit || after >= head.seq {
+        if records.len() >= limit || head.is_some_and(|head| after >= head.seq) {
             break;
         }
-        let more = session.records(after, READ_BYTES).await?;
+        let more = match session.records(after, READ_BYTES).await {
+            // What was read is the answer; the next page has only the damage to tell of.
+            Err(error) if error.kind == ErrorKind::Corrupt && !records.is_empty() => break,
+            more => more?,
+        };
         let Some(last) = more.last() else { break };
         after = last.seq;
         records.extend(more.into_iter().take(limit - records.len()));
     }
+    let head = head.or_else(|| records.last().map(Record::head)).unwrap_or_default();
     json(&Page { records: records.iter().map(shown).collect::<Result<_, _>>()?, head }, Some(head.seq.0))
 }
 

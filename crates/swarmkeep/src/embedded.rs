@@ -93,6 +93,17 @@ pub struct Standing {
     pub trouble: Option<String>,
     /// Why views.db does not move, while that lasts.
     pub views_trouble: Option<String>,
+    /// Sessions set aside as damaged, each with what is wrong: they take no writes until somebody decides.
+    pub set_aside: Vec<SetAside>,
+}
+
+/// A session that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SetAside {
+    /// Which session.
+    pub session: Option<SessionId>,
+    /// What is wrong, and where.
+    pub what: String,
 }
 
 impl EmbeddedLog {
@@ -131,6 +142,12 @@ impl EmbeddedLog {
             views_position: *self.progress.views.borrow(),
             trouble: self.progress.trouble.lock().clone(),
             views_trouble: self.progress.views_trouble.lock().clone(),
+            set_aside: self
+                .lanes
+                .all_aside()
+                .into_iter()
+                .map(|damage| SetAside { session: damage.session, what: damage.to_string() })
+                .collect(),
         }
     }
 

@@ -16,7 +16,7 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Groups acknowledged but not yet applied to records.db, in bytes, before writers wait. Default 64 MiB; at least 4 MiB.
     pub unapplied_bytes: u64,
-    /// A session that has not been touched for this long is kept in RAM as its canonical bytes only. Default 2,000 ms.
+    /// A session that has not been touched for this long is kept in RAM as its canonical bytes only. Default 500 ms.
     pub pack_after_ms: u64,
 }
 
@@ -27,7 +27,7 @@ impl Default for Settings {
             readers: 4,
             segment_bytes: 8 << 20,
             unapplied_bytes: 64 << 20,
-            pack_after_ms: 2_000,
+            pack_after_ms: 500,
         }
     }
 }

@@ -67,7 +67,7 @@ pub(crate) const KNOWN: &[Known] = &[
         Kind::Bytes(4 * MIB, 1 << 40),
         "acknowledged but not yet applied, before writers wait",
     ),
-    known("pack_after", "2s", Kind::Time(0, 86_400_000), "a session untouched for this long is kept as bytes only"),
+    known("pack_after", "500ms", Kind::Time(0, 86_400_000), "a session untouched for this long is kept as bytes only"),
     known(
         "log",
         "info",

@@ -22,6 +22,7 @@ use crate::{
     error::{Refusal, RefusalCode},
     event::Event,
     id::EntityId,
+    json::Json,
     limits,
     state::{Effect, EffectClass, EffectOutcome, EffectStatus, State},
 };
@@ -63,9 +64,12 @@ pub(super) fn begin(state: &State, begin: &BeginEffect) -> Decision {
         room("effects", state.effects.len(), limits::EFFECTS)?;
         return run(1);
     };
-    if effect.class != begin.class || effect.request != begin.request {
+    // A repeat need not say again what is asked for; saying something else is another thing.
+    let another_request = begin.request != Json::null() && effect.request != begin.request;
+    if effect.class != begin.class || another_request {
+        let field = if another_request { "request" } else { "class" };
         let message = format!(
-            "effect `{id}` was begun as `{}` with another request or class: use another key for another thing",
+            "effect `{id}` was begun as `{}` with another {field}: repeat it with the same {field}; another thing needs another key",
             effect.class
         );
         return Err(Refusal::new(RefusalCode::RequestMismatch, message));

@@ -19,7 +19,10 @@ use swarmkeep_core::{
 use swarmkeep_sqlite::{ApplyBatch, Entry as Applied, NewBlob, RecordsDb, Source, SqliteError, ViewsDb, What};
 use tokio::sync::{oneshot, watch};
 
-use super::{lane::Lanes, quarantine::Quarantine};
+use super::{
+    lane::{Lanes, begins},
+    quarantine::Quarantine,
+};
 use crate::{
     blobs::BlobFiles,
     journal::{Entry, Frame, Journal},
@@ -238,8 +241,8 @@ impl Applier {
         true
     }
 
-    /// Applies a batch. A session whose records do not follow what records.db has of it is set aside with all it has in the
-    /// batch, and the others go on: one session's damage is not the store's.
+    /// Applies a batch. A session whose records do not follow what records.db has of it is set aside from there on, and the
+    /// others go on: one session's damage is not the store's.
     fn take_in(&mut self, batch: &mut ApplyBatch, saves_only: bool) -> Result<(), SqliteError> {
         self.keep_aside(batch)?;
         loop {
@@ -250,15 +253,19 @@ impl Applier {
                 Err(SqliteError::Damaged(damage)) => damage,
                 outcome => return outcome,
             };
-            let known: Vec<Damage> = damage
+            let news: Vec<Damage> = damage
                 .iter()
-                .filter(|damage| damage.session.is_some_and(|session| self.lanes.aside(session).is_none()))
+                .filter(|damage| {
+                    let known = damage.session.map(|session| self.lanes.aside(session));
+                    // Again, and further back than was thought: all the less of it is usable.
+                    known.is_some_and(|known| known.is_none_or(|known| begins(damage) < begins(&known)))
+                })
                 .cloned()
                 .collect();
-            if known.is_empty() {
+            if news.is_empty() {
                 return Err(SqliteError::Damaged(damage));
             }
-            for damage in known {
+            for damage in news {
                 tracing::error!(%damage, "a session is set aside; the others go on");
                 self.lanes.set_aside(damage);
             }
@@ -266,12 +273,16 @@ impl Applier {
         }
     }
 
-    /// Takes what belongs to sessions set aside out of a batch, into files in quarantine: nothing is deleted.
+    /// Takes what sessions set aside have beyond their damage out of a batch, into files in quarantine: nothing is deleted,
+    /// and what comes before the damage is applied.
     fn keep_aside(&self, batch: &mut ApplyBatch) -> Result<(), SqliteError> {
         let mut kept = Ok(());
-        batch.entries.retain(|entry| match self.lanes.aside(entry.session) {
-            None => true,
-            Some(_) => {
+        batch.entries.retain(|entry| match (self.lanes.aside(entry.session), &entry.what) {
+            (None, _) => true,
+            (Some(damage), What::Records { head, .. }) if head.seq.0 < begins(&damage) => true,
+            (Some(damage), What::Checkpoint(checkpoint)) => checkpoint.head.seq.0 < begins(&damage),
+            (Some(_), What::Observations(_) | What::Remove(_)) => true,
+            (Some(_), What::Records { .. }) => {
                 if kept.is_ok() {
                     kept = self.quarantine.keep(entry).map_err(|error| SqliteError::Io(error.to_string()));
                 }

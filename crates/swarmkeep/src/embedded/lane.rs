@@ -57,12 +57,22 @@ impl Lanes {
         }
     }
 
-    /// Takes nothing more of this session, and says why to whoever asks.
+    /// Takes nothing more of this session from where the damage begins, and says why to whoever asks. Of several places the
+    /// first counts.
     pub(super) fn set_aside(&self, damage: Damage) {
-        if let Some(session) = damage.session {
-            self.aside.lock().entry(session).or_insert(damage);
-            self.any_aside.store(true, Ordering::Release);
+        let Some(session) = damage.session else { return };
+        let mut aside = self.aside.lock();
+        if aside.get(&session).is_none_or(|known| begins(&damage) < begins(known)) {
+            aside.insert(session, damage);
         }
+        self.any_aside.store(true, Ordering::Release);
+    }
+
+    /// The sessions set aside, and why.
+    pub(super) fn all_aside(&self) -> Vec<Damage> {
+        let mut all: Vec<Damage> = self.aside.lock().values().cloned().collect();
+        all.sort_by_key(|damage| damage.session);
+        all
     }
 
     /// Why a session takes nothing.
@@ -153,6 +163,11 @@ impl Lanes {
         let lane = shard.get(&session)?;
         lane.tail.iter().flat_map(|group| &group.blobs).find(|blob| blob.id == id).cloned()
     }
+}
+
+/// The first seq that a damage leaves unusable.
+pub(super) fn begins(damage: &Damage) -> u64 {
+    damage.seqs.as_ref().map_or(0, |seqs| *seqs.start())
 }
 
 /// Records that only the journal and RAM have.

@@ -157,8 +157,12 @@ fn parts(store: &Value) -> Vec<Finding> {
         0 => findings.push(Finding::ok("copies", format!("{} of what is recent stand in the journal alone for now", moment::bytes(unapplied)))),
         ranges => findings.push(Finding::warn("copies", format!("{ranges} ranges exist in one copy only"), "let the daemon catch up, or make a backup")),
     }
-    if number(standing, "quarantined") > 0 {
-        findings.push(quarantine(usize::try_from(number(standing, "quarantined")).unwrap_or(1)));
+    for aside in standing.get("set_aside").and_then(Value::as_array).into_iter().flatten() {
+        findings.push(Finding::bad(
+            "set aside",
+            text(aside, "what").to_owned(),
+            "restore the folder from a copy, or see docs/recovery.md on frames that are lost; other sessions go on",
+        ));
     }
     findings
 }
