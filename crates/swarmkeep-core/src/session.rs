@@ -25,7 +25,7 @@ use crate::{
     log::{self, Blob},
     record::{self, Answer, Body, Record, RecordError},
     requests::{Done, Lookup},
-    state::{ApplyError, Head, SessionMetadata, State},
+    state::{ApplyError, EffectStatus, Head, SessionMetadata, State},
 };
 
 /// What a caller asks for.
@@ -175,6 +175,9 @@ impl Session {
         // Only a request that can be repeated has to be compared.
         let request_hash = request.id.as_ref().map_or(Hash::default(), |_| request.hash());
         if let Some(done) = self.repeated(request.id.as_ref(), request_hash, now_ms)? {
+            if let Some(done) = self.run_no_more(&request.commands, &done) {
+                return Ok(Staged::Repeated { done, durable_at: self.staged.head.seq });
+            }
             // What a fork inherited has higher seqs than the fork itself: it is as durable as the fork.
             let durable_at = done.last.min(self.staged.head.seq);
             return Ok(Staged::Repeated { done, durable_at });
@@ -204,6 +207,31 @@ impl Session {
             return Ok(Staged::Nothing { outcomes: draft.outcomes, head });
         }
         self.finish(draft, request.id, request_hash, request.blobs, circumstances)
+    }
+
+    /// A remembered answer that said `run`, when that was carried out or has come into doubt since: a repeat is told so, and
+    /// never to run again.
+    fn run_no_more(&self, commands: &[Command], done: &Done) -> Option<Done> {
+        let mut outcomes = done.outcomes.to_vec();
+        let mut changed = false;
+        for (command, outcome) in commands.iter().zip(&mut outcomes) {
+            let (Command::BeginEffect(begin), Outcome::Run { attempt }) = (command, &*outcome) else { continue };
+            let Some(effect) = self.staged.effects.get(&begin.effect) else { continue };
+            let now = match (effect.status, &effect.outcome) {
+                (EffectStatus::Finished, Some(recorded)) => Outcome::Recorded { outcome: recorded.clone() },
+                (EffectStatus::Begun, _) if effect.attempt == *attempt => continue,
+                _ => Outcome::Unknown {
+                    reason: effect.reason.clone().unwrap_or_else(|| "this attempt is over: begin again".into()),
+                },
+            };
+            *outcome = now;
+            changed = true;
+        }
+        changed.then(|| {
+            let mut done = done.clone();
+            done.outcomes = outcomes.into();
+            done
+        })
     }
 
     fn repeated(&self, id: Option<&RequestId>, hash: Hash, now_ms: u64) -> Result<Option<Done>, Refusal> {
@@ -393,6 +421,7 @@ pub fn fork(
     base: &State,
     blob: Blob,
     reason: Option<String>,
+    at: Option<Seq>,
     actor: &Actor,
     circumstances: Circumstances<'_>,
 ) -> Result<(Session, Group), Refusal> {
@@ -400,7 +429,7 @@ pub fn fork(
     if base.head.seq == Seq::ZERO {
         return Err(Refusal::invalid("there is nothing to fork before the first record"));
     }
-    let hash = hash_of(&(&new, base.info.id, base.head.seq));
+    let hash = fork_hash(&new, base.info.id, at);
     let mut session = Session::default();
     let mut draft = Draft::new(&session.staged, actor, circumstances.now_ms);
     let event = Event::SessionForked {
@@ -428,7 +457,7 @@ pub fn fork(
 
 /// What two forks under one request id must have in common (see [`NewSession::hash`]).
 #[must_use]
-pub fn fork_hash(new: &NewSession, from: SessionId, at: Seq) -> Hash {
+pub fn fork_hash(new: &NewSession, from: SessionId, at: Option<Seq>) -> Hash {
     hash_of(&(new, from, at))
 }
 

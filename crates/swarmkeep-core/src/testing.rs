@@ -425,7 +425,7 @@ impl History {
         let mut salts = || next_salt(&mut salt);
         let circumstances = Circumstances { epoch: Epoch(2), now_ms: self.now_ms, salts: &mut salts };
         let new = NewSession::new(SessionName::new("test", name).unwrap());
-        let (session, group) = session::fork(new, &base, blob.clone(), None, &actor(), circumstances).unwrap();
+        let (session, group) = session::fork(new, &base, blob.clone(), None, None, &actor(), circumstances).unwrap();
         let mut fork = Self {
             session,
             bytes: Vec::new(),

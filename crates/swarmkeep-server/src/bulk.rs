@@ -299,7 +299,10 @@ impl Bulk {
             durability: line.durability.or(self.durability),
             if_match: false,
         };
-        let request = envelope.request(&self.app, None, line.commands)?;
+        let mut request = envelope.request(&self.app, None, line.commands)?;
+        // Waited for here, before the line is polled: a line that waited by itself could be overtaken by the next.
+        session.room().await?;
+        request.has_room = true;
         Ok(Box::pin(async move { session.submit(request).await.map_err(Problem::from) }))
     }
 

@@ -46,6 +46,9 @@ pub struct Request {
     pub durability: Durability,
     /// Content that the commands refer to.
     pub blobs: Vec<Blob>,
+    /// The caller awaited [`Session::room`]: the request does not wait for room again, so that requests that are polled in
+    /// an order are decided in it. Too much waiting all the same is answered `retry`.
+    pub has_room: bool,
     /// With a rewind: the state it goes back to.
     pub(crate) base: Option<State>,
 }
@@ -67,6 +70,7 @@ impl Request {
             expected_seq: None,
             durability: Durability::Durable,
             blobs: Vec::new(),
+            has_room: false,
             base: None,
         }
     }
@@ -132,6 +136,14 @@ impl Session {
     /// written: repeat it with the same request id.
     pub async fn submit(&self, request: Request) -> Result<Reply, Error> {
         self.engine.submit(self.id, request).await
+    }
+
+    /// Back-pressure: returns when the store takes writes.
+    ///
+    /// # Errors
+    /// `retry` when it does not for a while.
+    pub async fn room(&self) -> Result<(), Error> {
+        self.engine.wait_for_room().await
     }
 
     /// The state, as it is durable: a snapshot that costs next to nothing and waits for no writer.

@@ -162,7 +162,13 @@ impl Watch {
 
     /// Puts a deadline off: there is a reason to believe in life.
     pub(crate) fn put_off(&self, due: &Due, length_ms: u64) {
-        self.start(due.session, due.about.clone(), due.number, length_ms.max(1));
+        let at_ms = self.clock.monotonic_ms().saturating_add(length_ms.max(1));
+        let mut timers = self.timers.lock();
+        // Meanwhile another lease or attempt may have begun: its time is its own.
+        if !timers.set.contains_key(&(due.session, due.about.clone())) {
+            let timer = Timer { at_ms, length_ms: length_ms.max(1), number: due.number };
+            timers.set(due.session, due.about.clone(), timer);
+        }
     }
 
     /// How long an effect still has, if it is being carried out.

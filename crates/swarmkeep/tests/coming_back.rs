@@ -267,3 +267,45 @@ async fn sixty_four_writers_lose_no_update() {
     assert_eq!(all, (2..=3201).collect::<Vec<u64>>());
     assert_eq!(session.state().await.unwrap().head.seq.0, 3201);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_begin_repeated_after_its_finish_is_not_told_to_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    let session = keep.open_session("s").await.unwrap();
+    let begin = || {
+        let begin = swarmkeep_core::command::BeginEffect {
+            effect: EntityId::new("pay").unwrap(),
+            class: Default::default(),
+            agent: None,
+            task: None,
+            instance: EntityId::new("cli").unwrap(),
+            request: Json::null(),
+            deadline_ms: None,
+        };
+        Request::of(Actor::new("c").unwrap(), Command::BeginEffect(begin)).id("cli-1".parse().unwrap())
+    };
+    let first = session.submit(begin()).await.unwrap();
+    assert_eq!(first.outcomes, [swarmkeep::Outcome::Run { attempt: 1 }]);
+    let lost_answer = session.submit(begin()).await.unwrap();
+    assert_eq!(lost_answer.outcomes, first.outcomes, "whoever did not get the answer may still run it");
+    let outcome = swarmkeep::EffectOutcome { ok: true, value: Json::encode(&7).unwrap() };
+    let finish = Command::FinishEffect { effect: EntityId::new("pay").unwrap(), attempt: 1, outcome: outcome.clone() };
+    session.submit(Request::of(Actor::new("c").unwrap(), finish)).await.unwrap();
+    let again = session.submit(begin()).await.unwrap();
+    assert!(again.repeated);
+    assert_eq!(again.outcomes, [swarmkeep::Outcome::Recorded { outcome }]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_repeated_after_the_original_moved_on_is_the_same_fork() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    let session = keep.open_session("s").await.unwrap();
+    session.set_memory("a", 1).await.unwrap();
+    let fork = || NewSession { request: Some("me:1".parse().unwrap()), ..NewSession::new("f".parse().unwrap()) };
+    session.fork(None, fork(), None, &Actor::system()).await.unwrap();
+    session.set_memory("a", 2).await.unwrap();
+    let again = session.fork(None, fork(), None, &Actor::system()).await.unwrap();
+    assert_eq!(again.memory("a").await.unwrap().unwrap().as_str(), "1");
+}

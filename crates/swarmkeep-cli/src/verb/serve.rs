@@ -1,6 +1,13 @@
 //! `swarmkeep serve`: the daemon. Holds the store, answers over HTTP and the control socket, and parks at its end.
 
-use std::{fs::File, io::IsTerminal, net::SocketAddr, os::fd::AsRawFd, path::PathBuf, time::Duration};
+use std::{
+    fs::File,
+    io::{IsTerminal, Write as _},
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Args;
 use serde_json::json;
@@ -59,7 +66,7 @@ impl Serve {
         }
         log_to_stderr(settings.text("log"));
         for note in &settings.notes {
-            eprintln!("swarmkeep: {note}");
+            let _ = writeln!(std::io::stderr(), "swarmkeep: {note}");
         }
         context.place.make()?;
         let signals = Signals::listen(self.while_input)?;
@@ -145,7 +152,12 @@ fn print_settings(context: &Context, settings: &Settings) -> Result<(), Failure>
 fn log_to_stderr(level: &str) {
     let filter = tracing_subscriber::EnvFilter::new(level);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    // A log that cannot be written (a full disk, a closed pipe) must not take down the thread that wanted to say so.
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .log_internal_errors(false);
     // Only a second subscriber of one process is refused.
     let _ = subscriber.try_init();
 }
@@ -256,7 +268,7 @@ async fn close(context: &Context, keep: Swarmkeep, signals: &Signals) -> Result<
     };
     tokio::select! {
         closed = keep.close() => closed.map_err(refused)?,
-        () = hurry => eprintln!("swarmkeep: stopped in a hurry: what the tables lack is in the journal, and is applied at the next start"),
+        () = hurry => { let _ = writeln!(std::io::stderr(), "swarmkeep: stopped in a hurry: what the tables lack is in the journal, and is applied at the next start"); }
     }
     if !context.json {
         say!("  parked");

@@ -89,11 +89,12 @@ impl Progress {
     /// From the journal's commit thread: quick, and never waits for anything but this lock.
     pub(super) fn hand_over(&self, frame: Arc<Frame>) {
         let bytes = frame.bytes;
+        // Counted before it can be applied: what is taken off must have been put on.
+        self.unapplied.send_modify(|unapplied| *unapplied += bytes);
         let mut inbox = self.inbox.lock();
         inbox.bytes += bytes;
         inbox.frames.push_back(frame);
         drop(inbox);
-        self.unapplied.send_modify(|unapplied| *unapplied += bytes);
         self.came.notify_one();
     }
 

@@ -42,11 +42,11 @@ impl Engine {
             None => self.live(from, |live| live.published.clone()).await?,
         };
         let (id, request) = (new.name.id(), new.request.clone());
-        let hash = pure::fork_hash(&new, from, origin.head.seq);
+        let hash = pure::fork_hash(&new, from, at);
         let base = forked_base(&origin);
         let blob = Blob::new(pack_base(&base)?);
         self.begin(id, request, hash, |circumstances| {
-            pure::fork(new.clone(), &base, blob.clone(), reason.clone(), actor, circumstances)
+            pure::fork(new.clone(), &base, blob.clone(), reason.clone(), at, actor, circumstances)
         })
         .await?;
         // Its own full checkpoint: from here on it needs nothing of the original.

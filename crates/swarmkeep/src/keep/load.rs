@@ -115,7 +115,13 @@ impl Engine {
                 });
             }
         };
-        let (state, loaded, tail_bytes) = self.fold(id, grant.head.seq).await?;
+        let (state, loaded, tail_bytes) = match self.fold(id, grant.head.seq).await {
+            Ok(folded) => folded,
+            Err(error) => {
+                self.residency.forget(slot);
+                return Err(error);
+            }
+        };
         if state.head.hash != grant.head.hash {
             return Err(Error::new(
                 ErrorKind::Corrupt,

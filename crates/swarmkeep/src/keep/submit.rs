@@ -1,7 +1,9 @@
 //! The way of a request: room, staged under the session's lock, sent, waited for, published.
 
 use std::{
+    future::Future,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -39,7 +41,7 @@ enum Step {
 
 impl Engine {
     /// Back-pressure, before anything is staged.
-    pub(super) async fn wait_for_room(&self) -> Result<(), Error> {
+    pub(crate) async fn wait_for_room(&self) -> Result<(), Error> {
         match self.log.room() {
             None => Ok(()),
             Some(room) => room.await.map_err(damage::log),
@@ -48,12 +50,14 @@ impl Engine {
 
     pub(crate) async fn submit(self: &Arc<Self>, id: SessionId, request: Request) -> Result<Reply, Error> {
         check_size(&request)?;
-        let Request { id: request_id, actor, commands, expected_seq, durability, blobs, base } = request;
+        let Request { id: request_id, actor, commands, expected_seq, durability, blobs, mut has_room, base } = request;
         let asked = pure::Request { id: request_id, actor, commands, expected_seq, blobs, base };
         let mut restaged = 0;
         loop {
             self.check_open()?;
-            self.wait_for_room().await?;
+            if !std::mem::take(&mut has_room) {
+                self.wait_for_room().await?;
+            }
             let slot = self.residency.place(id);
             let step = match self.look(&slot, |live| self.step(live, &asked, durability)) {
                 Look::Live(step) => step?,
@@ -74,11 +78,14 @@ impl Engine {
                         group: Some(group),
                         left: false,
                     };
-                    if durability == Durability::Relaxed {
-                        // Dropping it lets it go on by itself.
-                        return Ok(reply);
-                    }
-                    match settling.settle().await {
+                    let settled = if durability == Durability::Relaxed {
+                        // What the log refuses at once is refused; else dropping it lets it go on by itself.
+                        let Some(settled) = settling.settled_at_once() else { return Ok(reply) };
+                        settled
+                    } else {
+                        settling.settle().await
+                    };
+                    match settled {
                         Ok(commit) => return Ok(Reply { position: commit.position, ..reply }),
                         // It was staged upon a group that the log did not take, or on a state without one that is still
                         // in flight. Nothing was written: it is decided again upon what is there.
@@ -261,6 +268,15 @@ struct Settling {
 }
 
 impl Settling {
+    /// What it came to, if that is known without waiting.
+    fn settled_at_once(&mut self) -> Option<Result<Commit, LogError>> {
+        let settling = std::pin::pin!(self.settle());
+        match settling.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(settled) => Some(settled),
+            Poll::Pending => None,
+        }
+    }
+
     async fn settle(&mut self) -> Result<Commit, LogError> {
         let Some(group) = &mut self.group else { return Err(LogError::Unknown("settled already".into())) };
         let settled = group.await;

@@ -240,7 +240,7 @@ impl Engine {
 
     /// Folds a session without keeping it; what needs settling is settled.
     async fn look_at(self: &Arc<Self>, id: SessionId) -> Result<u64, Error> {
-        if self.residency.get(id).is_some() {
+        if self.residency.get(id).is_some_and(|slot| matches!(*slot.phase.lock(), Phase::Live(_) | Phase::Packed(_))) {
             // Somebody asked for it already; it was looked at on the way in.
             return Ok(0);
         }
