@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use swarmkeep::{Command, Request, Settings};
+use swarmkeep::Settings;
 
 use super::{
     Figure, Plan, Scratch,
     figure::resident_bytes,
-    scratch::{actor, broke_off, json, sessions},
+    scratch::{sessions, two_kib_each},
 };
 use crate::{failure::Failure, moment, verb::serve::refused};
 
@@ -17,28 +17,7 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     keep.wait_ready().await;
     let idle = resident_bytes(None).saturating_sub(before);
     let all = sessions(&keep, plan.many).await?;
-    let mut tasks = tokio::task::JoinSet::new();
-    for part in all.chunks(all.len().div_ceil(64).max(1)) {
-        let part = part.to_vec();
-        tasks.spawn(async move {
-            let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
-            let value = json(&format!("\"{}\"", "x".repeat(1_500)))?;
-            for session in part {
-                let set = Command::SetMemory {
-                    scope: id("shared")?,
-                    key: id("k")?,
-                    value: value.clone(),
-                    if_version: None,
-                    ttl_ms: None,
-                };
-                session.submit(Request::of(actor(), set)).await.map_err(refused)?;
-            }
-            Ok::<_, Failure>(())
-        });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended.map_err(broke_off)??;
-    }
+    two_kib_each(&all).await?;
     let mut json = 0u64;
     for session in &all {
         json += session.canonical().await.map_err(refused)?.1.len() as u64;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use swarmkeep::{Command, Request, Settings, Swarmkeep};
+use swarmkeep::{Settings, Swarmkeep};
 use tokio::time::{Instant, sleep};
 
 use super::{
     Figure, Plan, Scratch,
     daemon::Daemon,
-    scratch::{actor, broke_off, json, sessions},
+    scratch::{broke_off, sessions, two_kib_each},
     sqlite,
 };
 use crate::{
@@ -53,27 +53,6 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
 async fn fill(store: &std::path::Path, many: usize) -> Result<(), Failure> {
     let keep = Swarmkeep::open_with(store.to_string_lossy(), Settings::default()).await.map_err(refused)?;
     let all = sessions(&keep, many).await?;
-    let mut tasks = tokio::task::JoinSet::new();
-    for part in all.chunks(all.len().div_ceil(64).max(1)) {
-        let part = part.to_vec();
-        tasks.spawn(async move {
-            let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
-            let value = json(&format!("\"{}\"", "x".repeat(1_500)))?;
-            for session in part {
-                let set = Command::SetMemory {
-                    scope: id("shared")?,
-                    key: id("k")?,
-                    value: value.clone(),
-                    if_version: None,
-                    ttl_ms: None,
-                };
-                session.submit(Request::of(actor(), set)).await.map_err(refused)?;
-            }
-            Ok::<_, Failure>(())
-        });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended.map_err(broke_off)??;
-    }
+    two_kib_each(&all).await?;
     keep.close().await.map_err(refused)
 }

@@ -88,6 +88,33 @@ pub(crate) async fn sessions(keep: &Swarmkeep, count: usize) -> Result<Vec<Sessi
     Ok(all)
 }
 
+/// Gives each session a state of about 2 KiB, many at once.
+pub(crate) async fn two_kib_each(all: &[Session]) -> Result<(), Failure> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for part in all.chunks(all.len().div_ceil(64).max(1)) {
+        let part = part.to_vec();
+        tasks.spawn(async move {
+            let id = |text: &str| text.parse::<swarmkeep::EntityId>().map_err(|refusal| refused(refusal.into()));
+            let value = json(&format!("\"{}\"", "x".repeat(1_500)))?;
+            for session in part {
+                let set = Command::SetMemory {
+                    scope: id("shared")?,
+                    key: id("k")?,
+                    value: value.clone(),
+                    if_version: None,
+                    ttl_ms: None,
+                };
+                session.submit(Request::of(actor(), set)).await.map_err(refused)?;
+            }
+            Ok::<_, Failure>(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(broke_off)??;
+    }
+    Ok(())
+}
+
 /// A task that did not come to its end.
 pub(crate) fn broke_off(error: tokio::task::JoinError) -> Failure {
     Failure::refused("broke_off", format!("a measurement broke off: {error}"), "please report it")
