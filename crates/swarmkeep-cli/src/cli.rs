@@ -71,6 +71,8 @@ impl Write {
 pub(crate) enum Verb {
     /// The daemon: holds the store, answers over HTTP and the control socket
     Serve(verb::serve::Serve),
+    /// Stop the store's daemon: it parks, and this waits until it has ended
+    Stop(verb::stop::Stop),
     /// 30 seconds: a small swarm at work, its daemon killed with -9 again and again; then what was lost
     Demo(verb::demo::Demo),
     /// Sessions: create, open, ls, show, state, history, fork, diff, rewind, checkpoint, pause, resume, park, close
@@ -118,6 +120,7 @@ impl Verb {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
         match self {
             Self::Serve(verb) => verb.run(context).await,
+            Self::Stop(verb) => verb.run(context).await,
             Self::Demo(verb) => verb.run(context).await,
             Self::Session(verb) => verb.run(context).await,
             Self::Agent(verb) => verb.run(context).await,

@@ -32,6 +32,8 @@ pub(crate) struct Context {
     /// The id of the request that this call makes; one is drawn where none is given.
     pub(crate) request: Option<String>,
     pub(crate) actor: Option<String>,
+    /// The verb may make a store where there is none.
+    pub(crate) may_make_store: bool,
     pub(crate) paint: Paint,
     client: Option<Client>,
 }
@@ -47,6 +49,7 @@ impl Context {
             no_start: false,
             request: None,
             actor: None,
+            may_make_store: false,
             paint,
             client: None,
         }
@@ -74,12 +77,26 @@ impl Context {
             };
         }
         let log_bytes = self.settings(&[])?.number("max_log_size");
-        daemon::reach(&self.place, Start { allowed: !self.no_start, config: self.config.as_deref(), log_bytes }).await
+        let start =
+            Start { allowed: !self.no_start, may_make: self.may_make_store, config: self.config.as_deref(), log_bytes };
+        daemon::reach(&self.place, start).await
     }
 
     /// A connection of its own, for an answer that is read as it comes.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
         self.reach().await
+    }
+
+    /// A connection of its own to a daemon that runs; none is started.
+    pub(crate) async fn connect_if_running(&self) -> std::io::Result<Client> {
+        match &self.url {
+            Some(endpoint) => {
+                let mut client = Client::new(endpoint.clone());
+                client.connect().await?;
+                Ok(client)
+            }
+            None => daemon::find(&self.place).await,
+        }
     }
 
     /// Reads.

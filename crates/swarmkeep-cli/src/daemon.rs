@@ -20,6 +20,7 @@ use crate::{
     failure::{Exit, Failure},
     moment,
     place::Place,
+    served::Served,
 };
 
 /// A daemon that does not answer after this long is not waited for.
@@ -34,16 +35,29 @@ const TAIL_LINES: usize = 12;
 pub(crate) struct Start<'a> {
     /// Whether it may be started.
     pub(crate) allowed: bool,
+    /// Whether a store may be made where none is.
+    pub(crate) may_make: bool,
     /// The settings file that the caller named.
     pub(crate) config: Option<&'a Path>,
     /// `daemon.log` is set aside when it is larger than this, in bytes.
     pub(crate) log_bytes: u64,
 }
 
+/// A connection to the store's daemon, if it answers.
+pub(crate) async fn find(place: &Place) -> std::io::Result<Client> {
+    let mut client = Client::new(Endpoint::Socket(place.socket()));
+    client.connect().await?;
+    Ok(client)
+}
+
 /// A connection to the store's daemon, which is started if it has to be.
 pub(crate) async fn reach(place: &Place, start: Start<'_>) -> Result<Client, Failure> {
     let mut client = Client::new(Endpoint::Socket(place.socket()));
     let Err(error) = client.connect().await else { return Ok(client) };
+    let is_new = !place.is_a_store();
+    if is_new && !start.may_make {
+        place.must_be_a_store()?;
+    }
     if !start.allowed {
         return Err(nobody(place, &error));
     }
@@ -60,6 +74,9 @@ pub(crate) async fn reach(place: &Place, start: Start<'_>) -> Result<Client, Fai
             child = Some(spawn(place, start).map_err(|error| cannot_start(place, &error))?);
         }
         if client.connect().await.is_ok() {
+            if let Some(started) = &child {
+                started.tell(place, is_new);
+            }
             return Ok(client);
         }
         if let Some(started) = &mut child
@@ -86,6 +103,19 @@ struct Started {
 }
 
 impl Started {
+    /// Once, for people: it stays when this verb is over.
+    fn tell(&self, place: &Place, is_new: bool) {
+        let served = Served::read(place);
+        let made = if is_new { format!("made a new store in {}, and ", place.dir.display()) } else { String::new() };
+        let at: Vec<String> = served.addresses.iter().map(|address| format!(", http://{address}")).collect();
+        eprintln!(
+            "swarmkeep: {made}started its daemon in the background (process {}{}); `{} stop` ends it",
+            self.child.id(),
+            at.concat(),
+            place.program()
+        );
+    }
+
     fn died(&self, place: &Place, how: &str) -> Failure {
         let mut failure = Failure::unavailable(
             format!("the daemon of {} {how}", place.dir.display()),
@@ -126,7 +156,7 @@ fn nobody(place: &Place, error: &std::io::Error) -> Failure {
         ),
         _ => Failure::unavailable(
             format!("no daemon answers for {}", place.dir.display()),
-            format!("start one: swarmkeep serve --store {}", place.dir.display()),
+            format!("start one: {} serve", place.program()),
         ),
     }
 }

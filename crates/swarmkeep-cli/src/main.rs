@@ -15,6 +15,7 @@ mod moment;
 mod paint;
 mod place;
 mod say;
+mod served;
 mod settings;
 mod table;
 mod verb;

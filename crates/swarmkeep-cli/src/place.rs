@@ -48,6 +48,42 @@ impl Place {
         Ok(Self { dir, said_by })
     }
 
+    /// Whether a store is there. A folder with nothing but settings in it is none yet.
+    pub(crate) fn is_a_store(&self) -> bool {
+        self.dir.join("records.db").exists() || self.dir.join("journal").exists()
+    }
+
+    /// Refuses where there is no store: a name that was mistyped must not become a new one.
+    pub(crate) fn must_be_a_store(&self) -> Result<(), Failure> {
+        if self.is_a_store() {
+            return Ok(());
+        }
+        let option = match self.said_by {
+            "--store" => format!(" --store {}", self.shown()),
+            _ => String::new(),
+        };
+        Err(Failure::refused(
+            "no_store",
+            format!("there is no store in {} ({})", self.dir.display(), self.said_by),
+            format!(
+                "is the folder spelled right? to make a store there: swarmkeep serve{option}, or swarmkeep session create NAME{option}"
+            ),
+        ))
+    }
+
+    /// The folder, to be pasted into a shell: with `~` for the home folder, and quotes where they are needed.
+    pub(crate) fn shown(&self) -> String {
+        shown(&self.dir)
+    }
+
+    /// `swarmkeep`, with what makes it mean this store when it is pasted.
+    pub(crate) fn program(&self) -> String {
+        match self.said_by {
+            "--store" => format!("swarmkeep --store {}", self.shown()),
+            _ => "swarmkeep".to_owned(),
+        }
+    }
+
     /// Makes the folder, for its owner alone.
     pub(crate) fn make(&self) -> Result<(), Failure> {
         make_private(&self.dir)
@@ -69,6 +105,18 @@ impl Place {
     pub(crate) fn lock_hint(&self) -> Option<LockHint> {
         let text = fs::read_to_string(self.dir.join("lock")).ok()?;
         serde_json::from_str(text.trim_end_matches(['\0', '\n', ' '])).ok()
+    }
+}
+
+/// A path, to be pasted into a shell.
+pub(crate) fn shown(path: &Path) -> String {
+    let text = path.display().to_string();
+    let home = std::env::var("HOME").unwrap_or_default();
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
+    match text.strip_prefix(&home).filter(|_| home.len() > 1) {
+        Some(rest) if rest.starts_with('/') && plain(rest) => format!("~{rest}"),
+        _ if plain(&text) => text,
+        _ => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod migrate;
 pub(crate) mod recover;
 pub(crate) mod serve;
 pub(crate) mod session;
+pub(crate) mod stop;
 pub(crate) mod task;
 pub(crate) mod verify;
 

@@ -84,6 +84,9 @@ fn after_kill_9_everything_acknowledged_is_there() {
 fn nothing_is_started_where_that_is_forbidden() {
     let store = Store::new();
     let refused = store.run(&["session", "ls", "--no-start", "--json"]);
+    assert_eq!((refused.code, refused.json()["error"]["code"].as_str()), (1, Some("no_store")), "{refused:?}");
+    assert!(!store.dir().exists());
+    let refused = store.run(&["session", "create", "work", "--no-start", "--json"]);
     assert_eq!((refused.code, refused.json()["error"]["exit"].as_u64()), (3, Some(3)), "{refused:?}");
     assert!(refused.err.contains("next:") && refused.err.contains("swarmkeep serve"));
     assert!(!store.dir().exists());
@@ -113,4 +116,94 @@ fn over_tcp_with_a_token() {
     ended(store.command(&["session", "ls", "--url", &url]).env("SWARMKEEP_TOKEN", token)).ok();
     daemon.kill().unwrap();
     daemon.wait().unwrap();
+}
+
+fn address(said: &serde_json::Value) -> std::net::SocketAddr {
+    said["addresses"][0].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_next_daemon_answers_where_the_last_one_did() {
+    let store = Store::new();
+    let (mut first, said) = store.serve(&[]);
+    let at = address(&said);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    // A verb that only reads starts one in the background: clients that know the address find it.
+    let started = store.run(&["session", "ls"]).ok();
+    assert!(started.err.contains(&at.to_string()) && started.err.contains("swarmkeep stop"), "{started:?}");
+    std::net::TcpStream::connect(at).unwrap();
+    // Whoever supervises the store starts his own again: told what is in the way, or let in.
+    let listen = at.to_string();
+    let refused = store.run(&["serve", "--listen", &listen]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.err.contains("in the background") && refused.err.contains("--take-over"), "{refused:?}");
+    let (mut taken_over, said) = store.serve(&["--listen", &listen, "--take-over"]);
+    assert_eq!((address(&said), &said["recovery"]["clean"]), (at, &true.into()), "the other one parked: {said}");
+    let refused = store.run(&["serve", "--listen", "127.0.0.1:0", "--take-over"]);
+    assert_eq!(refused.code, 3, "nobody takes over from one that somebody runs: {refused:?}");
+    store.run(&["stop"]).ok();
+    assert!(taken_over.wait().unwrap().success());
+}
+
+#[test]
+fn stop_parks_and_waits_for_the_end() {
+    let store = Store::new();
+    assert_eq!(store.run(&["stop", "--json"]).json()["error"]["code"], "no_store");
+    let (mut daemon, said) = store.serve(&[]);
+    store.run(&["session", "create", "work"]).ok();
+    let over_tcp = store.run(&["stop", "--url", said["addresses"][0].as_str().unwrap()]);
+    assert_eq!(over_tcp.code, 2, "{over_tcp:?}");
+    let stopped = store.run(&["stop", "--json"]).ok().json();
+    assert_eq!((&stopped["stopped"], &stopped["pid"]), (&true.into(), &said["pid"]), "{stopped}");
+    // Nobody holds the store any more: what needs it for itself gets it at once.
+    assert_eq!(store.run(&["recover", "--dry-run", "--json"]).ok().json()["clean"], true);
+    assert!(daemon.wait().unwrap().success());
+    assert_eq!(store.run(&["stop", "--json"]).ok().json()["stopped"], false);
+}
+
+#[test]
+fn a_background_daemon_does_not_go_on_without_the_token() {
+    let store = Store::new();
+    let (mut daemon, said) = store.serve(&["--set", "token=0123456789abcdef0123"]);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    for _ in 0..2 {
+        store.run(&["session", "ls"]).ok();
+        assert!(std::net::TcpStream::connect(address(&said)).is_err());
+        let lock: serde_json::Value = serde_json::from_slice(&fs::read(store.dir().join("lock")).unwrap()).unwrap();
+        assert!(lock["address"].as_str().is_none_or(str::is_empty), "{lock}");
+        store.run(&["stop"]).ok();
+    }
+}
+
+#[test]
+fn a_folder_that_was_mistyped_does_not_become_a_store() {
+    let store = Store::new();
+    let wrong = store.path("wrnog");
+    let wrong = wrong.to_str().unwrap();
+    for args in [
+        vec!["session", "ls"],
+        vec!["task", "create", "work", "x"],
+        vec!["verify"],
+        vec!["recover", "--full"],
+        vec!["recover", "--dry-run"],
+        vec!["migrate", "up"],
+        vec!["migrate", "views", "down"],
+        vec!["demo", "--check"],
+    ] {
+        let mut args = args.clone();
+        args.extend(["--json", "--store", wrong]);
+        let refused = store.run(&args);
+        assert_eq!((refused.code, refused.json()["error"]["code"].as_str()), (1, Some("no_store")), "{refused:?}");
+        assert!(refused.err.contains(wrong) && refused.err.contains("swarmkeep serve --store"), "{refused:?}");
+        assert!(!std::path::Path::new(wrong).exists(), "{args:?}");
+    }
+    let made = store.run(&["session", "create", "work"]).ok();
+    assert!(made.err.contains("made a new store in"), "{made:?}");
+    assert!(!store.run(&["session", "open", "work"]).ok().err.contains("new store"));
+    let other = Store::new();
+    let mut serve = other.command(&["serve", "--listen", "127.0.0.1:0", "--while-input"]);
+    let served = ended(&mut serve).ok();
+    assert!(served.err.contains("made a new store in"), "{served:?}");
 }

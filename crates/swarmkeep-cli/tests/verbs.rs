@@ -171,6 +171,35 @@ fn history_follows_and_comes_back_after_a_kill() {
 }
 
 #[test]
+fn following_waits_for_a_daemon_and_starts_none() {
+    let store = Store::new();
+    let (mut daemon, said) = store.serve(&[]);
+    store.run(&["session", "create", "work"]).ok();
+    let mut following = store
+        .command(&["session", "history", "work", "--follow", "--limit", "2", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let mut said_aside = BufReader::new(following.stderr.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap()["seq"].as_u64().unwrap();
+    assert_eq!(next(), 1);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert!(said_aside.next().unwrap().unwrap().contains("waiting"));
+    assert_eq!(store.run(&["session", "ls", "--no-start"]).code, 3, "it started one");
+    let at = said["addresses"][0].as_str().unwrap().strip_prefix("http://").unwrap();
+    let (mut again, _) = store.serve(&["--listen", at]);
+    store.run(&["memory", "set", "work", "a", "1"]).ok();
+    assert_eq!(next(), 2);
+    assert!(following.wait().unwrap().success());
+    assert!(said_aside.next().is_none(), "said once");
+    again.kill().unwrap();
+    again.wait().unwrap();
+}
+
+#[test]
 fn looking_after_a_store() {
     let store = Store::new();
     store.run(&["session", "create", "work"]).ok();

@@ -31,6 +31,7 @@ struct Shared {
     feeds: AtomicUsize,
     sockets: AtomicUsize,
     closing: watch::Sender<bool>,
+    stop_asked: watch::Sender<bool>,
     counts: Mutex<Option<(Instant, TaskCounts)>>,
 }
 
@@ -46,6 +47,7 @@ impl App {
             feeds: AtomicUsize::new(0),
             sockets: AtomicUsize::new(0),
             closing: watch::Sender::new(false),
+            stop_asked: watch::Sender::new(false),
             counts: Mutex::new(None),
         }))
     }
@@ -112,6 +114,17 @@ impl App {
         let _ = self.0.closing.subscribe().wait_for(|closing| *closing).await;
     }
 
+    /// Asks the server to end, as a signal does.
+    pub(crate) fn ask_to_stop(&self) {
+        self.0.stop_asked.send_replace(true);
+    }
+
+    /// Resolves when a request asked for the end.
+    pub(crate) async fn stop_asked(&self) {
+        // As above.
+        let _ = self.0.stop_asked.subscribe().wait_for(|asked| *asked).await;
+    }
+
     /// Counts a feed for as long as the value lives.
     pub(crate) fn count_feed(&self, is_socket: bool) -> Result<FeedCount, Problem> {
         let most = self.0.settings.feeds;
@@ -132,6 +145,10 @@ impl App {
         (self.0.feeds.load(Ordering::Relaxed), self.0.sockets.load(Ordering::Relaxed))
     }
 }
+
+/// Marks a request that came through the control socket: whoever may open that is trusted with the daemon itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Local;
 
 /// An open feed.
 pub(crate) struct FeedCount {

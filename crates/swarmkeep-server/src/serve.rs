@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body, http::Request};
+use axum::{Extension, Router, body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -26,7 +26,11 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt};
 
-use crate::{app::App, guard::Guard, settings::ServerSettings};
+use crate::{
+    app::{App, Local},
+    guard::Guard,
+    settings::ServerSettings,
+};
 
 /// A connection that sends no request head for this long is closed.
 const HEAD_TIME: Duration = Duration::from_secs(60);
@@ -93,7 +97,7 @@ impl Server {
         self.listeners.iter().map(|(_, address)| *address).collect()
     }
 
-    /// Answers until `shutdown` resolves; then stops accepting, ends feeds with an event or frame that carries their token,
+    /// Answers until `shutdown` resolves, or somebody asks for the end through the control socket; then stops accepting, ends feeds with an event or frame that carries their token,
     /// waits for requests in flight for at most [`ServerSettings::drain`], and returns. The store stays open: closing it is
     /// its owner's business.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
@@ -117,9 +121,13 @@ impl Server {
             let (room, stopping) = (room.clone(), stopping.clone());
             // The CLI must get in even when every connection over TCP is taken.
             let room = if settings.listen.is_empty() { room } else { Arc::new(Semaphore::new(64)) };
+            let api = api.layer(Extension(Local));
             loops.spawn(accept(room, stopping, api, async move || Ok(listener.accept().await?.0)));
         }
-        shutdown.await;
+        tokio::select! {
+            () = shutdown => {}
+            () = app.stop_asked() => {}
+        }
         stop.send_replace(true);
         app.close();
         if let Some((path, identity)) = leftover

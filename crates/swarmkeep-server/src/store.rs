@@ -5,8 +5,9 @@ use swarmkeep::{Health, RecoveryReport, SessionName};
 
 use crate::{
     api::{Api, Content, Op},
+    app::Local,
     problem::Problem,
-    wire::{Answer, Call, json},
+    wire::{Answer, Call, Nothing, json},
 };
 
 /// Reports in one answer.
@@ -28,6 +29,15 @@ pub(crate) fn routes(api: Api) -> Api {
                 Content::Json("VerifyReport"),
             )
             .body("Verify"),
+        )
+        .post(
+            "/v1/stop",
+            stop,
+            Op::read(
+                "stop",
+                "End the daemon as SIGTERM does: it parks and seals. Through the control socket only; 403 over TCP",
+                Content::Json("Stopping"),
+            ),
         )
 }
 
@@ -93,4 +103,21 @@ async fn verify(mut call: Call) -> Answer {
         None => None,
     };
     json(&call.app.keep().verify(session, |_| {}).await?, None)
+}
+
+#[derive(Debug, Serialize)]
+struct Stopping {
+    stopping: bool,
+    pid: u32,
+}
+
+/// Whoever reaches the daemon over TCP may do everything in the store, but not take the store away from everybody else.
+async fn stop(mut call: Call) -> Answer {
+    let Nothing {} = call.json().await?;
+    if call.parts.extensions.get::<Local>().is_none() {
+        return Err(Problem::new("forbidden", "a daemon is stopped through the control socket in its store's folder")
+            .hint("on its machine: swarmkeep stop --store DIR, or send it SIGTERM"));
+    }
+    call.app.ask_to_stop();
+    json(&Stopping { stopping: true, pid: std::process::id() }, None)
 }

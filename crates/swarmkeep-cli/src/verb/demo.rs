@@ -15,6 +15,7 @@ use crate::{
     failure::{Exit, Failure},
     moment,
     paint::Paint,
+    place,
     say::say,
 };
 
@@ -177,7 +178,7 @@ fn summary(paint: Paint, folder: &Folder, verdict: &Verdict, ran: &Ran) {
         say!("  {side}  {painted}{room}  {side}", side = paint.dim("│"));
     }
     say!("  {}\n", edge("╰", "╯"));
-    let store = short(&folder.store);
+    let store = place::shown(&folder.store);
     say!("  The store stays: {store}");
     say!("  {}", paint.bold("What now?"));
     let next = [
@@ -190,16 +191,4 @@ fn summary(paint: Paint, folder: &Folder, verdict: &Verdict, ran: &Ran) {
     }
     say!("    {:<14}  then, with a copy of examples/swarmkeep_agent.py:", "");
     say!("    {:<14}  Swarm(\"http://127.0.0.1:7420\", \"{SESSION}\")\n", "");
-}
-
-/// With `~` for the home folder, and quotes where a shell needs them.
-fn short(path: &std::path::Path) -> String {
-    let text = path.display().to_string();
-    let home = std::env::var("HOME").unwrap_or_default();
-    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
-    match text.strip_prefix(&home).filter(|_| home.len() > 1) {
-        Some(rest) if rest.starts_with('/') && plain(rest) => format!("~{rest}"),
-        _ if plain(&text) => text,
-        _ => format!("'{}'", text.replace('\'', "'\\''")),
-    }
 }

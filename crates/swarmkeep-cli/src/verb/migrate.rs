@@ -45,6 +45,7 @@ pub(crate) enum Views {
 
 impl Verb {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
+        context.place.must_be_a_store()?;
         match self {
             Self::Status => status(context),
             Self::Up { dry_run } => up(context, dry_run).await,

@@ -92,7 +92,7 @@ pub(super) fn held(context: &Context) -> Failure {
     let pid = context.place.lock_hint().and_then(|hint| hint.pid).unwrap_or(0);
     Failure::unavailable(
         format!("process {pid} holds {}", context.place.dir.display()),
-        format!("stop it first (it parks): kill {pid}; then the same call again"),
+        format!("stop it first (it parks): {} stop; then the same call again", context.place.program()),
     )
 }
 
@@ -106,6 +106,7 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             )
         });
     }
+    context.place.must_be_a_store()?;
     let mut plan = upkeep::plan(&context.place.dir).map_err(refused)?;
     if full {
         plan.steps.insert(0, "remove views.db: it is derived".into());
@@ -150,6 +151,7 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
 }
 
 async fn full(context: &Context) -> Result<(), Failure> {
+    context.place.must_be_a_store()?;
     if is_served(context).await {
         return Err(held(context));
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use clap::Args;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use swarmkeep::{Error, ErrorKind, Swarmkeep};
 use swarmkeep_server::{Secret, Server, ServerSettings, Tls};
@@ -19,12 +20,13 @@ use tokio::{
     sync::watch,
 };
 
-use super::recover;
+use super::{recover, stop};
 use crate::{
     context::{Context, print_json},
     failure::{Exit, Failure},
     moment,
     say::say,
+    served::Served,
     settings::{KNOWN, Said, Settings},
     table::Table,
 };
@@ -46,6 +48,9 @@ pub(crate) struct Serve {
     /// Show every setting, its value and who said so, and end
     #[arg(long)]
     print_settings: bool,
+    /// Take the store over from a background daemon that another verb had started: it parks first
+    #[arg(long)]
+    take_over: bool,
     /// Started by another verb: leaves its terminal
     #[arg(long, hide = true)]
     detached: bool,
@@ -68,11 +73,16 @@ impl Serve {
         for note in &settings.notes {
             let _ = writeln!(std::io::stderr(), "swarmkeep: {note}");
         }
+        let is_new = !context.place.is_a_store();
         context.place.make()?;
         let signals = Signals::listen(self.while_input)?;
+        let _starting = self.make_way(context).await?;
         let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), engine_settings(&settings))
             .await
             .map_err(refused)?;
+        if is_new && !self.detached {
+            let _ = writeln!(std::io::stderr(), "swarmkeep: made a new store in {}", context.place.dir.display());
+        }
         let (server, _folder) = match bind(context, &settings, &keep, self.detached).await {
             Ok(bound) => bound,
             Err(failure) => {
@@ -85,6 +95,10 @@ impl Serve {
         if let Err(error) = keep.say_address(&urls.join(" ")) {
             tracing::warn!(%error, "the lock file does not say where this daemon answers");
         }
+        let served = self.served(&settings, addresses, Served::read(&context.place));
+        if let Err(error) = served.leave(&context.place) {
+            tracing::warn!(%error, "the next daemon will not know where this one answered");
+        }
         greet(context, &keep, &urls)?;
         tokio::select! {
             () = server.run(signals.count(1)) => {}
@@ -92,6 +106,62 @@ impl Serve {
             () = signals.count(2) => {}
         }
         close(context, keep, &signals).await
+    }
+
+    /// A store that another process holds: says who, or takes it over. What is returned keeps other verbs from starting a
+    /// daemon of their own until this one answers.
+    async fn make_way(&self, context: &Context) -> Result<Option<File>, Failure> {
+        let place = &context.place;
+        let Some(pid) = stop::holder(place)? else { return Ok(None) };
+        let served = Served::read(place);
+        let is_background = served.in_background && served.pid == pid;
+        if self.detached || !is_background {
+            let at = place.lock_hint().and_then(|hint| hint.address).unwrap_or_default();
+            let answers = if at.is_empty() { String::new() } else { format!(", and answers at {at}") };
+            return Err(Failure::unavailable(
+                format!("{} is held by process {pid}{answers}", place.dir.display()),
+                format!("it serves the store already: use it, or end it first: {} stop", place.program()),
+            ));
+        }
+        if !self.take_over {
+            return Err(Failure::unavailable(
+                format!(
+                    "{} is held by process {pid}, a daemon that another verb started in the background",
+                    place.dir.display()
+                ),
+                format!(
+                    "{program} stop, then the same again; or let this one take over: {program} serve --take-over",
+                    program = place.program()
+                ),
+            ));
+        }
+        let folder = File::open(&place.dir).ok();
+        if let Some(folder) = &folder {
+            // Somebody who starts a daemon this very moment has it: then the store's own lock decides.
+            let _ = flock(folder, FlockOperation::NonBlockingLockExclusive);
+        }
+        stop::stop(place).await?;
+        Ok(folder)
+    }
+
+    /// What the next daemon should know of this one.
+    fn served(&self, settings: &Settings, addresses: Vec<SocketAddr>, before: Served) -> Served {
+        let (pid, in_background) = (std::process::id(), self.detached);
+        if addresses.is_empty() {
+            return Served { pid, in_background, ..before };
+        }
+        let asked: Vec<SocketAddr> =
+            settings.list("listen").iter().filter_map(|address| address.parse().ok()).collect();
+        let chosen = |address: &SocketAddr| {
+            asked.contains(address) || (!before.port_was_given && before.addresses.contains(address))
+        };
+        Served {
+            port_was_given: !addresses.iter().all(chosen),
+            wants_token: !settings.text("token").is_empty(),
+            pid,
+            in_background,
+            addresses,
+        }
     }
 
     fn flags(&self) -> Result<Vec<(String, String)>, Failure> {
@@ -200,8 +270,9 @@ fn server_settings(settings: &Settings) -> Result<ServerSettings, Failure> {
     })
 }
 
-/// Listens. A detached daemon whose default port is another store's takes a free one; who asked for a port gets it or is
-/// told. The folder is held open where the socket's path goes through it.
+/// Listens. Where nobody says an address, it is the one at which the store was served last; a detached daemon that finds it
+/// taken takes a free port, who asked for a port gets it or is told. The folder is held open where the socket's path goes
+/// through it.
 async fn bind(
     context: &Context,
     settings: &Settings,
@@ -211,15 +282,26 @@ async fn bind(
     let mut server = server_settings(settings)?;
     let (socket, folder) = socket_path(context)?;
     server.control_socket = Some(socket);
-    let may_move = detached && *settings.said("listen") == Said::Default;
-    match Server::bind(keep.clone(), server.clone()).await {
-        Err(error) if may_move && error.kind == ErrorKind::Unavailable => {
-            tracing::info!(%error, "taking a free port instead");
-            server.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
-            Ok((Server::bind(keep.clone(), server).await.map_err(refused)?, folder))
-        }
-        bound => Ok((bound.map_err(refused)?, folder)),
+    if *settings.said("listen") != Said::Default {
+        return Ok((Server::bind(keep.clone(), server).await.map_err(refused)?, folder));
     }
+    let served = Served::read(&context.place);
+    let mut candidates = served.candidates(&server.listen, detached, server.token.is_some()).into_iter().peekable();
+    while let Some(listen) = candidates.next() {
+        if listen.is_none() {
+            tracing::warn!(
+                "this store was served with a token, and none is set: answering at the control socket alone"
+            );
+        }
+        server.listen = listen.unwrap_or_default();
+        match Server::bind(keep.clone(), server.clone()).await {
+            Err(error) if error.kind == ErrorKind::Unavailable && candidates.peek().is_some() => {
+                tracing::info!(%error, "trying another address");
+            }
+            bound => return Ok((bound.map_err(refused)?, folder)),
+        }
+    }
+    Err(Failure::unavailable("there is no address to listen on", "say one: --listen 127.0.0.1:7420"))
 }
 
 /// A socket's path may have about 100 bytes; a longer one is reached through the open folder, where the system can.
@@ -252,7 +334,15 @@ fn greet(context: &Context, keep: &Swarmkeep, urls: &[String]) -> Result<(), Fai
     say!("{} {}", paint.bold("swarmkeep"), env!("CARGO_PKG_VERSION"));
     let said_by = context.place.said_by;
     line("store", format!("{} {}", context.place.dir.display(), paint.dim(format_args!("({said_by})"))));
-    line("answers", format!("{} {}", paint.cyan(urls.join(", ")), paint.dim("and at control.sock in the store")));
+    match urls {
+        [] => line("answers", "at control.sock in the store alone".into()),
+        urls => {
+            line(
+                "answers",
+                format!("{} {}", paint.cyan(urls.join(", ")), paint.dim("and at control.sock in the store")),
+            );
+        }
+    }
     for found in recover::lines(&recovery) {
         line("found", found);
     }

@@ -114,6 +114,7 @@ pub(crate) enum Verb {
 
 impl Verb {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
+        context.may_make_store = matches!(self, Self::Create { .. } | Self::Open { .. });
         match self {
             Self::Create { session, with, write } => life::create(context, &session, with, write).await,
             Self::Open { session, with, write } => life::open(context, &session, with, write).await,

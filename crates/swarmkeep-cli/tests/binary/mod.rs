@@ -66,7 +66,10 @@ impl Store {
 
     /// A daemon in the foreground, and what it said when it was up.
     pub(crate) fn serve(&self, args: &[&str]) -> (Child, Value) {
-        let mut all = vec!["serve", "--json", "--listen", "127.0.0.1:0"];
+        let mut all = vec!["serve", "--json"];
+        if !args.contains(&"--listen") {
+            all.extend(["--listen", "127.0.0.1:0"]);
+        }
         all.extend(args);
         let mut child = self.command(&all).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();

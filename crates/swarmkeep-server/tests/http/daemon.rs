@@ -90,6 +90,11 @@ impl Daemon {
     /// Shuts the server down and waits for its end; the store stays open.
     pub(crate) async fn stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
+        self.ended().await;
+    }
+
+    /// Waits for the server's end.
+    pub(crate) async fn ended(&mut self) {
         self.running.take().unwrap().await.unwrap();
     }
 

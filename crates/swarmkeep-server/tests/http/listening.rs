@@ -36,7 +36,12 @@ async fn the_control_socket_is_for_its_owner_and_goes_with_the_server() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let (status, reply) = over_socket(&path, "POST", "/v1/sessions", r#"{"name":"a/b"}"#).await;
     assert_eq!((status, &reply["head"]["seq"]), (201, &json!(1)));
-    daemon.stop().await;
+    let refused = daemon.send("POST", "/v1/stop", &[("authorization", "Bearer 0123456789abcdef")], "").await;
+    refused.problem(403, "forbidden");
+    daemon.get("/health/live").await.expect(200);
+    let (status, stopping) = over_socket(&path, "POST", "/v1/stop", "").await;
+    assert_eq!((status, &stopping["stopping"]), (200, &json!(true)));
+    daemon.ended().await;
     assert!(!path.exists());
     assert!(tokio::net::TcpStream::connect(daemon.address).await.is_err());
     // The store is still its owner's.

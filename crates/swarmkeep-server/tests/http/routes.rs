@@ -66,6 +66,7 @@ const ROUTES: &[&str] = &[
     "GET /v1/store",
     "GET /v1/recoveries",
     "POST /v1/verify",
+    "POST /v1/stop",
     "GET /health/live",
     "GET /health/ready",
     "GET /api/health",
@@ -344,6 +345,7 @@ async fn every_route_does_what_it_is_for() {
     assert_eq!((&metrics["activeTasks"], &metrics["totalTasks"]), (&json!(4), &json!(8)), "{health}");
     assert!(metrics["uptime"].is_u64() && metrics["memoryUsage"]["rss"].as_u64().unwrap() > 1_000_000);
     daemon.get("/openapi.json").await.expect(200);
+    daemon.post("/v1/stop", json!({})).await.problem(403, "forbidden");
 
     // Which routes were not called above? Streams have tests of their own.
     let calls = daemon.calls.lock().unwrap();

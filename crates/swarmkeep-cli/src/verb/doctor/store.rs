@@ -82,7 +82,11 @@ fn files(context: &Context) -> Vec<Finding> {
     });
     let mut findings = Vec::new();
     match (journal, size("records.db")) {
-        (None, None) => findings.push(Finding::ok("parts", "a new store: nothing is in it yet")),
+        (None, None) => findings.push(Finding::warn(
+            "parts",
+            "there is no store here",
+            format!("is the folder spelled right? `{} serve` makes a store there", context.place.program()),
+        )),
         (Some((count, bytes)), Some(records)) => {
             let views = size("views.db").map_or("not there, built at the next start".to_owned(), moment::bytes);
             findings.push(Finding::ok(

@@ -1,11 +1,13 @@
 //! History: the log, page by page, or followed as it grows.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::Value;
 
 use super::super::{Name, entries, field, number, path, plain, text};
 use crate::{
-    client::{Call, CallError, query, segment},
+    client::{Call, Stream, query, segment},
     context::{Context, print_json},
     failure::Failure,
     moment,
@@ -42,6 +44,11 @@ impl History {
             after = now.pointer("/head/seq").and_then(Value::as_u64).unwrap_or(0).saturating_sub(last);
         }
         let mut left = self.limit.unwrap_or(u64::MAX);
+        if self.follow {
+            // The last call that may start a daemon: from here on one that dies is waited for.
+            context.get(path(&self.session, "")).await?;
+            return follow(context, &self.session, after, left).await;
+        }
         let mut shown = Vec::new();
         while left > 0 {
             let pairs = [("after", Some(after.to_string())), ("limit", Some(left.min(PAGE).to_string()))];
@@ -51,17 +58,12 @@ impl History {
             after = number(end, "seq");
             left = left.saturating_sub(records.len() as u64);
             for record in records {
-                if !context.json {
-                    line(context, record);
-                } else if self.follow {
-                    print_json(record)?;
-                } else {
+                if context.json {
                     shown.push(record.clone());
+                } else {
+                    line(context, record);
                 }
             }
-        }
-        if self.follow {
-            return follow(context, &self.session, after, left).await;
         }
         if context.json {
             return print_json(&serde_json::json!({ "records": shown }));
@@ -70,32 +72,40 @@ impl History {
     }
 }
 
-/// The feed, from a seq on; it is asked for again where it broke off, from what was seen last.
+/// A daemon that is gone is looked for this often at first, and every second later.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOK_AT_MOST: Duration = Duration::from_secs(1);
+
+/// The feed, from a seq on; it is asked for again where it broke off, from what was seen last. A daemon that is gone is waited
+/// for: whoever runs it starts it again, at its place and with its settings.
 async fn follow(context: &mut Context, session: &str, after: u64, mut left: u64) -> Result<(), Failure> {
     let mut from = after.to_string();
+    let mut pause = LOOK;
+    let mut is_told = false;
     while left > 0 {
-        let mut client = context.connect().await?;
-        let call = Call::get(path(session, "/feed") + &format!("?from={}", segment(&from)))
-            .header("accept", "text/event-stream");
-        let mut stream = match client.stream(&call).await {
-            Ok(stream) => stream,
-            Err(CallError::NotSent(_) | CallError::Lost(_)) => continue,
-        };
-        if stream.status != 200 {
-            let mut body = Vec::new();
-            while let Ok(Some(bytes)) = stream.next().await {
-                body.extend_from_slice(&bytes);
+        let Some(mut stream) = open_feed(context, session, &from).await? else {
+            if !is_told {
+                is_told = true;
+                eprintln!(
+                    "swarmkeep: the daemon is away; waiting for it ({} serve), to go on where this broke off",
+                    context.place.program()
+                );
             }
-            return Err(Failure::problem(stream.status, &body));
-        }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_AT_MOST);
+            continue;
+        };
         let mut events = Events::default();
         while let Ok(Some(bytes)) = stream.next().await {
+            (pause, is_told) = (LOOK, false);
             for event in events.take(&bytes) {
+                if let Some(id) = event.id.filter(|id| !id.is_empty()) {
+                    from = id;
+                }
                 let Ok(record) = serde_json::from_str::<Value>(&event.data) else { continue };
                 if number(&record, "seq") == 0 {
                     continue;
                 }
-                from = event.id.unwrap_or_else(|| number(&record, "seq").to_string());
                 if context.json {
                     print_json(&record)?
                 } else {
@@ -107,8 +117,25 @@ async fn follow(context: &mut Context, session: &str, after: u64, mut left: u64)
                 }
             }
         }
+        tokio::time::sleep(LOOK).await;
     }
     Ok(())
+}
+
+/// `None`: nobody answers, or not now.
+async fn open_feed(context: &Context, session: &str, from: &str) -> Result<Option<Stream>, Failure> {
+    let Ok(mut client) = context.connect_if_running().await else { return Ok(None) };
+    let call =
+        Call::get(path(session, "/feed") + &format!("?from={}", segment(from))).header("accept", "text/event-stream");
+    let Ok(mut stream) = client.stream(&call).await else { return Ok(None) };
+    if stream.status == 200 {
+        return Ok(Some(stream));
+    }
+    let mut body = Vec::new();
+    while let Ok(Some(bytes)) = stream.next().await {
+        body.extend_from_slice(&bytes);
+    }
+    if stream.status == 503 { Ok(None) } else { Err(Failure::problem(stream.status, &body)) }
 }
 
 fn line(context: &Context, record: &Value) {
