@@ -8,11 +8,13 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod hints;
 
 use std::{fmt, future::Future, ops::RangeInclusive, pin::Pin};
 
 use bytes::Bytes;
 
+pub use self::hints::{HINTED_SESSIONS, Hint, Hints, Watchers};
 pub use crate::state::Head;
 use crate::{
     checkpoint::Checkpoint,
@@ -309,6 +311,17 @@ pub trait Log: Send + Sync + 'static {
     /// Removes something, durably, in order with appends. The same call again changes nothing. What a fork, a checkpoint
     /// or the state needs is refused (`Needed`).
     fn remove(&self, session: SessionId, epoch: Epoch, what: Remove) -> LogFuture<'_, ()>;
+
+    /// Hints of what changes from this call on: which sessions to look at again.
+    ///
+    /// - After a session's durable head moved (an append, whoever made it) or the session was removed, at least one hint
+    ///   comes that names it, or [`Hint::Store`]; by then `head` and `read` show what moved.
+    /// - Lossy and coalesced: any number of changes may come as one hint, in any order, late, and a hint may come without a
+    ///   change. What is kept for a watcher that does not read is bounded, and no append waits for it.
+    /// - Where hints come from elsewhere and some may have been missed, `Store` is said.
+    ///
+    /// Nothing may depend on a hint: a consumer that only polls is still correct.
+    fn watch(&self) -> Hints;
 }
 
 #[cfg(test)]

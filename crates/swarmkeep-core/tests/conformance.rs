@@ -21,7 +21,8 @@ use swarmkeep_core::{
     BlobId, Epoch, Seq, SessionId, State,
     checkpoint::Checkpoint,
     log::{
-        Commit, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused, Remove, Take,
+        Commit, Durability, Grant, Group, Head, Hints, Log, LogError, LogFuture, Observation, Position, Refused,
+        Remove, Take, Watchers,
         conformance::{self, Fixture},
     },
     query::{Of, Page, Query},
@@ -41,6 +42,7 @@ struct Kept {
 struct Map {
     sessions: Mutex<HashMap<SessionId, Kept>>,
     position: Mutex<u64>,
+    watchers: Watchers,
 }
 
 const EPOCH: Epoch = Epoch(1);
@@ -143,7 +145,10 @@ impl Log for Map {
     }
 
     fn append(&self, group: Group, _: Durability) -> LogFuture<'static, Commit> {
-        now(self.add(group))
+        let session = group.session;
+        let done = self.add(group);
+        self.watchers.moved(session);
+        now(done)
     }
 
     fn observe(&self, _: SessionId, _: Vec<Observation>) -> LogFuture<'_, ()> {
@@ -191,7 +196,13 @@ impl Log for Map {
     }
 
     fn remove(&self, session: SessionId, epoch: Epoch, what: Remove) -> LogFuture<'_, ()> {
-        now(self.cut(session, epoch, what))
+        let done = self.cut(session, epoch, what);
+        self.watchers.moved(session);
+        now(done)
+    }
+
+    fn watch(&self) -> Hints {
+        self.watchers.watch()
     }
 }
 

@@ -17,7 +17,8 @@ use swarmkeep_core::{
     checkpoint::Checkpoint,
     limits,
     log::{
-        Commit, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused, Remove, Take,
+        Commit, Durability, Grant, Group, Head, Hints, Log, LogError, LogFuture, Observation, Position, Refused,
+        Remove, Take, Watchers,
     },
     query::{Page, Query},
     record,
@@ -38,6 +39,7 @@ const FORCED_MAX: usize = 100_000;
 /// Records and views in two SQLite files, and nothing else.
 pub struct SqliteLog {
     open: Mutex<Open>,
+    watchers: Watchers,
 }
 
 impl std::fmt::Debug for SqliteLog {
@@ -86,7 +88,7 @@ impl SqliteLog {
         };
         // Views that cannot be made now are tried again when they are asked for.
         let _ = open.views();
-        Ok(Self { open: Mutex::new(open) })
+        Ok(Self { open: Mutex::new(open), watchers: Watchers::default() })
     }
 
     /// Writes what waits: observations, and rows of the views. For whoever has a timer (once a second is enough).
@@ -359,7 +361,10 @@ impl Log for SqliteLog {
     }
 
     fn append(&self, group: Group, _: Durability) -> LogFuture<'static, Commit> {
-        self.with(|open| open.append(group))
+        let session = group.session;
+        let done = self.with(|open| open.append(group));
+        self.watchers.moved(session);
+        done
     }
 
     fn observe(&self, session: SessionId, observations: Vec<Observation>) -> LogFuture<'_, ()> {
@@ -408,6 +413,12 @@ impl Log for SqliteLog {
     }
 
     fn remove(&self, session: SessionId, epoch: Epoch, what: Remove) -> LogFuture<'_, ()> {
-        self.with(|open| open.remove(session, epoch, what))
+        let done = self.with(|open| open.remove(session, epoch, what));
+        self.watchers.moved(session);
+        done
+    }
+
+    fn watch(&self) -> Hints {
+        self.watchers.watch()
     }
 }

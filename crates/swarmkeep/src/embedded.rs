@@ -27,8 +27,8 @@ use swarmkeep_core::{
     clock::Clock,
     limits,
     log::{
-        Blob, Commit, Damage, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused,
-        Remove, Take,
+        Blob, Commit, Damage, Durability, Grant, Group, Head, Hints, Log, LogError, LogFuture, Observation, Position,
+        Refused, Remove, Take, Watchers,
     },
     query::{Page, Query},
     record,
@@ -66,6 +66,7 @@ pub struct EmbeddedLog {
     report: RecoveryReport,
     journal: Arc<Journal>,
     lanes: Arc<Lanes>,
+    watchers: Arc<Watchers>,
     progress: Arc<Progress>,
     records: Arc<ReaderPool>,
     views: Arc<ReaderPool>,
@@ -151,6 +152,13 @@ impl EmbeddedLog {
         }
     }
 
+    /// Whether records.db takes nothing at present: writes are acknowledged until [`crate::Settings::unapplied_bytes`] are
+    /// waiting, then refused.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.progress.trouble.lock().is_some()
+    }
+
     /// Says in the lock file where this holder can be reached, for people and for programs without the control socket.
     ///
     /// # Errors
@@ -217,10 +225,7 @@ impl EmbeddedLog {
 
     /// Returns when records.db has what the journal had when the store was opened.
     pub async fn replayed(&self) {
-        let opened_at = self.opened_at;
-        self.progress.hurry();
-        // The sender lives as long as `self`.
-        let _ = self.progress.records.subscribe().wait_for(|reached| *reached >= opened_at).await;
+        self.progress.applied(self.opened_at).await;
     }
 
     /// The sessions that records.db has, those that are `wanted`. Blocks.
@@ -381,12 +386,22 @@ impl EmbeddedLog {
         self.lanes.aside(session).map_or(Ok(()), |damage| Err(LogError::Corrupt(vec![damage])))
     }
 
+    /// That what is taken is also applied, sooner or later.
+    fn check_applied(&self) -> Result<(), LogError> {
+        if !self.progress.has_ended() {
+            return Ok(());
+        }
+        let detail = self.progress.trouble.lock().clone().unwrap_or_else(|| "the applier has ended".into());
+        Err(LogError::Refused { kind: Refused::Closing, detail })
+    }
+
     /// Puts a group into the journal's order, under the session's lane.
     fn send(&self, mut group: Group) -> Result<crate::journal::Receipt, LogError> {
         let (session, epoch) = (group.session, Epoch(self.incarnation));
         if group.epoch != epoch {
             return Err(LogError::Fenced(epoch));
         }
+        self.check_applied()?;
         self.check_whole(session)?;
         for blob in &mut group.blobs {
             if blob.bytes.len() > limits::BLOB_INLINE_BYTES {
@@ -606,11 +621,14 @@ impl Log for EmbeddedLog {
                 self.lanes.removed(session);
             }
             // Visible at once: whoever reads after this must not find what was removed.
-            let mut records = self.progress.records.subscribe();
-            self.progress.hurry();
-            let _ = records.wait_for(|reached| *reached >= position).await;
-            Ok(())
+            self.progress.applied(position).await;
+            self.watchers.moved(session);
+            self.check_applied()
         })
+    }
+
+    fn watch(&self) -> Hints {
+        self.watchers.watch()
     }
 }
 
@@ -656,3 +674,6 @@ impl Drop for EmbeddedLog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

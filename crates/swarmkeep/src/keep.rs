@@ -48,7 +48,7 @@ pub struct Swarmkeep {
 /// How an open store stands.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Health {
-    /// Every session that was live has been looked at after the start.
+    /// Every session that was live has been looked at after the start, and the store applies what it takes.
     pub ready: bool,
     /// It is being closed.
     pub closing: bool,
@@ -183,7 +183,7 @@ impl Swarmkeep {
         Self::start(log, None, settings, clock, entropy).await
     }
 
-    async fn start(
+    pub(crate) async fn start(
         log: Arc<dyn Log>,
         embedded: Option<Arc<EmbeddedLog>>,
         settings: Settings,
@@ -284,10 +284,11 @@ impl Swarmkeep {
         let _ = ready.wait_for(|ready| *ready).await;
     }
 
-    /// Whether every session that was live has been looked at after the start.
+    /// Whether every session that was live has been looked at after the start, and the store applies what it takes.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        *self.engine.ready.borrow()
+        let stuck = self.engine.embedded.as_ref().is_some_and(|embedded| embedded.is_stuck());
+        *self.engine.ready.borrow() && !stuck
     }
 
     /// How the store stands now.

@@ -14,7 +14,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Blob, Commit, Durability, Group, Head, Log, LogError, LogFuture, Observation, Refused, Remove, Take};
+use super::{
+    Blob, Commit, Durability, Group, HINTED_SESSIONS, Head, Hint, Hints, Log, LogError, LogFuture, Observation,
+    Refused, Remove, Take,
+};
 use crate::{
     checkpoint::Checkpoint,
     command::{Command, CreateTask},
@@ -73,6 +76,7 @@ pub async fn all(fixture: &dyn Fixture) {
         a_removed_session_is_gone_and_stays_gone,
         records_are_removed_only_below_a_checkpoint,
         removal_is_fenced_too,
+        a_watcher_is_told_where_to_look_and_is_never_a_burden,
     );
 }
 
@@ -532,4 +536,45 @@ async fn removal_is_fenced_too(_: &dyn Fixture, log: Arc<dyn Log>) {
     let epoch = Epoch(writer.epoch.0.checked_sub(1).unwrap_or(writer.epoch.0 + 1));
     assert!(matches!(log.remove(writer.id, epoch, Remove::All).await, Err(LogError::Fenced(_))));
     writer.check(&*log).await;
+}
+
+/// Reads hints until one sends us to this session.
+async fn told_of(hints: &mut Hints, session: SessionId) {
+    loop {
+        match hints.next().await.expect("a log that is there goes on giving hints") {
+            Hint::Store => return,
+            Hint::Moved(moved) if moved == session => return,
+            Hint::Moved(_) => {}
+        }
+    }
+}
+
+async fn a_watcher_is_told_where_to_look_and_is_never_a_burden(_: &dyn Fixture, log: Arc<dyn Log>) {
+    let mut early = Writer::created(&*log, "early").await;
+    let mut hints = log.watch();
+    let mut idle = log.watch();
+    drop(log.watch());
+    let writer = Writer::created(&*log, "one").await;
+    told_of(&mut hints, writer.id).await;
+    early.write(&*log, &["a"]).await;
+    told_of(&mut hints, early.id).await;
+    early.check(&*log).await;
+    log.remove(writer.id, writer.epoch, Remove::All).await.unwrap();
+    told_of(&mut hints, writer.id).await;
+    assert_eq!(log.head(writer.id).await.unwrap(), None, "what a hint is about is there to be read");
+
+    // Many changes of one session, and of more sessions than are remembered, while nobody reads.
+    for _ in 0..50 {
+        early.write(&*log, &["again"]).await;
+    }
+    told_of(&mut hints, early.id).await;
+    let waiting = std::iter::from_fn(|| hints.try_next()).count();
+    assert!(waiting <= 2, "{waiting} hints about one session");
+    for number in 0..HINTED_SESSIONS + 10 {
+        Writer::created(&*log, &format!("many-{number}")).await;
+    }
+    let last = Writer::created(&*log, "last").await;
+    told_of(&mut idle, last.id).await;
+    let waiting = std::iter::from_fn(|| idle.try_next()).count();
+    assert!(waiting <= HINTED_SESSIONS + 1, "{waiting} hints are kept for one who does not read");
 }

@@ -6,7 +6,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Weak},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,7 +40,8 @@ const BATCH_BYTES: usize = 8 << 20;
 const RETIRE_BYTES: usize = 32 << 20;
 /// The same when nothing has come in for so long.
 const IDLE: Duration = Duration::from_secs(2);
-/// After a failed batch: the next try.
+/// After a failed batch: the next try. Nothing that comes in meanwhile makes it sooner: a disk that is full is not asked
+/// again with every save.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What the applier is asked for besides frames.
@@ -61,6 +66,10 @@ struct Inbox {
 pub(super) struct Progress {
     inbox: Mutex<Inbox>,
     came: Condvar,
+    /// Only for the end: what waits after a failure waits here.
+    closed: Condvar,
+    /// The thread is gone, by a panic that its own guard did not hold: nothing is applied any more.
+    ended: AtomicBool,
     /// Bytes durable in the journal and not yet in records.db.
     pub(super) unapplied: watch::Sender<usize>,
     /// How far records.db has come.
@@ -78,6 +87,8 @@ impl Progress {
         Self {
             inbox: Mutex::default(),
             came: Condvar::new(),
+            closed: Condvar::new(),
+            ended: AtomicBool::new(false),
             unapplied: watch::channel(0).0,
             records: watch::channel(records).0,
             views: watch::channel(views).0,
@@ -99,7 +110,11 @@ impl Progress {
     }
 
     pub(super) fn ask(&self, ask: Ask) {
-        self.inbox.lock().asks.push(ask);
+        let mut inbox = self.inbox.lock();
+        if !self.has_ended() {
+            inbox.asks.push(ask);
+        }
+        drop(inbox);
         self.came.notify_one();
     }
 
@@ -111,6 +126,31 @@ impl Progress {
     pub(super) fn close(&self) {
         self.inbox.lock().closing = true;
         self.came.notify_one();
+        self.closed.notify_one();
+    }
+
+    /// Returns when records.db has come to a position; or the applier is gone, and never will.
+    pub(super) async fn applied(&self, position: Position) {
+        self.hurry();
+        let mut records = self.records.subscribe();
+        // The sender lives as long as `self`.
+        let _ = records.wait_for(|reached| *reached >= position || self.has_ended()).await;
+    }
+
+    /// The applier is gone.
+    pub(super) fn end(&self, why: &str) {
+        *self.trouble.lock() = Some(why.to_owned());
+        let mut inbox = self.inbox.lock();
+        self.ended.store(true, Ordering::Release);
+        // Whoever asked hears that nobody answers.
+        inbox.asks.clear();
+        drop(inbox);
+        self.records.send_modify(|_| {});
+    }
+
+    /// Whether the applier is gone: what was acknowledged is in the journal, and nothing more may be taken on top of it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 }
 
@@ -136,8 +176,20 @@ struct Batch {
 }
 
 impl Applier {
-    /// Until the store closes and everything that was handed over is applied.
-    pub(super) fn run(mut self) {
+    /// Until the store closes and everything that was handed over is applied. A panic is said like any other trouble, and
+    /// whoever waits for an answer gets one.
+    pub(super) fn run(self) {
+        let progress = self.progress.clone();
+        if let Err(error) = guarded("the applier", || {
+            self.work();
+            Ok(())
+        }) {
+            tracing::error!(%error, "nothing is applied any more; the journal has everything, the next start applies it");
+            progress.end(&error.to_string());
+        }
+    }
+
+    fn work(mut self) {
         self.catch_up();
         loop {
             let batch = self.gather();
@@ -198,21 +250,32 @@ impl Applier {
 
     /// False: it could not be applied now, and waits at the head of the queue again.
     fn apply(&mut self, batch: Batch) -> bool {
+        let mut saves = Vec::new();
         let mut saved = Vec::new();
         let mut reports = Vec::new();
-        let mut apply = self.batch_of(&batch.frames);
         for ask in batch.asks {
             match ask {
                 Ask::Save(checkpoint, done) => {
-                    let (position, session) = (apply.position, checkpoint.session);
-                    apply.entries.push(Applied { position, session, what: What::Checkpoint(checkpoint) });
+                    saves.push(checkpoint);
                     saved.push(done);
                 }
                 Ask::Report(recovery, done) => reports.push((recovery, done)),
             }
         }
-        match self.take_in(&mut apply, batch.frames.is_empty()) {
-            Ok(()) => {}
+        // A bug met by one batch must not end the thread: it is said, and tried again, like a disk that fails.
+        let taken = guarded("records.db", || {
+            let mut apply = self.batch_of(&batch.frames);
+            let position = apply.position;
+            apply.entries.extend(saves.into_iter().map(|checkpoint| Applied {
+                position,
+                session: checkpoint.session,
+                what: What::Checkpoint(checkpoint),
+            }));
+            self.take_in(&mut apply, batch.frames.is_empty())?;
+            Ok(apply)
+        });
+        let apply = match taken {
+            Ok(apply) => apply,
             Err(error) => {
                 let gone = |error: &SqliteError| LogError::Unknown(format!("the checkpoint was not saved: {error}"));
                 for done in saved {
@@ -221,7 +284,7 @@ impl Applier {
                 self.stumble(batch.frames, batch.bytes, &error);
                 return false;
             }
-        }
+        };
         for done in saved {
             let _ = done.send(Ok(()));
         }
@@ -352,7 +415,7 @@ impl Applier {
             inbox.frames.push_front(frame);
         }
         if !inbox.closing {
-            self.progress.came.wait_for(&mut inbox, AGAIN);
+            self.progress.closed.wait_for(&mut inbox, AGAIN);
         }
     }
 
@@ -381,7 +444,8 @@ impl Applier {
         }
         let blobs = &self.blobs;
         let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
-        let applied = self.views.apply(batch, &Source { records: self.records.reader(), files: &files });
+        let (views, records) = (&mut self.views, &self.records);
+        let applied = guarded("views.db", || views.apply(batch, &Source { records: records.reader(), files: &files }));
         self.tabulated(applied);
     }
 
@@ -390,13 +454,15 @@ impl Applier {
         let blobs = &self.blobs;
         let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
         let mut told = 0;
-        let caught_up =
-            self.views.catch_up(&Source { records: self.records.reader(), files: &files }, &mut |done, total| {
+        let (views, records) = (&mut self.views, &self.records);
+        let caught_up = guarded("views.db", || {
+            views.catch_up(&Source { records: records.reader(), files: &files }, &mut |done, total| {
                 if done >= told + 10_000 {
                     told = done;
                     tracing::info!(done, total, "views.db: sessions tabulated");
                 }
-            });
+            })
+        });
         self.tabulated(caught_up);
     }
 
@@ -438,6 +504,14 @@ impl Applier {
             tracing::warn!(%error, "journal segments could not be retired");
         }
     }
+}
+
+/// Does it; a panic becomes an error that says so. What was in a transaction was rolled back on the way out.
+fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T, SqliteError>) -> Result<T, SqliteError> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(SqliteError::Io(format!("{what}: a panic: {}", text.unwrap_or("without a word"))))
+    })
 }
 
 /// How long a blob's file is, if it has one.

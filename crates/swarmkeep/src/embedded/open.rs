@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use swarmkeep_core::{
     Error, ErrorKind,
     clock::{Clock, Entropy},
-    log::Position,
+    log::{Position, Watchers},
 };
 use swarmkeep_sqlite::{
     Anchor, Found, Mode, Options, RECORDS_SCHEMA, ReaderPool, RecordsDb, RecordsReader, SqliteError, VIEWS_SCHEMA,
@@ -47,7 +47,7 @@ impl EmbeddedLog {
         Self::open_on(Arc::new(RealDisk), folder, settings, clock, entropy)
     }
 
-    fn open_on(
+    pub(crate) fn open_on(
         disk: Arc<dyn Disk>,
         folder: &Path,
         settings: &Settings,
@@ -79,6 +79,7 @@ impl EmbeddedLog {
         for damage in quarantine.sessions().map_err(|error| unusable(folder, error))? {
             lanes.set_aside(damage);
         }
+        let watchers = Arc::new(Watchers::default());
         let progress = Arc::new(Progress::new(anchor.position, views.position()));
         let unapplied = std::mem::take(&mut opened.unapplied);
         let mut report = report_of(&opened.inspection, opened.incarnation, &unapplied);
@@ -86,11 +87,11 @@ impl EmbeddedLog {
         report.at_ms = clock.now_ms();
         let opened_at = unapplied.last().map_or(anchor.position, |frame| frame.position);
         for frame in unapplied {
-            hand_over(&lanes, &progress, frame);
+            hand_over(&lanes, &progress, &watchers, frame);
         }
         let incarnation = opened.incarnation;
-        let (sink_lanes, sink_progress) = (lanes.clone(), progress.clone());
-        let sink = Box::new(move |frame: Arc<Frame>| hand_over(&sink_lanes, &sink_progress, frame));
+        let (sink_lanes, sink_progress, sink_watchers) = (lanes.clone(), progress.clone(), watchers.clone());
+        let sink = Box::new(move |frame: Arc<Frame>| hand_over(&sink_lanes, &sink_progress, &sink_watchers, frame));
         let journal = Arc::new(opened.start(sink).map_err(|error| unusable(folder, error))?);
 
         let read_records = ReaderPool::open(&records_path, settings.readers, clock.clone());
@@ -120,6 +121,7 @@ impl EmbeddedLog {
             report,
             journal,
             lanes,
+            watchers,
             progress,
             records: read_records,
             views: read_views,
@@ -133,10 +135,11 @@ impl EmbeddedLog {
 }
 
 /// A frame is durable: readable through its sessions' lanes, and the applier's, from now on.
-fn hand_over(lanes: &Lanes, progress: &Progress, frame: Arc<Frame>) {
+fn hand_over(lanes: &Lanes, progress: &Progress, watchers: &Watchers, frame: Arc<Frame>) {
     for entry in &frame.entries {
         if let Entry::Records(group) = entry {
             lanes.durable(group);
+            watchers.moved(group.session);
         }
     }
     progress.hand_over(frame);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use swarmkeep_core::{
     BlobId, Epoch, Error, ErrorKind, Seq, SessionId,
     checkpoint::Checkpoint,
-    log::{Commit, Durability, Grant, Group, Head, Log, LogFuture, Observation, Position, Remove, Take},
+    log::{Commit, Durability, Grant, Group, Head, Hints, Log, LogFuture, Observation, Position, Remove, Take},
     query::{Page, Query},
 };
 use swarmkeep_sqlite::{Mode, Options, SqliteLog};
@@ -91,5 +91,9 @@ impl Log for Ephemeral {
 
     fn remove(&self, session: SessionId, epoch: Epoch, what: Remove) -> LogFuture<'_, ()> {
         self.within.remove(session, epoch, what)
+    }
+
+    fn watch(&self) -> Hints {
+        self.within.watch()
     }
 }

@@ -10,7 +10,8 @@ use swarmkeep_core::{
     checkpoint::Checkpoint,
     id::{BlobId, Epoch, Seq, SessionId},
     log::{
-        Commit, Durability, Grant, Group, Head, Log, LogError, LogFuture, Observation, Position, Refused, Remove, Take,
+        Commit, Durability, Grant, Group, Head, Hints, Log, LogError, LogFuture, Observation, Position, Refused,
+        Remove, Take,
     },
     query::{Page, Query},
 };
@@ -105,5 +106,9 @@ impl Log for Faulty {
 
     fn remove(&self, session: SessionId, epoch: Epoch, what: Remove) -> LogFuture<'_, ()> {
         self.within.remove(session, epoch, what)
+    }
+
+    fn watch(&self) -> Hints {
+        self.within.watch()
     }
 }
