@@ -45,7 +45,7 @@ impl Checkpoint {
 }
 
 /// Smallest tail that makes a checkpoint due: below it, folding again costs less than writing.
-pub const TAIL_BYTES_MIN: usize = 16 * 1024;
+pub const TAIL_BYTES_MIN: usize = 64 * 1024;
 
 /// A session that changed gets a checkpoint at the latest after this long, by how many records it got since the last one
 /// (seeds: 30 s at high activity, 2 min at medium, 5 min at low).

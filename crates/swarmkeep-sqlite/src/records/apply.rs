@@ -159,6 +159,9 @@ impl<'a, 'p> Open<'a, 'p> {
     }
 
     fn records(&mut self, first: Seq, end: Head, count: u32, bytes: &[u8], position: Position) -> Result<()> {
+        if self.next_group(first, end, count, bytes, position)? {
+            return Ok(());
+        }
         let mut seen = 0u32;
         for view in record::iter(bytes) {
             let view = view.map_err(|error| self.damaged(first..=end.seq, error.to_string()))?;
@@ -182,6 +185,46 @@ impl<'a, 'p> Open<'a, 'p> {
         Ok(())
     }
 
+    /// The usual case: a group that begins where the session ends. Its bytes were hashed when they were encoded or when
+    /// their frame was read, so that here only the chain is followed, from header to header; bodies are hashed again by
+    /// whoever reads them. False: not that case, or something does not fit; it is looked at record by record.
+    fn next_group(&mut self, first: Seq, end: Head, count: u32, bytes: &[u8], position: Position) -> Result<bool> {
+        let Some(row) = &mut self.row else { return Ok(false) };
+        if row.head.seq.next() != first || bytes.len() >= chunk::CHUNK_BYTES {
+            return Ok(false);
+        }
+        let (mut head, mut epoch, mut seen) = (row.head, row.epoch, 0u32);
+        for view in record::iter(bytes) {
+            let Some(next) = view.ok().and_then(|view| {
+                epoch = view.epoch();
+                view.chained(self.id, head).ok()
+            }) else {
+                return Ok(false);
+            };
+            head = next;
+            seen += 1;
+        }
+        if head != end || seen != count {
+            return Ok(false);
+        }
+        (row.head, row.epoch, row.position) = (head, epoch, position);
+        row.bytes += bytes.len() as u64;
+        self.changed = true;
+        if self.raw.is_empty() {
+            self.raw_first = first;
+        }
+        self.raw.extend_from_slice(bytes);
+        if memmem::find(bytes, LIFE).is_some() {
+            for view in record::iter(bytes).map_while(std::result::Result::ok) {
+                row.learn_from(&view);
+            }
+        }
+        if self.raw.len() >= chunk::CHUNK_BYTES {
+            self.flush_chunk()?;
+        }
+        Ok(true)
+    }
+
     fn record(&mut self, view: &RecordView<'_>, position: Position) -> Result<()> {
         let head = self.row.as_ref().map_or(Head::default(), |row| row.head);
         if view.seq() <= head.seq {
@@ -200,13 +243,7 @@ impl<'a, 'p> Open<'a, 'p> {
             self.raw_first = view.seq();
         }
         self.raw.extend_from_slice(view.bytes());
-        // Only events of the session's own life change its row; none of them is written without this name.
-        if memmem::find(view.bytes(), b"session_").is_some()
-            && let Ok(record) = view.decode()
-            && let Some(body) = record.body
-        {
-            row.learn(&body.event);
-        }
+        row.learn_from(view);
         if self.raw.len() >= chunk::CHUNK_BYTES {
             self.flush_chunk()?;
         }
@@ -338,7 +375,19 @@ impl<'a, 'p> Open<'a, 'p> {
     }
 }
 
+/// Only events of the session's own life change its row; none of them is written without this name.
+const LIFE: &[u8] = b"session_";
+
 impl SessionRow {
+    fn learn_from(&mut self, view: &RecordView<'_>) {
+        if memmem::find(view.bytes(), LIFE).is_some()
+            && let Ok(record) = view.decode()
+            && let Some(body) = record.body
+        {
+            self.learn(&body.event);
+        }
+    }
+
     /// Name and status, from the events that set them.
     fn learn(&mut self, event: &Event) {
         match event {

@@ -1,10 +1,12 @@
 //! A batch of records, tabulated.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _};
 
+use memchr::memmem;
 use rusqlite::Connection;
+use serde::Deserialize;
 use swarmkeep_core::{
-    Event, SessionId, State,
+    SessionId, State,
     log::{Observation, Position, Remove},
     record::{self, Body, OVERHEAD_BYTES, Record, RecordView},
     tabulate::{self, RowChange},
@@ -54,6 +56,32 @@ pub(super) struct Pending {
     scratch: Vec<RowChange>,
 }
 
+/// What the views need of a caller's own event, without its payload.
+#[derive(Deserialize)]
+struct OwnEvent<'a> {
+    #[serde(borrow, default)]
+    aggregate: Option<Cow<'a, str>>,
+}
+
+impl<'a> OwnEvent<'a> {
+    /// `None`: the body is another event's.
+    fn of(body: &'a [u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct OwnBody<'a> {
+            #[serde(borrow)]
+            event: Named<'a>,
+        }
+        #[derive(Deserialize)]
+        struct Named<'a> {
+            #[serde(borrow)]
+            custom: OwnEvent<'a>,
+        }
+        // Cheap, and true of every such body; a payload that only looks like it does not decode.
+        memmem::find(body, b"\"event\":{\"custom\":")?;
+        serde_json::from_slice::<OwnBody<'_>>(body).ok().map(|body| body.event.custom)
+    }
+}
+
 struct Group {
     first_seq: u64,
     last_seq: u64,
@@ -98,18 +126,19 @@ impl Pending {
         let seq = view.seq();
         let damaged = |error: String| SqliteError::damaged(Some(self.session), Some(seq.0..=seq.0), error);
         // What comes here was verified when it went into records.db, or when it came out; it is not hashed again.
-        let body: Option<Body> = match view.bytes().get(OVERHEAD_BYTES..) {
-            Some(body) if !view.body_removed() => {
-                Some(serde_json::from_slice(body).map_err(|error| damaged(error.to_string()))?)
-            }
-            _ => None,
+        let body = view.bytes().get(OVERHEAD_BYTES..).filter(|_| !view.body_removed());
+        // A caller's own event changes no entity; the session's position follows from the next record as well.
+        if more && let Some(own) = body.and_then(OwnEvent::of) {
+            let aggregate = own.aggregate.map_or(("session", "session".into()), |id| ("custom", id.into_owned()));
+            self.event(aggregate, "custom", seq.0, view.time_ms());
+            return Ok(());
+        }
+        let body: Option<Body> = match body {
+            Some(body) => Some(serde_json::from_slice(body).map_err(|error| damaged(error.to_string()))?),
+            None => None,
         };
-        if let Some(body) = &body {
-            self.event(&body.event, seq.0, view.time_ms());
-            // A caller's own event changes no entity; the session's position follows from the next record as well.
-            if more && matches!(body.event, Event::Custom { .. }) {
-                return Ok(());
-            }
+        if let Some(Body { event, .. }) = &body {
+            self.event(tabulate::aggregate(event), tabulate::event_type(event), seq.0, view.time_ms());
         }
         let record = Record {
             session: self.session,
@@ -133,9 +162,8 @@ impl Pending {
         Ok(())
     }
 
-    fn event(&mut self, event: &Event, seq: u64, time_ms: u64) {
-        let kind = tabulate::event_type(event);
-        let group = self.groups.entry(tabulate::aggregate(event)).or_insert_with(|| Group {
+    fn event(&mut self, aggregate: (&'static str, String), kind: &str, seq: u64, time_ms: u64) {
+        let group = self.groups.entry(aggregate).or_insert_with(|| Group {
             first_seq: seq,
             last_seq: seq,
             first_time: time_ms,
@@ -227,4 +255,20 @@ pub(super) fn observe<'a>(
         write::heartbeat(connection, &session_id, agent, at)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_s_own_event_is_told_from_a_payload_that_looks_like_one() {
+        let own = br#"{"actor":"a","event":{"custom":{"kind":"step","aggregate":"thing \u0031","payload":{"x":[1]}}}}"#;
+        assert_eq!(OwnEvent::of(own).unwrap().aggregate.unwrap(), "thing 1");
+        let nothing = br#"{"actor":"a","event":{"custom":{"kind":"step","payload":null}}}"#;
+        assert!(OwnEvent::of(nothing).unwrap().aggregate.is_none());
+        let other =
+            br#"{"actor":"a","event":{"config_set":{"key":"k","value":{"event":{"custom":{"aggregate":"no"}}}}}}"#;
+        assert!(OwnEvent::of(other).is_none());
+    }
 }

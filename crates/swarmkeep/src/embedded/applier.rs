@@ -32,10 +32,12 @@ use crate::{
     journal::{Entry, Frame, Journal},
 };
 
-/// Frames gather this long before they are applied: a large batch costs a small one's price per record, not per batch.
-const LINGER: Duration = Duration::from_millis(20);
+/// Frames gather this long before they are applied, unless somebody waits: a session's row, its chunk, its view rows and
+/// the index pages under them are written once per batch, whatever the number of its records in it. A quarter of a second
+/// is well inside what may be unapplied (STORE: 64 MiB or 1 s).
+const LINGER: Duration = Duration::from_millis(250);
 /// A batch is closed at this size: it bounds the transaction, and how long a save waits for its turn.
-const BATCH_BYTES: usize = 8 << 20;
+const BATCH_BYTES: usize = 16 << 20;
 /// After so many applied bytes the write-ahead logs are copied into the main files, so that segments can be retired.
 const RETIRE_BYTES: usize = 32 << 20;
 /// The same when nothing has come in for so long.

@@ -249,11 +249,21 @@ impl Engine {
     }
 
     pub(crate) async fn checkpoint(self: &Arc<Self>, id: SessionId) -> Result<Head, Error> {
+        let checkpoint = self.encode(id).await?;
+        self.save(checkpoint).await
+    }
+
+    /// The durable state, as a checkpoint has it. Encoded off the async threads.
+    pub(super) async fn encode(self: &Arc<Self>, id: SessionId) -> Result<Checkpoint, Error> {
         let state = self.live(id, |live| live.published.clone()).await?;
-        let head = state.head;
-        let checkpoint = tokio::task::spawn_blocking(move || Checkpoint::of(&state))
+        tokio::task::spawn_blocking(move || Checkpoint::of(&state))
             .await
-            .map_err(|error| Error::new(ErrorKind::Unavailable, "encoding was interrupted").caused_by(error))?;
+            .map_err(|error| Error::new(ErrorKind::Unavailable, "encoding was interrupted").caused_by(error))
+    }
+
+    /// Keeps a checkpoint; the tail counts from it.
+    pub(super) async fn save(&self, checkpoint: Checkpoint) -> Result<Head, Error> {
+        let (id, head) = (checkpoint.session, checkpoint.head);
         self.log.save(id, checkpoint).await.map_err(damage::log)?;
         let now_ms = self.clock.monotonic_ms();
         if let Some(slot) = self.residency.get(id)

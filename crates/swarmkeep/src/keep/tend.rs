@@ -9,11 +9,15 @@ use std::{
 
 use swarmkeep_core::{
     Actor, Error, ErrorKind, SessionId,
+    checkpoint::Checkpoint,
     command::Command,
     limits,
     state::{EffectStatus, SessionStatus},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+};
 
 use super::Engine;
 use crate::{
@@ -28,8 +32,12 @@ use crate::{
 const BEAT: Duration = Duration::from_millis(200);
 /// Deadlines taken at a time.
 const DUE_PER_BEAT: usize = 1024;
-/// Checkpoints encoded and saved at a time.
-const CHECKPOINTS_AT_ONCE: usize = 32;
+/// Checkpoints saved at a time, in one transaction.
+const CHECKPOINTS_AT_ONCE: usize = 1024;
+/// Bytes of encoded checkpoints that wait for their round's transaction.
+const CHECKPOINT_BYTES_AT_ONCE: usize = 32 << 20;
+/// From one round of checkpoints to the next: a save makes the log apply at once what it would rather gather.
+const CHECKPOINTS_EVERY: Duration = Duration::from_millis(250);
 /// Problems listed in a report; more are counted.
 const PROBLEMS_LISTED: usize = 100;
 
@@ -79,8 +87,14 @@ async fn save_checkpoints(
     mut due: mpsc::Receiver<SessionId>,
     mut closing: tokio::sync::watch::Receiver<bool>,
 ) {
+    let mut rounds = tokio::time::interval(CHECKPOINTS_EVERY);
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let mut ids = Vec::with_capacity(CHECKPOINTS_AT_ONCE);
+        tokio::select! {
+            _ = rounds.tick() => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
         tokio::select! {
             came = due.recv_many(&mut ids, CHECKPOINTS_AT_ONCE) => if came == 0 { return },
             _ = closing.wait_for(|closing| *closing) => return,
@@ -88,27 +102,28 @@ async fn save_checkpoints(
         let Some(engine) = engine.upgrade() else { return };
         ids.sort_unstable();
         ids.dedup();
-        // Together: they share one transaction.
-        let saves: Vec<JoinHandle<()>> =
-            ids.into_iter().map(|id| tokio::spawn(save_checkpoint(engine.clone(), id))).collect();
-        for save in saves {
-            if let Err(error) = save.await {
-                tracing::error!(%error, "a checkpoint ended badly; the log still has everything");
+        let mut encoded = Vec::new();
+        let mut bytes = 0;
+        for id in ids {
+            match engine.encode_if_due(id).await {
+                Ok(Some(checkpoint)) => {
+                    bytes += checkpoint.canonical.len();
+                    encoded.push(checkpoint);
+                }
+                Ok(None) => {}
+                Err(error) => unsaved(id, &error),
+            }
+            if bytes >= CHECKPOINT_BYTES_AT_ONCE {
+                bytes = 0;
+                engine.save_all(std::mem::take(&mut encoded)).await;
             }
         }
+        engine.save_all(encoded).await;
     }
 }
 
-async fn save_checkpoint(engine: Arc<Engine>, id: SessionId) {
-    let now_ms = engine.clock.monotonic_ms();
-    let still_due = engine.residency.get(id).is_some_and(|slot| match &*slot.phase.lock() {
-        Phase::Live(live) => live.checkpoint_due(now_ms),
-        Phase::Packed(packed) => packed.tail.is_due_by_age(now_ms),
-        Phase::Cold | Phase::Evicted => false,
-    });
-    if still_due && let Err(error) = engine.checkpoint(id).await {
-        tracing::warn!(session = %id, %error, "a checkpoint was not saved; the log still has everything");
-    }
+fn unsaved(id: SessionId, error: &Error) {
+    tracing::warn!(session = %id, %error, "a checkpoint was not saved; the log still has everything");
 }
 
 /// Reads every live session once: proves that it comes back, starts its clocks, marks what an earlier life left behind.
@@ -148,6 +163,35 @@ async fn look_at_all(engine: Weak<Engine>) {
 }
 
 impl Engine {
+    async fn encode_if_due(self: &Arc<Self>, id: SessionId) -> Result<Option<Checkpoint>, Error> {
+        let now_ms = self.clock.monotonic_ms();
+        let due = self.residency.get(id).is_some_and(|slot| match &*slot.phase.lock() {
+            Phase::Live(live) => live.checkpoint_due(now_ms),
+            Phase::Packed(packed) => packed.tail.is_due_by_age(now_ms),
+            Phase::Cold | Phase::Evicted => false,
+        });
+        if due { self.encode(id).await.map(Some) } else { Ok(None) }
+    }
+
+    /// Together: they share one transaction.
+    async fn save_all(self: &Arc<Self>, checkpoints: Vec<Checkpoint>) {
+        let mut saves = JoinSet::new();
+        for checkpoint in checkpoints {
+            let engine = self.clone();
+            saves.spawn(async move {
+                let id = checkpoint.session;
+                if let Err(error) = engine.save(checkpoint).await {
+                    unsaved(id, &error);
+                }
+            });
+        }
+        while let Some(saved) = saves.join_next().await {
+            if let Err(error) = saved {
+                tracing::error!(%error, "a checkpoint ended badly; the log still has everything");
+            }
+        }
+    }
+
     /// Sessions that have not ended. By the store's own list, where there is one: the views may lack a session.
     async fn sessions_to_look_at(&self) -> Result<Vec<SessionId>, Error> {
         let Some(embedded) = self.embedded.clone() else {
