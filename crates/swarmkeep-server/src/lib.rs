@@ -37,6 +37,7 @@ mod sessions;
 pub mod settings;
 mod store;
 mod tasks;
+mod tls;
 mod wire;
 
 use std::any::Any;

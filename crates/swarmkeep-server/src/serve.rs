@@ -30,6 +30,7 @@ use crate::{
     app::{App, Local},
     guard::Guard,
     settings::ServerSettings,
+    tls::Secure,
 };
 
 /// A connection that sends no request head for this long is closed.
@@ -43,6 +44,7 @@ pub struct Server {
     api: Router,
     settings: ServerSettings,
     listeners: Vec<(TcpListener, SocketAddr)>,
+    secure: Option<Secure>,
     control: Option<Control>,
 }
 
@@ -63,10 +65,7 @@ impl Server {
     /// `invalid` for settings that are not allowed; `unavailable` when an address or the socket is taken.
     pub async fn bind(keep: Swarmkeep, settings: ServerSettings) -> Result<Self, Error> {
         settings.check_all()?;
-        if settings.tls.is_some() {
-            return Err(Error::new(ErrorKind::Invalid, "this server does not speak TLS itself")
-                .hint("listen on loopback and put a TLS proxy on this machine in front of it"));
-        }
+        let secure = settings.tls.as_ref().map(Secure::read).transpose()?;
         let mut listeners = Vec::new();
         for address in &settings.listen {
             let taken = |error: io::Error| {
@@ -88,7 +87,7 @@ impl Server {
             None => None,
         };
         let (app, api) = crate::build(keep, settings.clone());
-        Ok(Self { app, api, settings, listeners, control })
+        Ok(Self { app, api, settings, listeners, secure, control })
     }
 
     /// Where it listens, with the ports it got.
@@ -101,19 +100,29 @@ impl Server {
     /// waits for requests in flight for at most [`ServerSettings::drain`], and returns. The store stays open: closing it is
     /// its owner's business.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { app, api, settings, listeners, control } = self;
+        let Self { app, api, settings, listeners, secure, control } = self;
         let (stop, stopping) = watch::channel(false);
         let room = Arc::new(Semaphore::new(settings.connections.min(Semaphore::MAX_PERMITS)));
         let mut loops = JoinSet::new();
         for (listener, address) in listeners {
             let service = Guard::new(&settings, Some(address.port())).layer(api.clone());
             let (room, stopping) = (room.clone(), stopping.clone());
-            loops.spawn(accept(room, stopping, service, async move || {
+            let next = async move || {
                 let (stream, _) = listener.accept().await?;
                 // Answers are small and whole: waiting to fill a packet only delays them.
                 stream.set_nodelay(true)?;
                 Ok(stream)
-            }));
+            };
+            match secure.clone() {
+                None => loops.spawn(accept(room, stopping, service, next, async |stream| Ok(stream))),
+                Some(secure) => {
+                    let open = move |stream| {
+                        let secure = secure.clone();
+                        async move { secure.open(stream).await }
+                    };
+                    loops.spawn(accept(room, stopping, service, next, open))
+                }
+            };
         }
         let mut leftover = None;
         if let Some(Control { listener, path, identity }) = control {
@@ -122,7 +131,8 @@ impl Server {
             // The CLI must get in even when every connection over TCP is taken.
             let room = if settings.listen.is_empty() { room } else { Arc::new(Semaphore::new(64)) };
             let api = api.layer(Extension(Local));
-            loops.spawn(accept(room, stopping, api, async move || Ok(listener.accept().await?.0)));
+            let next = async move || Ok(listener.accept().await?.0);
+            loops.spawn(accept(room, stopping, api, next, async |stream| Ok(stream)));
         }
         tokio::select! {
             () = shutdown => {}
@@ -204,12 +214,14 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-/// Accepts until told to stop, then waits for its connections to end.
-async fn accept<S, I>(
+/// Accepts until told to stop, then waits for its connections to end. `open` is what a connection begins with, in its own
+/// task: nobody waits for another's handshake.
+async fn accept<S, A, I, O>(
     room: Arc<Semaphore>,
     mut stopping: watch::Receiver<bool>,
     service: S,
-    mut next: impl AsyncFnMut() -> io::Result<I>,
+    mut next: impl AsyncFnMut() -> io::Result<A>,
+    open: impl Fn(A) -> O,
 ) where
     S: tower::Service<Request<Body>, Response = axum::response::Response, Error = std::convert::Infallible>
         + Clone
@@ -217,6 +229,7 @@ async fn accept<S, I>(
         + 'static,
     S::Future: Send,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    O: Future<Output = io::Result<I>> + Send + 'static,
 {
     let mut connections = JoinSet::new();
     loop {
@@ -234,7 +247,7 @@ async fn accept<S, I>(
         };
         match stream {
             Ok(stream) => {
-                connections.spawn(connection(stream, service.clone(), stopping.clone(), permit));
+                connections.spawn(connection(open(stream), service.clone(), stopping.clone(), permit));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -247,8 +260,12 @@ async fn accept<S, I>(
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection<S, I>(stream: I, service: S, mut stopping: watch::Receiver<bool>, _room: OwnedSemaphorePermit)
-where
+async fn connection<S, I>(
+    opening: impl Future<Output = io::Result<I>>,
+    service: S,
+    mut stopping: watch::Receiver<bool>,
+    _room: OwnedSemaphorePermit,
+) where
     S: tower::Service<Request<Body>, Response = axum::response::Response, Error = std::convert::Infallible>
         + Clone
         + Send
@@ -256,6 +273,14 @@ where
     S::Future: Send,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = stopped(&mut stopping) => return,
+    };
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a connection was not opened"),
+    };
     let service = TowerToHyperService::new(service.map_request(|request: Request<Incoming>| request.map(Body::new)));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);

@@ -78,7 +78,7 @@ async fn what_is_not_allowed_or_taken_is_said_before_anything_is_served() {
     assert_eq!(error.kind, ErrorKind::Invalid);
     let tls = Some(Tls { certificate: "c".into(), key: "k".into() });
     let error = refused(ServerSettings { tls, ..ServerSettings::listen("127.0.0.1:0".parse().unwrap()) }).await;
-    assert!(error.message.contains("TLS"), "{error}");
+    assert!(error.message.contains("`tls_certificate`: c"), "{error}");
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let error = refused(ServerSettings::listen(taken.local_addr().unwrap())).await;
     assert_eq!(error.kind, ErrorKind::Unavailable);
@@ -111,4 +111,77 @@ async fn a_request_in_flight_is_answered_before_the_end() {
     });
     assert_eq!(answer.status(), 200);
     assert_eq!(keep.get_session("a/b").await.unwrap().unwrap().state().await.unwrap().tasks.len(), 1);
+}
+
+/// A certificate for `localhost` that vouches for itself, in two files.
+fn certificate(folder: &Path) -> (Tls, rustls::pki_types::CertificateDer<'static>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let tls = Tls { certificate: folder.join("chain.pem"), key: folder.join("key.pem") };
+    std::fs::write(&tls.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&tls.key, made.signing_key.serialize_pem()).unwrap();
+    (tls, made.cert.der().clone())
+}
+
+async fn over_tls(
+    address: std::net::SocketAddr,
+    trusted: rustls::pki_types::CertificateDer<'static>,
+    token: Option<&str>,
+) -> std::io::Result<u16> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = connector.connect("localhost".try_into().unwrap(), stream).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::builder().uri("/v1/sessions").header("host", format!("localhost:{}", address.port()));
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    Ok(sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap().status().as_u16())
+}
+
+#[tokio::test]
+async fn other_machines_come_in_over_tls_with_the_token_only() {
+    const TOKEN: &str = "0123456789abcdef";
+    let files = tempfile::TempDir::new().unwrap();
+    let (tls, trusted) = certificate(files.path());
+    let others = tempfile::TempDir::new().unwrap();
+    let (_, foreign) = certificate(others.path());
+    let mut daemon = Daemon::start_with(|settings, _| {
+        settings.listen = vec!["0.0.0.0:0".parse().unwrap()];
+        settings.token = Some(Secret::new(TOKEN).unwrap());
+        settings.tls = Some(tls);
+        settings.hosts = vec!["localhost".into()];
+    })
+    .await;
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], daemon.address.port()));
+    // Somebody who never speaks holds nobody up.
+    let silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    assert_eq!(over_tls(address, trusted.clone(), Some(TOKEN)).await.unwrap(), 200);
+    assert_eq!(over_tls(address, trusted, None).await.unwrap(), 401);
+    assert!(over_tls(address, foreign, Some(TOKEN)).await.is_err(), "another certificate must not be believed");
+    // Plain HTTP gets no answer of ours.
+    let plain = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(plain)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().uri("/health/live").header("host", "localhost").body(Full::new(Bytes::new()));
+    assert!(sender.send_request(request.unwrap()).await.is_err());
+    daemon.stop().await;
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_key_of_another_certificate_is_refused() {
+    let (one, other) = (tempfile::TempDir::new().unwrap(), tempfile::TempDir::new().unwrap());
+    let (mut tls, _) = certificate(one.path());
+    tls.key = certificate(other.path()).0.key;
+    let keep = Swarmkeep::open("ephemeral:").await.unwrap();
+    let settings = ServerSettings { tls: Some(tls), ..ServerSettings::listen("127.0.0.1:0".parse().unwrap()) };
+    let error = Server::bind(keep, settings).await.err().unwrap();
+    assert_eq!(error.kind, ErrorKind::Invalid);
+    assert!(error.message.contains("tls_key"), "{error}");
 }
