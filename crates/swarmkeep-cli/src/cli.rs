@@ -11,8 +11,9 @@ const AFTER: &str = "\
 The store is at --store, else SWARMKEEP_HOME, else PERSISTENT_STATE_DIR, else the platform's data folder. \
 Its daemon is found there, and started if none runs.
 
-Exit codes: 0 done; 1 refused, or a conflict; 2 the call is wrong; 3 unavailable, nothing was written; \
-4 damaged, or waits for a decision; 5 it may or may not have been done.";
+Exit codes: 0 done, and all is well; 1 refused, a conflict, or something is unfit; 2 the call is wrong; 3 unavailable, \
+nothing was written; 4 damage found, sessions set aside, or a decision is due (recover, verify, doctor too); \
+5 it may or may not have been done.";
 
 /// Durable sessions for agent swarms.
 #[derive(Debug, Parser)]

@@ -12,6 +12,7 @@ mod daemon;
 mod demo;
 mod failure;
 mod moment;
+mod names;
 mod paint;
 mod place;
 mod say;

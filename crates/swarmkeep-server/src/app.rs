@@ -1,6 +1,7 @@
 //! What all handlers share.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use swarmkeep::{Actor, Session, Swarmkeep, SystemClock, core::clock::Clock};
+use swarmkeep::{Actor, Session, SessionId, Swarmkeep, SystemClock, core::clock::Clock};
 use tokio::{
     sync::{Mutex, watch},
     time::Instant,
@@ -81,6 +82,19 @@ impl App {
         self.0.keep.get_session(name).await?.ok_or_else(|| {
             Problem::not_found(format!("there is no session `{name}`")).hint("POST its `/open` route to make it")
         })
+    }
+
+    /// Sessions that are not served as they should be, and why: set aside as damaged, or not come back at the start.
+    pub(crate) fn damaged(&self) -> BTreeMap<SessionId, String> {
+        let report = self.0.keep.last_recovery();
+        let failed =
+            report.into_iter().flat_map(|report| report.problems).map(|problem| (problem.session, problem.what));
+        let mut damaged: BTreeMap<SessionId, String> = failed.collect();
+        // What is set aside now is said by the store itself, and better.
+        for aside in self.0.keep.health().store.into_iter().flat_map(|store| store.set_aside) {
+            damaged.extend(aside.session.map(|session| (session, aside.what)));
+        }
+        damaged
     }
 
     /// The newest count of tasks, counted again when it is older than `age`; one count at a time.

@@ -100,6 +100,8 @@ struct Components {
 struct Metrics {
     active_tasks: u64,
     total_tasks: u64,
+    /// Set aside, or not come back at the start.
+    damaged_sessions: u64,
     /// Seconds.
     uptime: u64,
     memory_usage: Memory,
@@ -130,10 +132,11 @@ async fn whole(call: Call) -> Answer {
     let health = app.keep().health();
     let counted = app.counts(COUNT_AGE, count).await;
     let (feeds, websockets) = app.feeds();
+    let damaged = app.damaged().len();
     let components = Components {
         persistence: persistence(&health),
         sync: sync(&health),
-        recovery: recovery(app.keep()),
+        recovery: recovery(app.keep(), damaged),
         tasks: match &counted {
             Ok(counts) => Component::new(
                 Status::Healthy,
@@ -167,6 +170,7 @@ async fn whole(call: Call) -> Answer {
             metrics: Metrics {
                 active_tasks: counts.active,
                 total_tasks: counts.total,
+                damaged_sessions: damaged as u64,
                 uptime: app.uptime_s(),
                 memory_usage,
             },
@@ -208,7 +212,15 @@ fn sync(health: &swarmkeep::Health) -> Component {
     )
 }
 
-fn recovery(keep: &Swarmkeep) -> Component {
+fn recovery(keep: &Swarmkeep, damaged: usize) -> Component {
+    if damaged > 0 {
+        return Component::new(
+            Status::Degraded,
+            format!(
+                "{damaged} sessions are damaged and not served; every other one is: see /v1/sessions and /v1/store"
+            ),
+        );
+    }
     let Some(report) = keep.last_recovery() else {
         return Component::new(Status::Healthy, "nothing had to be recovered");
     };

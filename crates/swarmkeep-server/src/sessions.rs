@@ -1,10 +1,12 @@
 //! `/v1/sessions`: a session's life.
 
+use std::collections::BTreeMap;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use swarmkeep::{
-    Actor, Durability, ErrorKind, NewSession, Position, RefusalCode, Reply, RequestId, SavedCheckpoint, Seq, Session,
-    SessionName, State,
+    Actor, Durability, ErrorKind, Json, NewSession, Position, RefusalCode, Reply, RequestId, SavedCheckpoint, Seq,
+    Session, SessionId, SessionName, State,
     core::{
         command::Command,
         query::{Of, Order, Query},
@@ -30,7 +32,12 @@ pub(crate) fn routes(api: Api) -> Api {
     .get(
         "/v1/sessions",
         list,
-        Op::read("listSessions", "Sessions, page by page", Content::Json("Page")).query(&[
+        Op::read(
+            "listSessions",
+            "Sessions, page by page; one that is damaged has `damage`, which says what is wrong",
+            Content::Json("Page"),
+        )
+        .query(&[
             ("namespace", "string", "Only of this namespace"),
             ("owner", "string", "Only of this owner"),
             ("status", "string", "Only with this status"),
@@ -202,7 +209,7 @@ struct ListQuery {
 
 async fn list(call: Call) -> Answer {
     let query: ListQuery = call.query()?;
-    let page = call
+    let mut page = call
         .app
         .keep()
         .find(
@@ -220,7 +227,24 @@ async fn list(call: Call) -> Answer {
             None,
         )
         .await?;
+    mark(&mut page.rows, &call.app.damaged())?;
     json(&page, None)
+}
+
+/// Adds `damage` to the rows of sessions that are damaged: the views know nothing of it.
+fn mark(rows: &mut [Json], damaged: &BTreeMap<SessionId, String>) -> Result<(), Problem> {
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    for row in rows {
+        let mut fields: serde_json::Map<String, serde_json::Value> = row.decode()?;
+        let id = fields.get("session_id").and_then(|id| id.as_str()?.parse().ok());
+        if let Some(what) = id.and_then(|id: SessionId| damaged.get(&id)) {
+            fields.insert("damage".to_owned(), what.as_str().into());
+            *row = Json::encode(&fields)?;
+        }
+    }
+    Ok(())
 }
 
 /// A session as a whole: itself, where its log ends, and how much is in it.

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use serde::Serialize;
-use swarmkeep_core::{Error, ErrorKind};
+use swarmkeep_core::{Error, ErrorKind, SessionId, SessionName};
 use swarmkeep_sqlite::{Found, ReaderPool, RecordsReader, Schema, SqliteError};
 pub use swarmkeep_sqlite::{RECORDS_SCHEMA, VIEWS_SCHEMA};
 
@@ -89,6 +89,23 @@ pub fn plan(folder: &Path) -> Result<Plan, Error> {
     };
     plan.steps = steps(&plan, found.doubts.len() + found.damage.len(), folder.join("views.db").exists());
     Ok(plan)
+}
+
+/// The names of these sessions, by records.db of the store in `folder`; those it does not know are left out.
+///
+/// # Errors
+/// `unavailable` when records.db cannot be read.
+pub fn session_names(folder: &Path, ids: &[SessionId]) -> Result<Vec<(SessionId, SessionName)>, Error> {
+    let path = folder.join("records.db");
+    let readers = ReaderPool::open(&path, 1, Arc::new(SystemClock::new())).map_err(|error| database(&path, error))?;
+    let mut names = Vec::new();
+    for id in ids {
+        let found = readers
+            .read(|connection| RecordsReader::new(connection).session(*id))
+            .map_err(|error| database(&path, error))?;
+        names.extend(found.and_then(|session| session.name).map(|name| (*id, name)));
+    }
+    Ok(names)
 }
 
 fn steps(plan: &Plan, to_quarantine: usize, has_views: bool) -> Vec<String> {

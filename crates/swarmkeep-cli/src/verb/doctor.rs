@@ -54,6 +54,10 @@ impl Finding {
     pub(crate) fn bad(name: &'static str, what: impl Into<String>, next: impl Into<String>) -> Self {
         Self { name, grade: Grade::Bad, what: what.into(), next: next.into() }
     }
+
+    pub(crate) fn damaged(name: &'static str, what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { name, grade: Grade::Damaged, what: what.into(), next: next.into() }
+    }
 }
 
 impl Doctor {
@@ -95,7 +99,7 @@ impl Doctor {
                 Exit::Corrupt,
                 "corrupt",
                 format!("{count} things are damaged"),
-                "`swarmkeep verify` says exactly what",
+                format!("do what stands beside them above; {} verify proves the rest", context.place.program()),
             )),
         }
     }

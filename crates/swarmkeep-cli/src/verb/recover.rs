@@ -11,6 +11,7 @@ use crate::{
     context::Context,
     failure::Failure,
     moment,
+    names::Names,
     say::say,
     table::{Table, printable},
 };
@@ -47,13 +48,18 @@ impl Recover {
         }
         if let Some(session) = &self.session {
             let report = verify::ask(context, Some(session)).await?;
-            context.answer(&report, |context| verify::show(context, &report))?;
+            let names = names(context, &report).await;
+            context.answer(&report, |context| verify::show(context, &report, &names))?;
             return verify::judge(&report);
         }
-        let answer = context.get_json("/v1/recoveries").await?;
+        let mut answer = context.get_json("/v1/recoveries").await?;
+        let store = context.get_json("/v1/store").await?;
+        let aside = set_aside(&store).to_vec();
+        let names = names(context, &json!([answer, aside])).await;
+        names.add_to(&mut answer);
         let recoveries = entries(&answer, "recoveries");
         if let Some(Verb::History) = self.verb {
-            let mut table = Table::new(&["id", "when", "how", ">frames", ">opened ms", ">sessions"]);
+            let mut table = Table::new(&["id", "when", "how", ">frames", ">opened ms", ">sessions", "damage"]);
             for recovery in recoveries {
                 table.row([
                     text(recovery, "id").to_owned(),
@@ -69,17 +75,62 @@ impl Recover {
                     number(recovery, "frames_replayed").to_string(),
                     number(recovery, "opened_ms").to_string(),
                     number(recovery, "sessions_checked").to_string(),
+                    in_short(recovery),
                 ]);
             }
             return context.answer(&answer, |context| context.print_table(&table, "this store never had to come back"));
         }
-        let last = recoveries.first().cloned().unwrap_or(Value::Null);
+        let mut last = recoveries.first().cloned().unwrap_or(Value::Null);
+        if let (Some(fields), false) = (last.as_object_mut(), aside.is_empty()) {
+            fields.insert("set_aside".into(), aside.into());
+            names.add_to(&mut last);
+        }
         context.answer(&last, |_| {
-            for line in lines(&last) {
+            for line in lines(&last, &names) {
                 say!("{line}");
             }
-        })
+        })?;
+        judge(context, &last)
     }
+}
+
+/// The names of the sessions that an answer speaks of.
+pub(super) async fn names(context: &Context, said: &Value) -> Names {
+    match context.connect_if_running().await {
+        Ok(mut client) => Names::ask(&mut client, said).await,
+        Err(_) => Names::default(),
+    }
+}
+
+/// The sessions that the store has set aside, of what it says about itself.
+pub(super) fn set_aside(store: &Value) -> &[Value] {
+    entries(field(field(store, "store"), "set_aside"), "")
+}
+
+/// What a start found that is not as it should be, in a few words.
+fn in_short(report: &Value) -> String {
+    let count = |name: &str| entries(field(report, name), "").len() as u64;
+    let counts = [
+        (count("damage"), "damaged ranges"),
+        (number(report, "sessions_failed"), "sessions not back"),
+        (count("possibly_acknowledged"), "doubtful ends"),
+    ];
+    let said: Vec<String> =
+        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    said.join(", ")
+}
+
+/// Damage is an exit code, so that a script need not read the report.
+fn judge(context: &Context, report: &Value) -> Result<(), Failure> {
+    let damage = entries(field(report, "damage"), "").len();
+    let failed = number(report, "sessions_failed").max(entries(field(report, "set_aside"), "").len() as u64);
+    if damage == 0 && failed == 0 {
+        return Ok(());
+    }
+    Err(Failure::corrupt(
+        format!("{damage} damaged ranges, {failed} sessions that do not come back; the others go on"),
+        format!("{} doctor says what to do; nothing was overwritten", context.place.program()),
+    ))
 }
 
 /// Whether a daemon answers for the store.
@@ -113,7 +164,11 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
         plan.steps
             .push("fold every session from its oldest kept base and compare with checkpoints, RAM and views".into());
     }
-    context.answer(&plan, |context| {
+    let said = serde_json::to_value(&plan).unwrap_or_default();
+    let names = Names::look(&context.place.dir, &said);
+    let mut answer = said;
+    names.add_to(&mut answer);
+    context.answer(&answer, |context| {
         let paint = context.paint;
         say!(
             "{}: records.db at position {}, the journal at {}{}",
@@ -123,15 +178,14 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             if plan.clean { "; nothing to settle" } else { "; a death before" }
         );
         for damage in &plan.damage {
-            say!("{} {}", paint.red("damage:"), printable(damage));
+            say!("{} {}", paint.red("damage:"), printable(&names.put_into(damage)));
         }
         for span in &plan.possibly_acknowledged {
             say!(
-                "{} session {}, seq {:?} to {:?}",
+                "{} session {}, {}",
                 paint.yellow("possibly acknowledged, unreadable:"),
-                span.session,
-                span.first,
-                span.last
+                names.of(&span.session.to_string()),
+                seqs(span.first, span.last)
             );
         }
         say!("The next start would:");
@@ -147,7 +201,24 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             }
         );
         say!("{}", paint.dim("Nothing was touched."));
-    })
+    })?;
+    if plan.damage.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::corrupt(
+        format!("{} damaged ranges, {} of them nowhere else", plan.damage.len(), plan.lost),
+        format!(
+            "keep a copy of {} before the next start, which goes on without what is lost (docs/recovery.md)",
+            context.place.shown()
+        ),
+    ))
+}
+
+fn seqs(first: Option<u64>, last: Option<u64>) -> String {
+    match (first, last) {
+        (Some(first), Some(last)) => format!("seq {first} to {last}"),
+        _ => "unknown seqs".into(),
+    }
 }
 
 async fn full(context: &Context) -> Result<(), Failure> {
@@ -168,13 +239,17 @@ async fn full(context: &Context) -> Result<(), Failure> {
     let recovery = serde_json::to_value(keep.last_recovery()).unwrap_or_default();
     keep.close().await.map_err(refused)?;
     let report = serde_json::to_value(verified.map_err(refused)?).unwrap_or_default();
-    context.answer(&json!({ "recovery": recovery, "verify": report }), |context| {
-        for line in lines(&recovery) {
+    let mut answer = json!({ "recovery": recovery, "verify": report });
+    let names = Names::look(&context.place.dir, &answer);
+    names.add_to(&mut answer);
+    context.answer(&answer, |context| {
+        for line in lines(&recovery, &names) {
             say!("{line}");
         }
-        verify::show(context, &report);
+        verify::show(context, &report, &names);
     })?;
-    verify::judge(&report)
+    verify::judge(&report)?;
+    judge(context, &recovery)
 }
 
 /// Removes views.db with what SQLite keeps beside it: all of it can be made again from records.db.
@@ -203,7 +278,7 @@ fn is_new(report: &Value) -> bool {
 }
 
 /// A report for people, a line for each thing found.
-pub(crate) fn lines(report: &Value) -> Vec<String> {
+pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
     if is_new(report) {
         return vec!["a new store".into()];
     }
@@ -226,15 +301,12 @@ pub(crate) fn lines(report: &Value) -> Vec<String> {
         ("possibly_acknowledged", "could not be read and may have been acknowledged; its bytes are in quarantine/"),
     ] {
         for span in entries(field(report, name), "") {
-            let seqs = match (field(span, "first").as_u64(), field(span, "last").as_u64()) {
-                (Some(first), Some(last)) => format!("seq {first} to {last}"),
-                _ => "unknown seqs".into(),
-            };
-            lines.push(format!("session {}, {seqs}: {what}", text(span, "session")));
+            let seqs = seqs(field(span, "first").as_u64(), field(span, "last").as_u64());
+            lines.push(format!("session {}, {seqs}: {what}", names.of(text(span, "session"))));
         }
     }
     for damage in entries(field(report, "damage"), "") {
-        lines.push(format!("damage: {}", printable(damage.as_str().unwrap_or(""))));
+        lines.push(format!("damage: {}", printable(&names.put_into(damage.as_str().unwrap_or("")))));
     }
     if field(report, "views_rebuilt").as_bool() == Some(true) {
         lines.push("views.db is built again from the records".into());
@@ -242,9 +314,12 @@ pub(crate) fn lines(report: &Value) -> Vec<String> {
     for problem in entries(field(report, "problems"), "") {
         lines.push(format!(
             "session {} does not come back: {}",
-            text(problem, "session"),
-            printable(text(problem, "what"))
+            names.of(text(problem, "session")),
+            printable(&names.put_into(text(problem, "what")))
         ));
+    }
+    for aside in entries(field(report, "set_aside"), "") {
+        lines.push(format!("set aside: {}", printable(&names.put_into(text(aside, "what")))));
     }
     lines
 }

@@ -25,6 +25,7 @@ use crate::{
     context::{Context, print_json},
     failure::{Exit, Failure},
     moment,
+    names::Names,
     say::say,
     served::Served,
     settings::{KNOWN, Said, Settings},
@@ -343,7 +344,7 @@ fn greet(context: &Context, keep: &Swarmkeep, urls: &[String]) -> Result<(), Fai
             );
         }
     }
-    for found in recover::lines(&recovery) {
+    for found in recover::lines(&recovery, &Names::look(&context.place.dir, &recovery)) {
         line("found", found);
     }
     line("started", format!("{} UTC, process {}", moment::utc(moment::now_ms()), std::process::id()));

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Name, entries, number, plain, text};
-use crate::{client::Call, context::Context, failure::Failure, moment, say::say, table::printable};
+use crate::{client::Call, context::Context, failure::Failure, moment, names::Names, say::say, table::printable};
 
 /// A large store takes its time.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
@@ -20,8 +20,10 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
-        let report = ask(context, self.session.as_deref()).await?;
-        context.answer(&report, |context| show(context, &report))?;
+        let mut report = ask(context, self.session.as_deref()).await?;
+        let names = super::recover::names(context, &report).await;
+        names.add_to(&mut report);
+        context.answer(&report, |context| show(context, &report, &names))?;
         judge(&report)
     }
 }
@@ -33,7 +35,7 @@ pub(super) async fn ask(context: &mut Context, session: Option<&str>) -> Result<
     answer.json()
 }
 
-pub(super) fn show(context: &Context, report: &Value) {
+pub(super) fn show(context: &Context, report: &Value, names: &Names) {
     let paint = context.paint;
     let count = |name: &str| moment::thousands(number(report, name));
     say!(
@@ -52,8 +54,8 @@ pub(super) fn show(context: &Context, report: &Value) {
             "{}  {}  {}  {}",
             paint.red("DAMAGED"),
             text(finding, "place"),
-            plain(finding, "session"),
-            printable(text(finding, "what"))
+            names.of(&plain(finding, "session")),
+            printable(&names.put_into(text(finding, "what")))
         );
     }
     if findings.is_empty() {

@@ -1,17 +1,21 @@
 //! The store: who holds it, how far its parts have come, what exists once only.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use serde_json::Value;
 
-use super::{Finding, Grade};
+use super::Finding;
 use crate::{
     client::{Call, Client, Endpoint},
     context::Context,
     daemon::is_alive,
     moment,
+    names::Names,
     verb::{entries, field, number, text},
 };
+
+const SET_ASIDE: &str =
+    "restore the folder from a copy, or see docs/recovery.md on frames that are lost; other sessions go on";
 
 pub(super) async fn look(context: &Context) -> Vec<Finding> {
     let mut client = match &context.url {
@@ -26,7 +30,11 @@ pub(super) async fn look(context: &Context) -> Vec<Finding> {
     }
     match client.call(&Call::get("/v1/store")).await {
         Ok(answer) if answer.status == 200 => match answer.json::<Value>() {
-            Ok(store) => findings.extend(parts(&store)),
+            Ok(store) => {
+                let names = Names::ask(&mut client, &store).await;
+                findings.extend(parts(&store, &names));
+                findings.extend(last_start(&mut client, context).await);
+            }
             Err(failure) => findings.push(Finding::bad("daemon", failure.what, failure.next)),
         },
         Ok(answer) => findings.push(Finding::bad(
@@ -101,22 +109,50 @@ fn files(context: &Context) -> Vec<Finding> {
         (Some(_), None) => findings.push(half("a journal", "records.db")),
         (None, Some(_)) => findings.push(half("records.db", "the journal")),
     }
-    let quarantined = fs::read_dir(dir.join("quarantine")).map_or(0, |entries| entries.flatten().count());
-    if quarantined > 0 {
-        findings.push(quarantine(quarantined));
+    let quarantined: Vec<String> = fs::read_dir(dir.join("quarantine")).map_or(Vec::new(), |entries| {
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    });
+    let aside: BTreeSet<&str> = quarantined
+        .iter()
+        .filter_map(|name| name.strip_prefix("session-")?.strip_suffix(".records")?.split('-').next())
+        .collect();
+    let names = Names::look(dir, &serde_json::json!(aside));
+    findings.extend(aside.iter().map(|id| {
+        let what = format!("session {} has records beyond a gap in quarantine/", names.of(id));
+        Finding::damaged("set aside", what, SET_ASIDE)
+    }));
+    if !quarantined.is_empty() {
+        findings.push(quarantine(quarantined.len()));
+    }
+    if context.place.is_a_store() {
+        findings.extend(planned(context));
     }
     findings
 }
 
-fn half(there: &str, missing: &str) -> Finding {
-    Finding {
-        name: "parts",
-        grade: Grade::Damaged,
-        what: format!("{there} is there, {missing} is not: this is half of a store"),
-        next: format!(
-            "bring {missing} back from where {there} came from, or move the folder away and begin a new store"
-        ),
+/// What the next start would find; nothing is touched.
+fn planned(context: &Context) -> Option<Finding> {
+    match swarmkeep::upkeep::plan(&context.place.dir) {
+        Ok(plan) if plan.damage.is_empty() => None,
+        Ok(plan) => Some(Finding::damaged(
+            "journal",
+            format!("{} damaged ranges, {} of them nowhere else", plan.damage.len(), plan.lost),
+            format!("{} recover --dry-run says which, and what the next start does", context.place.program()),
+        )),
+        Err(error) if error.kind == swarmkeep::ErrorKind::Corrupt => {
+            Some(Finding::damaged("journal", error.message.clone(), error.hint.unwrap_or_default()))
+        }
+        // Half a store, or one of a newer program: said elsewhere.
+        Err(_) => None,
     }
+}
+
+fn half(there: &str, missing: &str) -> Finding {
+    Finding::damaged(
+        "parts",
+        format!("{there} is there, {missing} is not: this is half of a store"),
+        format!("bring {missing} back from where {there} came from, or move the folder away and begin a new store"),
+    )
 }
 
 fn quarantine(count: usize) -> Finding {
@@ -128,7 +164,7 @@ fn quarantine(count: usize) -> Finding {
 }
 
 /// What the daemon says of the store.
-fn parts(store: &Value) -> Vec<Finding> {
+fn parts(store: &Value, names: &Names) -> Vec<Finding> {
     let mut findings = Vec::new();
     let standing = store.get("store").filter(|inner| inner.is_object()).unwrap_or(store);
     let records = number(standing, "records_position");
@@ -162,11 +198,21 @@ fn parts(store: &Value) -> Vec<Finding> {
         ranges => findings.push(Finding::warn("copies", format!("{ranges} ranges exist in one copy only"), "let the daemon catch up, or make a backup")),
     }
     for aside in standing.get("set_aside").and_then(Value::as_array).into_iter().flatten() {
-        findings.push(Finding::bad(
-            "set aside",
-            text(aside, "what").to_owned(),
-            "restore the folder from a copy, or see docs/recovery.md on frames that are lost; other sessions go on",
-        ));
+        findings.push(Finding::damaged("set aside", names.put_into(text(aside, "what")), SET_ASIDE));
     }
     findings
+}
+
+/// What the running daemon found when it started.
+async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
+    let answer: Value = client.call(&Call::get("/v1/recoveries")).await.ok()?.json().ok()?;
+    let last = entries(&answer, "recoveries").first()?;
+    let damage = entries(field(last, "damage"), "").len();
+    let (failed, doubts) = (number(last, "sessions_failed"), entries(field(last, "possibly_acknowledged"), "").len());
+    let next = format!("{} recover says which, and whose they are", context.place.program());
+    if damage > 0 || failed > 0 {
+        let what = format!("found {damage} damaged ranges; {failed} sessions did not come back");
+        return Some(Finding::damaged("last start", what, next));
+    }
+    (doubts > 0).then(|| Finding::warn("last start", format!("found {doubts} doubtful ends of the journal"), next))
 }

@@ -7,7 +7,7 @@ use super::super::{entries, field, number, path, plain, text};
 use crate::{
     client::query,
     context::{Context, print_json},
-    failure::Failure,
+    failure::{Exit, Failure},
     moment,
     say::say,
     table::{Table, cut, printable},
@@ -48,7 +48,13 @@ impl Ls {
         ];
         until_views_follow(context).await?;
         let page = context.get_json(format!("/v1/sessions{}", query(&pairs))).await?;
-        let mut table = Table::new(&["session", "*status", "owner", ">seq", "created"]);
+        let is_damaged = |row: &&Value| !text(row, "damage").is_empty();
+        let damaged = entries(&page, "rows").iter().filter(is_damaged).count();
+        let mut titles = vec!["session", "*status", "owner", ">seq", "created"];
+        if damaged > 0 {
+            titles.push("damage");
+        }
+        let mut table = Table::new(&titles);
         for row in entries(&page, "rows") {
             let name = match (text(row, "namespace"), text(row, "name")) {
                 ("", name) => name.to_owned(),
@@ -62,10 +68,20 @@ impl Ls {
                 plain(row, "owner"),
                 seq.to_string(),
                 moment::ago(created, moment::now_ms()),
+                if is_damaged(&row) { "SET ASIDE".to_owned() } else { String::new() },
             ]);
         }
         context.answer(&page, |context| {
             context.print_table(&table, "no sessions");
+            if damaged > 0 {
+                let program = context.place.program();
+                say!(
+                    "{}",
+                    context.paint.red(format_args!(
+                        "{damaged} damaged: `{program} session show NAME` says what is wrong and what to do"
+                    ))
+                );
+            }
             if let Some(next) = field(&page, "next").as_str() {
                 say!("{}", context.paint.dim(format_args!("more: --cursor {next}")));
             }
@@ -89,7 +105,11 @@ async fn until_views_follow(context: &mut Context) -> Result<(), Failure> {
 }
 
 pub(crate) async fn show(context: &mut Context, session: &str) -> Result<(), Failure> {
-    let answer = context.get_json(path(session, "")).await?;
+    let answer = match context.get_json(path(session, "")).await {
+        Err(failure) if failure.exit == Exit::Corrupt => return Err(show_damaged(context, session, failure).await),
+        answer => answer?,
+    };
+    let names = super::super::recover::names(context, &answer).await;
     context.answer(&answer, |context| {
         let paint = context.paint;
         let line = |name: &str, value: String| {
@@ -122,9 +142,40 @@ pub(crate) async fn show(context: &mut Context, session: &str) -> Result<(), Fai
             .collect();
         line("holds", counts.join(", "));
         if let Some(origin) = field(&answer, "forked_from").as_object() {
-            line("fork of", printable(&Value::Object(origin.clone()).to_string()));
+            let origin = Value::Object(origin.clone());
+            line(
+                "fork of",
+                format!("{} at seq {}", printable(names.of(text(&origin, "session"))), number(&origin, "seq")),
+            );
         }
     })
+}
+
+/// A session that is set aside has no state to show: what is known of it, and what to do.
+async fn show_damaged(context: &mut Context, session: &str, mut failure: Failure) -> Failure {
+    let program = context.place.program();
+    let row = context.get_json(format!("/v1/query/sessions{}", query(&[("session", Some(session.to_owned()))]))).await;
+    let row = row.ok().and_then(|page| entries(&page, "rows").first().cloned()).unwrap_or_default();
+    if !context.json && !row.is_null() {
+        let paint = context.paint;
+        let line = |name: &str, value: String| {
+            if !value.is_empty() {
+                say!("{}  {value}", paint.dim(format_args!("{name:<9}")));
+            }
+        };
+        line("session", paint.bold(printable(&format!("{}/{}", text(&row, "namespace"), text(&row, "name")))));
+        line("status", format!("{}, {} as damaged", text(&row, "status"), paint.red("SET ASIDE")));
+        line("owner", printable(&plain(&row, "owner")));
+        line("created", moment::utc(number(&row, "created_at")));
+        line("head", format!("seq {} before the damage", number(&row, "seq")));
+    }
+    let names = super::super::recover::names(context, &Value::from(failure.what.as_str())).await;
+    failure.what = names.put_into(&failure.what);
+    failure.next = format!(
+        "what is before the damage is readable: {program} session history {session}; to settle it: restore a copy of the \
+         store, or see docs/recovery.md, \"Frames that are lost\"; {program} doctor says the rest"
+    );
+    failure
 }
 
 /// The canonical state is JSON already: with `--json` it is passed through as it came, else set out for reading.

@@ -1,0 +1,133 @@
+//! Damage is seen: in exit codes, in lists, by name, and with what to do.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod binary;
+
+use std::{
+    fs,
+    io::{Read, Write},
+};
+
+use binary::{Ended, Store, signal};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// A store with two sessions, the first of which has records beyond a gap: what a lost frame leaves.
+fn hurt() -> (Store, String) {
+    let store = Store::new();
+    store.run(&["session", "create", "team/hurt"]).ok();
+    store.run(&["session", "create", "well"]).ok();
+    store.run(&["session", "fork", "team/hurt", "child"]).ok();
+    let rows = store.run(&["session", "ls", "--namespace", "team", "--json"]).ok().json();
+    let id = rows["rows"][0]["session_id"].as_str().unwrap().to_owned();
+    store.run(&["stop"]).ok();
+    fs::create_dir_all(store.dir().join("quarantine")).unwrap();
+    fs::write(store.dir().join(format!("quarantine/session-{id}-4-5.records")), b"whatever").unwrap();
+    (store, id)
+}
+
+#[track_caller]
+fn damaged(ended: Ended) -> Ended {
+    assert_eq!(ended.code, 4, "{ended:?}");
+    ended
+}
+
+fn http(address: &str, path: &str) -> Value {
+    let mut stream = std::net::TcpStream::connect(address.strip_prefix("http://").unwrap()).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: localhost:{}\r\nconnection: close\r\n\r\n",
+        address.rsplit(':').next().unwrap()
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+#[test]
+fn a_session_that_is_set_aside_is_seen_everywhere() {
+    let (store, id) = hurt();
+    let looked = damaged(store.run(&["doctor"]));
+    assert!(looked.out.contains("session team/hurt"), "by name, at rest: {looked:?}");
+
+    let (mut daemon, said) = store.serve(&[]);
+    let list = store.run(&["session", "ls"]).ok();
+    assert!(list.out.contains("SET ASIDE") && list.out.contains("session show NAME"), "{list:?}");
+    let rows = store.run(&["session", "ls", "--json"]).ok().json();
+    let marked: Vec<&str> = rows["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["damage"].is_string())
+        .map(|row| row["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(marked, ["hurt"], "{rows}");
+
+    let shown = damaged(store.run(&["session", "show", "team/hurt"]));
+    assert!(shown.out.contains("team/hurt") && shown.out.contains("SET ASIDE"), "{shown:?}");
+    assert!(shown.err.contains("session history team/hurt") && shown.err.contains(", session team/hurt,"), "{shown:?}");
+    let history = damaged(store.run(&["session", "history", "team/hurt"]));
+    assert!(history.out.contains("session_created"), "what is before it: {history:?}");
+    let child = store.run(&["session", "show", "child"]).ok();
+    assert!(child.out.contains("team/hurt at seq 1"), "{child:?}");
+
+    let doctor = damaged(store.run(&["doctor"]));
+    assert!(doctor.out.contains("session team/hurt"), "{doctor:?}");
+    for args in [vec!["recover"], vec!["verify"]] {
+        let found = damaged(store.run(&args));
+        assert!(found.out.contains("team/hurt") && !found.out.contains(&format!("session {id}")), "{found:?}");
+    }
+    let report = damaged(store.run(&["verify", "--json"]));
+    assert_eq!(report.json()["findings"][0]["session_name"], "team/hurt", "{report:?}");
+    let history = store.run(&["recover", "history"]).ok();
+    assert!(history.out.contains("1 sessions not back"), "{history:?}");
+
+    let health = http(said["addresses"][0].as_str().unwrap(), "/api/health");
+    assert_eq!((&health["status"], &health["metrics"]["damagedSessions"]), (&"degraded".into(), &1.into()), "{health}");
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
+
+#[test]
+fn damage_of_the_journal_is_an_exit_code() {
+    let store = Store::new();
+    store.run(&["session", "create", "work"]).ok();
+    for number in 0..4 {
+        store.run(&["memory", "set", "work", "key", &format!("\"needle-{number}\"")]).ok();
+    }
+    signal(store.holder().unwrap(), Signal::KILL);
+    let mut spoiled = false;
+    for entry in fs::read_dir(store.dir().join("journal")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(8).position(|window| window == b"needle-1") {
+            bytes[at] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            spoiled = true;
+        }
+    }
+    assert!(spoiled);
+    // The kernel gives the lock back when the process is gone; until then the plan says that the store is open.
+    let plan = loop {
+        let plan = store.run(&["recover", "--dry-run", "--json"]);
+        if plan.json()["open"].is_null() {
+            break damaged(plan);
+        }
+    };
+    assert_eq!(plan.json()["damage"].as_array().unwrap().len(), 1, "{plan:?}");
+    damaged(store.run(&["doctor"]));
+    store.run(&["session", "ls"]).ok();
+    damaged(store.run(&["recover"]));
+    damaged(store.run(&["doctor"]));
+    let history = store.run(&["recover", "history"]).ok();
+    assert!(history.out.contains("1 damaged ranges"), "{history:?}");
+}
