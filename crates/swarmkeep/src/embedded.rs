@@ -9,6 +9,7 @@
 //! A store is a folder: `lock journal/ records.db views.db blobs/ quarantine/`, and `control.sock` while it is held.
 
 mod applier;
+mod keeper;
 mod lane;
 mod open;
 mod quarantine;
@@ -38,6 +39,7 @@ use tokio::sync::oneshot;
 
 use self::{
     applier::{Ask, Progress},
+    keeper::Keeper,
     lane::Lanes,
 };
 use crate::{
@@ -68,6 +70,7 @@ pub struct EmbeddedLog {
     lanes: Arc<Lanes>,
     watchers: Arc<Watchers>,
     progress: Arc<Progress>,
+    keeper: Option<Arc<Keeper>>,
     records: Arc<ReaderPool>,
     views: Arc<ReaderPool>,
     blobs: Arc<BlobFiles>,
@@ -94,8 +97,33 @@ pub struct Standing {
     pub trouble: Option<String>,
     /// Why views.db does not move, while that lasts.
     pub views_trouble: Option<String>,
+    /// Second copies of what the journal gave up.
+    pub kept: KeptStanding,
     /// Sessions set aside as damaged, each with what is wrong: they take no writes until somebody decides.
     pub set_aside: Vec<SetAside>,
+}
+
+/// How the second copies stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct KeptStanding {
+    /// Bytes they may take; 0: none are made.
+    pub budget_bytes: u64,
+    /// Files there are.
+    pub files: u64,
+    /// Their bytes, packed.
+    pub bytes: u64,
+    /// Records in them.
+    pub records: u64,
+    /// The oldest position that they reach back to; absent: there are none.
+    pub since_position: Option<Position>,
+    /// Retired segments that wait to be copied: they are the second copy themselves until then.
+    pub waiting_segments: u64,
+    /// Segments that were given up since the start without a copy: too many waited, or there was no room.
+    pub not_kept_segments: u64,
+    /// Why the last one was not kept; absent: none was given up.
+    pub not_kept_because: Option<String>,
+    /// Second copies that were damaged, by the names of their files in `quarantine/`.
+    pub lost: Vec<String>,
 }
 
 /// A session that was set aside.
@@ -143,6 +171,7 @@ impl EmbeddedLog {
             views_position: *self.progress.views.borrow(),
             trouble: self.progress.trouble.lock().clone(),
             views_trouble: self.progress.views_trouble.lock().clone(),
+            kept: self.kept_standing(),
             set_aside: self
                 .lanes
                 .all_aside()
@@ -150,6 +179,17 @@ impl EmbeddedLog {
                 .map(|damage| SetAside { session: damage.session, what: damage.to_string() })
                 .collect(),
         }
+    }
+
+    fn kept_standing(&self) -> KeptStanding {
+        let mut standing = self.keeper.as_ref().map(|keeper| keeper.standing()).unwrap_or_default();
+        let waiting = self.journal.waiting();
+        standing.waiting_segments = waiting.segments;
+        standing.not_kept_segments += waiting.overrun;
+        if waiting.overrun > 0 && standing.not_kept_because.is_none() {
+            standing.not_kept_because = Some("more was written than could be copied".into());
+        }
+        standing
     }
 
     /// Whether records.db takes nothing at present: writes are acknowledged until [`crate::Settings::unapplied_bytes`] are
@@ -179,6 +219,7 @@ impl EmbeddedLog {
         self.progress.close();
         let applier = self.applier.lock().take();
         let joined = applier.is_none_or(|applier| applier.join().is_ok());
+        self.keeper.iter().for_each(|keeper| keeper.close());
         drop(self.lock.lock().take());
         let trouble = self.progress.trouble.lock().clone();
         match trouble {
@@ -212,7 +253,8 @@ impl EmbeddedLog {
         Ok(stored.iter().filter_map(|recovery| serde_json::from_str(&recovery.report).ok()).collect())
     }
 
-    /// Every row of records.db that belongs to no one session, by its checksum, and SQLite's own check. Blocks.
+    /// Every row of records.db that belongs to no one session, by its checksum, and SQLite's own check; every byte of the
+    /// second copies. Blocks.
     ///
     /// # Errors
     /// What records.db says.
@@ -220,7 +262,9 @@ impl EmbeddedLog {
         // A large file takes longer to check than a snapshot may live otherwise; the write-ahead log grows meanwhile.
         let damage = self.records.read_unhurried(|connection| RecordsReader::new(connection).verify_file());
         let damage = damage.map_err(LogError::from).map_err(damage::log)?;
-        Ok(damage.iter().map(ToString::to_string).collect())
+        let kept = self.keeper.iter().flat_map(|keeper| keeper.verify());
+        let kept = kept.map(|name| format!("a second copy is damaged, and out of use: quarantine/{name}"));
+        Ok(damage.iter().map(ToString::to_string).chain(kept).collect())
     }
 
     /// Returns when records.db has what the journal had when the store was opened.
@@ -672,6 +716,7 @@ impl Drop for EmbeddedLog {
         if let Some(applier) = self.applier.lock().take() {
             let _ = applier.join();
         }
+        self.keeper.iter().for_each(|keeper| keeper.close());
     }
 }
 

@@ -32,12 +32,15 @@
 //! # Reading the source
 //!
 //! [`segment`] (a file's header), [`frame`] (a commit's bytes), [`tail`] (what a journal found on disk means), `open` (acting
-//! on it), `pool` (which files there are), `receipt`, `writer` (the commit thread).
+//! on it), `pool` (which files there are), `receipt`, `writer` (the commit thread); [`search`] (segments read again),
+//! [`kept`] (the second copy of what was retired).
 
 pub mod frame;
+pub mod kept;
 mod open;
 mod pool;
 mod receipt;
+pub mod search;
 pub mod segment;
 pub mod tail;
 mod writer;
@@ -116,6 +119,26 @@ pub struct Vouch {
     pub incarnation: u64,
 }
 
+/// A segment on disk, and how far it may be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Its number.
+    pub number: u64,
+    /// Where its frames logically end, in bytes; `None`: it is being written.
+    pub end: Option<u64>,
+}
+
+/// Segments that records.db has and that wait to be copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many were given up since the start before they were copied, because too many waited.
+    pub overrun: u64,
+}
+
 /// How a journal is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -128,7 +151,7 @@ pub struct Settings {
     pub spares_ahead: usize,
     /// Retired segments kept for reuse; more are deleted. Reuse is faster than growing files (their blocks exist).
     pub spares_max: usize,
-    /// Bytes of retired segments kept as a second copy of what records.db has, oldest given up first.
+    /// Bytes of retired segments that may wait for [`Journal::take_retired`], oldest given up first. 0: nobody takes them.
     pub keep_bytes: u64,
     /// Bytes of entries that may wait to be written; then `Busy`.
     pub queue_bytes: usize,

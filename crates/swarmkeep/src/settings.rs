@@ -16,6 +16,9 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Groups acknowledged but not yet applied to records.db, in bytes, before writers wait. Default 64 MiB; at least 4 MiB.
     pub unapplied_bytes: u64,
+    /// Disk for second copies of what the journal gave up, in bytes, packed; the oldest go first. They are what damage in
+    /// records.db is repaired from. 0: none are made. Default 1 GiB; else at least 1 MiB.
+    pub journal_keep: u64,
     /// A session that has not been touched for this long is kept in RAM as its canonical bytes only. Default 500 ms.
     pub pack_after_ms: u64,
 }
@@ -27,6 +30,7 @@ impl Default for Settings {
             readers: 4,
             segment_bytes: 8 << 20,
             unapplied_bytes: 64 << 20,
+            journal_keep: 1 << 30,
             pack_after_ms: 500,
         }
     }
@@ -53,6 +57,9 @@ impl Settings {
         }
         if self.unapplied_bytes < 4 << 20 {
             return wrong("unapplied_bytes", "4194304 (4 MiB) or more");
+        }
+        if (1..1 << 20).contains(&self.journal_keep) {
+            return wrong("journal_keep", "0 (no second copies), or 1048576 (1 MiB) or more");
         }
         Ok(())
     }

@@ -67,6 +67,12 @@ pub(crate) const KNOWN: &[Known] = &[
         Kind::Bytes(4 * MIB, 1 << 40),
         "acknowledged but not yet applied, before writers wait",
     ),
+    known(
+        "journal_keep",
+        "1GiB",
+        Kind::Bytes(0, 1 << 46),
+        "disk for second copies of what the journal gave up, packed; 0: none, else 1 MiB or more",
+    ),
     known("pack_after", "500ms", Kind::Time(0, 86_400_000), "a session untouched for this long is kept as bytes only"),
     known(
         "log",

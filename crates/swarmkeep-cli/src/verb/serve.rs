@@ -239,6 +239,7 @@ fn engine_settings(settings: &Settings) -> swarmkeep::Settings {
         readers: usize::try_from(settings.number("readers")).unwrap_or(4),
         segment_bytes: settings.number("segment_bytes"),
         unapplied_bytes: settings.number("unapplied_bytes"),
+        journal_keep: settings.number("journal_keep"),
         pack_after_ms: settings.number("pack_after"),
     }
 }

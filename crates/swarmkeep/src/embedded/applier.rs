@@ -24,6 +24,7 @@ use swarmkeep_sqlite::{ApplyBatch, Entry as Applied, NewBlob, RecordsDb, Source,
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    keeper::Keeper,
     lane::{Lanes, begins},
     quarantine::Quarantine,
 };
@@ -167,6 +168,8 @@ pub(super) struct Applier {
     /// The views lack a batch that records.db has: the next one must not be tabulated as if they had it.
     pub(super) views_behind: bool,
     pub(super) quarantine: Quarantine,
+    /// What makes second copies of retired segments, if anything does.
+    pub(super) keeper: Option<Arc<Keeper>>,
 }
 
 struct Batch {
@@ -437,6 +440,9 @@ impl Applier {
         if let Err(error) = self.blobs.remove_session(session) {
             tracing::warn!(%session, %error, "blob files of a removed session are still there");
         }
+        if let Some(keeper) = &self.keeper {
+            keeper.session_removed();
+        }
     }
 
     fn tabulate(&mut self, batch: &ApplyBatch) {
@@ -504,6 +510,9 @@ impl Applier {
             && let Err(error) = journal.retire(anchor.position, anchor.frame_hash)
         {
             tracing::warn!(%error, "journal segments could not be retired");
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.wake();
         }
     }
 }

@@ -20,6 +20,7 @@ use swarmkeep_sqlite::{
 use super::{
     EmbeddedLog,
     applier::{Applier, Progress},
+    keeper::{self, Keeper},
     lane::Lanes,
     quarantine::Quarantine,
 };
@@ -68,11 +69,16 @@ impl EmbeddedLog {
         let anchor = records.anchor();
         let (views, views_rebuilt) = open_views(&views_path, &records, clock.now_ms())?;
         let vouch = vouch(&anchor);
-        let journal_settings =
-            journal::Settings { segment_bytes: settings.segment_bytes, ..journal::Settings::default() };
+        let journal_settings = journal::Settings {
+            segment_bytes: settings.segment_bytes,
+            keep_bytes: keeper::wait_bytes(settings),
+            ..journal::Settings::default()
+        };
         let mut opened = Journal::open(disk.clone(), folder, journal_settings, Some(vouch), clock.clone(), entropy)
             .map_err(|error| journal_error(folder, error))?;
+        let store = opened.store;
         let quarantine = Quarantine::new(disk.clone(), folder);
+        let kept_disk = disk.clone();
         let blobs = Arc::new(BlobFiles::open(disk, folder).map_err(|error| unusable(folder, error))?);
 
         let lanes = Arc::new(Lanes::new());
@@ -98,6 +104,13 @@ impl EmbeddedLog {
         let read_records = Arc::new(read_records.map_err(|error| database(&records_path, error))?);
         let read_views = ReaderPool::open(&views_path, settings.readers, clock.clone());
         let read_views = Arc::new(read_views.map_err(|error| database(&views_path, error))?);
+        let keeper = match settings.journal_keep {
+            0 => None,
+            budget => Some(
+                Keeper::start(kept_disk, folder, store, budget, Arc::downgrade(&journal), read_records.clone())
+                    .map_err(|error| unusable(folder, error))?,
+            ),
+        };
         let applier = Applier {
             progress: progress.clone(),
             records,
@@ -108,6 +121,7 @@ impl EmbeddedLog {
             since_retired: 1,
             views_behind: false,
             quarantine,
+            keeper: keeper.clone(),
         };
         let applier = std::thread::Builder::new()
             .name("swarmkeep-applier".into())
@@ -123,6 +137,7 @@ impl EmbeddedLog {
             lanes,
             watchers,
             progress,
+            keeper,
             records: read_records,
             views: read_views,
             blobs,

@@ -87,10 +87,10 @@ impl Journal {
         let finished = inspection
             .segments
             .iter()
-            .map(|&(number, bytes, last)| {
+            .map(|&(number, bytes, last, end)| {
                 // What lies beyond its end was given up after a failed write or sync: the file is not used again.
                 let poisoned = inspection.doubts.iter().any(|doubt| doubt.abandoned && doubt.segment == number);
-                Finished { number, bytes, last, poisoned }
+                Finished { number, bytes, end, last, poisoned }
             })
             .collect();
         let mut pool = Pool::new(Arc::clone(&disk), &dir, settings.clone(), &inspection.spares, finished);

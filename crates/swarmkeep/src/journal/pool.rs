@@ -1,5 +1,5 @@
-//! Which segment files there are: the one being written, those that records.db still needs, those kept as a second copy,
-//! and spares.
+//! Which segment files there are: the one being written, those that records.db still needs, those that wait to be copied
+//! to where second copies are kept, and spares.
 //!
 //! A spare is a file of full size whose blocks exist and whose contents mean nothing. It becomes a segment by getting its
 //! header (and the frame that is carried over, if there is one), a sync, its name, and a sync of the directory, in that
@@ -39,6 +39,8 @@ pub(super) struct Active {
 pub(super) struct Finished {
     pub(super) number: u64,
     pub(super) bytes: u64,
+    /// Where its frames logically end, in bytes; 0: not known.
+    pub(super) end: u64,
     /// Its last frame with entries, or that of the segments before.
     pub(super) last: Position,
     /// A write or sync of it failed: it is not written again, ever.
@@ -60,7 +62,12 @@ pub(super) struct Pool {
     spares: VecDeque<Spare>,
     next_spare: u64,
     finished: VecDeque<Finished>,
-    kept: VecDeque<Finished>,
+    /// What records.db has: they wait to be copied elsewhere, up to [`Settings::keep_bytes`].
+    retired: VecDeque<Finished>,
+    /// The retired segment that is being read: it keeps its contents.
+    taken: Option<u64>,
+    /// Segments given up before they were copied.
+    overrun: u64,
 }
 
 impl Pool {
@@ -79,7 +86,9 @@ impl Pool {
             next_spare: spares.iter().max().map_or(1, |last| last + 1),
             spares: VecDeque::new(),
             finished: finished.into(),
-            kept: VecDeque::new(),
+            retired: VecDeque::new(),
+            taken: None,
+            overrun: 0,
         };
         for &number in spares {
             let path = dir.join(spare_name(number));
@@ -167,49 +176,95 @@ impl Pool {
         self.finished.push_back(finished);
     }
 
-    /// Gives up segments that hold nothing beyond `through`: kept as a second copy up to the bound, then reused or deleted.
+    /// Segments on disk that are no longer written: number, where their frames end.
+    pub(super) fn extents(&self) -> Vec<(u64, u64)> {
+        self.retired.iter().chain(&self.finished).map(|segment| (segment.number, segment.end)).collect()
+    }
+
+    /// The oldest retired segment, which keeps its contents until it is released.
+    pub(super) fn take_retired(&mut self) -> Option<Finished> {
+        let oldest = self.retired.front().copied();
+        self.taken = oldest.map(|oldest| oldest.number);
+        oldest
+    }
+
+    /// How many retired segments wait, their bytes, and how many were given up before anybody took them.
+    pub(super) fn waiting(&self) -> (usize, u64, u64) {
+        (self.retired.len(), self.retired.iter().map(|segment| segment.bytes).sum(), self.overrun)
+    }
+
+    /// The segment that was taken is not needed any more.
+    ///
+    /// # Errors
+    /// What the disk says; it is tried again when the next one is retired.
+    pub(super) fn release(&mut self, number: u64) -> io::Result<()> {
+        self.taken = None;
+        let Some(at) = self.retired.iter().position(|segment| segment.number == number) else { return Ok(()) };
+        let Some(segment) = self.retired.remove(at) else { return Ok(()) };
+        let mut spares = VecDeque::new();
+        let outcome = self.give_up(&segment, &mut spares);
+        if outcome.is_err() {
+            // It counts as one that nobody took; its bytes are freed when there is no more room for those that wait.
+            self.retired.push_front(segment);
+        }
+        self.settle(spares).and(outcome)
+    }
+
+    /// Gives up segments that hold nothing beyond `through`: they wait to be copied up to the bound, then are reused or
+    /// deleted.
     ///
     /// # Errors
     /// What the disk says; what was not given up is tried again next time.
     pub(super) fn retire(&mut self, through: Position) -> io::Result<()> {
         while let Some(finished) = self.finished.pop_front_if(|finished| finished.last <= through) {
-            self.kept.push_back(finished);
+            self.retired.push_back(finished);
         }
-        let mut renamed = Vec::new();
+        let mut spares = VecDeque::new();
         let mut outcome = Ok(());
-        while self.kept.iter().map(|kept| kept.bytes).sum::<u64>() > self.settings.keep_bytes {
-            let Some(oldest) = self.kept.front().copied() else { break };
-            let path = self.dir.join(file_name(oldest.number));
-            let reuse = !oldest.poisoned
-                && oldest.bytes == self.settings.segment_bytes
-                && self.spares.len() + renamed.len() < self.settings.spares_max;
-            let done = if reuse {
-                let number = self.next_spare;
-                self.next_spare += 1;
-                let done = self.disk.rename(&path, &self.dir.join(spare_name(number)));
-                if done.is_ok() {
-                    renamed.push(Spare { number, used: true });
-                }
-                done
-            } else {
-                self.disk.remove(&path)
-            };
-            match done {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
+        while outcome.is_ok()
+            && self.retired.iter().map(|segment| segment.bytes).sum::<u64>() > self.settings.keep_bytes
+        {
+            let Some(at) = self.retired.iter().position(|segment| Some(segment.number) != self.taken) else { break };
+            let Some(oldest) = self.retired.remove(at) else { break };
+            outcome = self.give_up(&oldest, &mut spares);
+            if outcome.is_err() {
+                self.retired.insert(at, oldest);
+            } else if self.settings.keep_bytes > 0 {
+                self.overrun += 1;
             }
-            self.kept.pop_front();
         }
-        if !renamed.is_empty() {
-            // The old names must be gone for good before the files get other contents.
+        self.settle(spares).and(outcome)
+    }
+
+    fn give_up(&mut self, segment: &Finished, spares: &mut VecDeque<Spare>) -> io::Result<()> {
+        let path = self.dir.join(file_name(segment.number));
+        let reuse = !segment.poisoned
+            && segment.bytes == self.settings.segment_bytes
+            && self.spares.len() + spares.len() < self.settings.spares_max;
+        let done = if reuse {
+            let number = self.next_spare;
+            self.next_spare += 1;
+            let done = self.disk.rename(&path, &self.dir.join(spare_name(number)));
+            if done.is_ok() {
+                spares.push_back(Spare { number, used: true });
+            }
+            done
+        } else {
+            self.disk.remove(&path)
+        };
+        match done {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Spares may be used once their old names are gone for good.
+    fn settle(&mut self, spares: VecDeque<Spare>) -> io::Result<()> {
+        if !spares.is_empty() {
             self.disk.sync_dir(&self.dir)?;
-            self.spares.extend(renamed);
+            self.spares.extend(spares);
         }
-        outcome
+        Ok(())
     }
 }
 

@@ -117,8 +117,8 @@ pub struct Inspection {
     pub(super) last: Option<(u64, u64)>,
     /// The highest number that any segment file has.
     pub(super) number: u64,
-    /// Segments, oldest first: number, bytes, last position with entries.
-    pub(super) segments: Vec<(u64, u64, Position)>,
+    /// Segments, oldest first: number, bytes, last position with entries, logical end (0: not known).
+    pub(super) segments: Vec<(u64, u64, Position, u64)>,
     pub(super) spares: Vec<u64>,
 }
 
@@ -176,7 +176,8 @@ pub fn inspect(disk: &dyn Disk, store_dir: &Path, vouch: Option<Vouch>) -> Resul
     // The newest segment that begins at or before what is not applied: all before it has been.
     let start = chain.iter().rposition(|found| found.header.first_position.0 <= records.0 + 1).unwrap_or(0);
     for (found, next) in chain.iter().zip(chain.iter().skip(1)).take(start) {
-        inspection.segments.push((found.header.number, found.bytes, next.header.data_position));
+        let end = if next.header.previous_number == found.header.number { next.header.previous_end } else { 0 };
+        inspection.segments.push((found.header.number, found.bytes, next.header.data_position, end));
     }
     let mut reading = Reading::new(disk, &dir, vouch, inspection);
     for (index, found) in chain.iter().enumerate().skip(start) {
@@ -265,7 +266,7 @@ fn chain(mut found: BTreeMap<u64, Found>, inspection: &mut Inspection) -> Vec<Fo
         next = found.range(..=previous).next_back().map(|(number, _)| *number);
         chain.push(segment);
     }
-    inspection.segments.extend(found.values().map(|orphan| (orphan.header.number, orphan.bytes, Position(0))));
+    inspection.segments.extend(found.values().map(|orphan| (orphan.header.number, orphan.bytes, Position(0), 0)));
     chain.reverse();
     chain
 }
@@ -428,7 +429,8 @@ impl<'a> Reading<'a> {
                     let beyond = remains(&bytes, limit, &key, true, header.number);
                     self.inspection.doubts.extend(beyond.map(|tail| tail.doubt(true)));
                 }
-                self.inspection.segments.push((header.number, found.bytes, next.data_position));
+                let end = follows.map_or(0, |next| next.previous_end);
+                self.inspection.segments.push((header.number, found.bytes, next.data_position, end));
             }
             None => {
                 self.tail = remains(&bytes, offset, &key, header.recycled, header.number);
@@ -539,12 +541,12 @@ impl<'a> Reading<'a> {
             self.inspection.data = unvouched.data;
             self.inspection.last = Some((last, unvouched.offset));
         }
-        if let Some((number, _)) = self.inspection.last {
+        if let Some((number, end)) = self.inspection.last {
             let bytes = self
                 .disk
                 .open(&self.dir.join(super::segment::file_name(number)), OpenHow::Read)
                 .and_then(|file| file.len());
-            self.inspection.segments.push((number, bytes.unwrap_or(0), self.inspection.data.0));
+            self.inspection.segments.push((number, bytes.unwrap_or(0), self.inspection.data.0, end));
         }
         Ok(self.inspection)
     }

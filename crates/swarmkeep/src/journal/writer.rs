@@ -23,7 +23,7 @@ use swarmkeep_core::{
 use tokio::sync::Notify;
 
 use super::{
-    AppendError, AppendRefused, Entry, Frame, Receipt, Settings, StoreId,
+    AppendError, AppendRefused, Entry, Extent, Frame, Receipt, Settings, StoreId, Waiting,
     frame::{self, Place, SEAL_BYTES},
     pool::{Active, Finished, Pool},
     receipt::Batch,
@@ -273,6 +273,43 @@ impl Journal {
             self.shared.queue.lock().full = None;
         }
         outcome
+    }
+
+    /// The oldest segment that records.db has and nobody has copied; it keeps its contents until [`Journal::release`].
+    #[must_use]
+    pub fn take_retired(&self) -> Option<Extent> {
+        let taken = self.shared.pool.lock().take_retired()?;
+        Some(Extent { number: taken.number, end: Some(taken.end) })
+    }
+
+    /// The segment that was taken is not needed any more: its file may be used again.
+    ///
+    /// # Errors
+    /// What the disk says; it is tried again by itself.
+    pub fn release(&self, number: u64) -> io::Result<()> {
+        let outcome = self.shared.pool.lock().release(number);
+        self.shared.queue.lock().full = None;
+        outcome
+    }
+
+    /// What waits to be copied.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting {
+        let (segments, bytes, overrun) = self.shared.pool.lock().waiting();
+        Waiting { segments: segments as u64, bytes, overrun }
+    }
+
+    /// The segments on disk that are no longer written, oldest first.
+    #[must_use]
+    pub fn extents(&self) -> Vec<Extent> {
+        let extents = self.shared.pool.lock().extents();
+        extents.into_iter().map(|(number, end)| Extent { number, end: Some(end) }).collect()
+    }
+
+    /// Whether no segment can be made, for want of room.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.shared.queue.lock().full, Some(AppendRefused::DiskFull))
     }
 
     /// Writes what is queued, then a seal, and stops. Appends are refused from now on. The same call again does nothing.
@@ -548,7 +585,8 @@ impl Committer {
         if let Some(active) = self.active.take() {
             self.chain.previous = (active.number, active.offset);
             let last = self.chain.data.0;
-            self.shared.pool.lock().finish(Finished { number: active.number, bytes: active.size, last, poisoned });
+            let (number, bytes, end) = (active.number, active.size, active.offset);
+            self.shared.pool.lock().finish(Finished { number, bytes, end, last, poisoned });
         }
     }
 

@@ -197,6 +197,7 @@ fn parts(store: &Value, names: &Names) -> Vec<Finding> {
         0 => findings.push(Finding::ok("copies", format!("{} of what is recent stand in the journal alone for now", moment::bytes(unapplied)))),
         ranges => findings.push(Finding::warn("copies", format!("{ranges} ranges exist in one copy only"), "let the daemon catch up, or make a backup")),
     }
+    findings.extend(second_copies(field(standing, "kept")));
     for aside in standing.get("set_aside").and_then(Value::as_array).into_iter().flatten() {
         findings.push(Finding::damaged("set aside", names.put_into(text(aside, "what")), SET_ASIDE));
     }
@@ -215,4 +216,39 @@ async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
         return Some(Finding::damaged("last start", what, next));
     }
     (doubts > 0).then(|| Finding::warn("last start", format!("found {doubts} doubtful ends of the journal"), next))
+}
+
+/// What there is of second copies, and what there is not.
+fn second_copies(kept: &Value) -> Vec<Finding> {
+    let name = "second copy";
+    let (budget, files) = (number(kept, "budget_bytes"), number(kept, "files"));
+    if budget == 0 {
+        return vec![Finding::ok(name, "none is made of what the journal gave up (journal_keep is 0)")];
+    }
+    let mut findings = vec![Finding::ok(
+        name,
+        format!(
+            "{} records of what the journal gave up, in {files} files of {} (at most {}); {} segments wait to be copied",
+            moment::thousands(number(kept, "records")),
+            moment::bytes(number(kept, "bytes")),
+            moment::bytes(budget),
+            number(kept, "waiting_segments")
+        ),
+    )];
+    let not_kept = number(kept, "not_kept_segments");
+    if not_kept > 0 {
+        findings.push(Finding::warn(
+            name,
+            format!("{not_kept} segments or copies were given up since the start: {}", text(kept, "not_kept_because")),
+            "what they held exists in records.db alone; make room, or a backup",
+        ));
+    }
+    for lost in entries(field(kept, "lost"), "") {
+        findings.push(Finding::warn(
+            name,
+            format!("a second copy is damaged and out of use: {}", lost.as_str().unwrap_or_default()),
+            "what it held may exist in records.db alone; make a backup",
+        ));
+    }
+    findings
 }

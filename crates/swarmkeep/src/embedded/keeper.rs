@@ -1,0 +1,437 @@
+//! The keeper: second copies of what the journal gave up, made by a thread of its own that nobody waits for.
+//!
+//! It takes the oldest retired segment, packs its records into a kept file ([`crate::journal::kept`]), and releases the
+//! segment. What waits for it is bounded by [`wait_bytes`]; beyond that segments are given up without a copy, which is
+//! counted and said. Kept files go oldest first when they are more than the budget, and when there is no room on the
+//! device: an acknowledgement is worth more than a second copy.
+//!
+//! # Removed sessions
+//!
+//! What was removed must not live on in a copy. Nothing is kept of a session that records.db knows as removed later, and
+//! when one is removed every kept file that has records of it is written again without them. `kept/erased` says up to which
+//! position removals have been carried out, so that a crash in between only delays it to the next start.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+use swarmkeep_core::{SessionId, log::Position};
+use swarmkeep_sqlite::{ReaderPool, RecordsReader};
+
+use super::KeptStanding;
+use crate::{
+    disk::{self, Disk, OpenHow},
+    journal::{
+        Extent, Journal, StoreId,
+        kept::{self, Content, KeptError, KeptFile, Summary},
+        search::Segment,
+    },
+    settings::Settings,
+};
+
+/// Retired segments wait on disk up to this, so that a burst costs the keeper time and nobody else.
+const WAIT_BYTES: u64 = 128 << 20;
+/// Files below this, unpacked, are joined with the next: a store that is opened and closed often does not fill with them.
+const JOIN_BYTES: usize = 512 * 1024;
+/// Most files, whatever their size.
+const FILES_MAX: usize = 4096;
+/// Room that is left on the device for the journal and the databases.
+const ROOM_BYTES: u64 = 64 << 20;
+/// How often it looks whether the journal has room.
+const LOOK: Duration = Duration::from_secs(1);
+/// How much less of a turn than others it takes, where the system can say so for one thread.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 5;
+
+/// Bytes of retired segments that may wait.
+pub(super) fn wait_bytes(settings: &Settings) -> u64 {
+    if settings.journal_keep == 0 { 0 } else { WAIT_BYTES.max(4 * settings.segment_bytes) }
+}
+
+pub(super) struct Keeper {
+    disk: Arc<dyn Disk>,
+    store_dir: PathBuf,
+    folder: PathBuf,
+    store: StoreId,
+    budget: u64,
+    state: Mutex<State>,
+    wake: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Oldest first.
+    files: Vec<Summary>,
+    lost: Vec<String>,
+    not_kept: u64,
+    not_kept_because: Option<String>,
+    /// A session was removed, or may have been before the start.
+    removed: bool,
+    woken: bool,
+    closing: bool,
+}
+
+impl Keeper {
+    /// Looks at what there is, removes what was left half made, and starts the thread.
+    pub(super) fn start(
+        disk: Arc<dyn Disk>,
+        store_dir: &Path,
+        store: StoreId,
+        budget: u64,
+        journal: Weak<Journal>,
+        records: Arc<ReaderPool>,
+    ) -> io::Result<Arc<Self>> {
+        let folder = store_dir.join("kept");
+        disk.create_dir(&folder)?;
+        disk.sync_dir(store_dir)?;
+        let keeper = Self {
+            disk,
+            store_dir: store_dir.to_owned(),
+            folder,
+            store,
+            budget,
+            state: Mutex::new(State { removed: true, woken: true, ..State::default() }),
+            wake: Condvar::new(),
+            thread: Mutex::default(),
+        };
+        keeper.look()?;
+        let keeper = Arc::new(keeper);
+        let working = keeper.clone();
+        let thread = std::thread::Builder::new().name("swarmkeep-keeper".into()).spawn(move || {
+            #[cfg(target_os = "linux")]
+            let _ = rustix::process::nice(NICE);
+            working.work(&journal, &records);
+        })?;
+        *keeper.thread.lock() = Some(thread);
+        Ok(keeper)
+    }
+
+    fn look(&self) -> io::Result<()> {
+        let mut files: Vec<Summary> = Vec::new();
+        for name in self.disk.list(&self.folder)? {
+            let path = self.folder.join(&name);
+            if name.ends_with(".part") {
+                self.disk.remove(&path)?;
+                continue;
+            }
+            if kept::file_positions(&name).is_none() {
+                continue;
+            }
+            match self
+                .disk
+                .open(&path, OpenHow::Read)
+                .map_err(KeptError::from)
+                .and_then(|file| kept::summary(file.as_ref(), self.store))
+            {
+                Ok(summary) => files.push(summary),
+                Err(KeptError::Damaged(what)) => self.lose(&name, what),
+                Err(error) => {
+                    tracing::warn!(name, %error, "a kept file is left as it is and not used");
+                    self.state.lock().lost.push(format!("kept/{name}: {error}"));
+                }
+            }
+        }
+        // One that was joined with others, and whose name a crash kept from going.
+        let covers =
+            |a: &Summary, b: &Summary| (a.first, a.last) != (b.first, b.last) && a.first <= b.first && b.last <= a.last;
+        let (stale, mut files): (Vec<_>, Vec<_>) =
+            files.iter().copied().partition(|file| files.iter().any(|other| covers(other, file)));
+        for file in stale {
+            self.disk.remove(&self.path(&file))?;
+        }
+        files.sort_by_key(|file| file.first);
+        let quarantined = match self.disk.list(&self.store_dir.join("quarantine")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed?,
+        };
+        let mut state = self.state.lock();
+        state.files = files;
+        for name in quarantined.into_iter().filter(|name| name.starts_with("kept-")) {
+            if !state.lost.contains(&name) {
+                state.lost.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Segments may have been retired.
+    pub(super) fn wake(&self) {
+        self.state.lock().woken = true;
+        self.wake.notify_one();
+    }
+
+    /// A session was removed: its kept copies go too.
+    pub(super) fn session_removed(&self) {
+        self.state.lock().removed = true;
+        self.wake.notify_one();
+    }
+
+    /// Ends after what it is doing: what waits stays in the journal until the next start.
+    pub(super) fn close(&self) {
+        self.state.lock().closing = true;
+        self.wake.notify_one();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the keeper of second copies ended by a panic");
+        }
+    }
+
+    pub(super) fn standing(&self) -> KeptStanding {
+        let state = self.state.lock();
+        KeptStanding {
+            budget_bytes: self.budget,
+            files: state.files.len() as u64,
+            bytes: state.files.iter().map(|file| file.bytes).sum(),
+            records: state.files.iter().map(|file| file.records).sum(),
+            since_position: state.files.first().map(|file| file.first),
+            waiting_segments: 0,
+            not_kept_segments: state.not_kept,
+            not_kept_because: state.not_kept_because.clone(),
+            lost: state.lost.clone(),
+        }
+    }
+
+    /// Goes through the kept files, newest first, until `each` says that it has enough. A damaged one goes to quarantine.
+    pub(super) fn search(&self, mut each: impl FnMut(&KeptFile) -> Result<bool, KeptError>) {
+        let files = self.state.lock().files.clone();
+        for file in files.iter().rev() {
+            match self.open(file).and_then(|file| each(&file)) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => self.note(file, &error),
+            }
+        }
+    }
+
+    /// Reads every byte of every kept file; those that are damaged go to quarantine, and their names are given.
+    pub(super) fn verify(&self) -> Vec<String> {
+        let known = self.state.lock().lost.clone();
+        self.search(|file| file.verify().map(|()| false));
+        self.state.lock().lost.iter().filter(|name| !known.contains(name)).cloned().collect()
+    }
+
+    fn work(&self, journal: &Weak<Journal>, records: &ReaderPool) {
+        loop {
+            let removed = {
+                let mut state = self.state.lock();
+                if !state.woken && !state.removed && !state.closing {
+                    self.wake.wait_for(&mut state, LOOK);
+                }
+                if state.closing {
+                    return;
+                }
+                state.woken = false;
+                std::mem::take(&mut state.removed)
+            };
+            if removed && let Err(error) = self.erase(records) {
+                tracing::warn!(%error, "kept copies of removed sessions are still there; tried again at the next removal or start");
+            }
+            let Some(journal) = journal.upgrade() else { return };
+            while journal.is_full() && self.give_way() {
+                tracing::warn!("no room for the journal: a kept second copy was given up");
+            }
+            while !self.state.lock().closing
+                && let Some(retired) = journal.take_retired()
+            {
+                if let Err(error) = self.keep(retired, &journal, records) {
+                    tracing::warn!(segment = retired.number, %error, "no second copy of a journal segment was made");
+                    let mut state = self.state.lock();
+                    state.not_kept += 1;
+                    state.not_kept_because = Some(error.to_string());
+                }
+                if let Err(error) = journal.release(retired.number) {
+                    tracing::warn!(segment = retired.number, %error, "a copied journal segment could not be given up");
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Makes the second copy of one segment.
+    fn keep(&self, retired: Extent, journal: &Journal, records: &ReaderPool) -> io::Result<()> {
+        let Some(segment) = Segment::read(self.disk.as_ref(), &self.store_dir, self.store, retired, journal.durable())?
+        else {
+            return Ok(());
+        };
+        let (frames, damaged) = segment.frames();
+        let Some(first) = frames.first() else { return Ok(()) };
+        let gone = removed(records, Position(first.position.0.saturating_sub(1)))?;
+        let mut content = Content::default();
+        for frame in &frames {
+            content.add(frame, &gone);
+        }
+        drop((frames, segment));
+        let newest = self.state.lock().files.last().copied();
+        let mut joined = None;
+        if content.bytes() < JOIN_BYTES
+            && let Some(newest) = newest.filter(|newest| newest.bytes < JOIN_BYTES as u64)
+        {
+            match self.open(&newest) {
+                Ok(file) => {
+                    let mut both = Content::default();
+                    let gone = removed(records, Position(newest.first.0.saturating_sub(1)))?;
+                    if both.add_file(&file, &gone).is_ok() && both.bytes() < JOIN_BYTES {
+                        both.join(content);
+                        content = both;
+                        joined = Some(newest);
+                    }
+                }
+                Err(error) => self.note(&newest, &error),
+            }
+        }
+        let Some((bytes, summary)) = content.encode(self.store)? else { return Ok(()) };
+        self.put(&bytes, summary, joined)?;
+        if damaged > 0 {
+            return Err(io::Error::other("frames of it are damaged: the others were copied"));
+        }
+        Ok(())
+    }
+
+    /// Writes a kept file in place of another, if that is given, and lets the oldest go that are beyond the budget.
+    fn put(&self, bytes: &[u8], summary: Summary, instead: Option<Summary>) -> io::Result<()> {
+        while self.disk.free_bytes(&self.folder)? < bytes.len() as u64 + ROOM_BYTES {
+            if !self.give_way() {
+                return Err(io::Error::new(io::ErrorKind::StorageFull, "no room on the device for second copies"));
+            }
+        }
+        let path = self.path(&summary);
+        let part = path.with_extension("part");
+        let write = || {
+            let file = self.disk.open(&part, OpenHow::Create)?;
+            file.set_len(0)?;
+            file.write_at(bytes, 0)?;
+            file.sync_data()?;
+            self.disk.rename(&part, &path)?;
+            self.disk.sync_dir(&self.folder)
+        };
+        while let Err(error) = write() {
+            let _ = self.disk.remove(&part);
+            if !disk::is_full(&error) || !self.give_way() {
+                return Err(error);
+            }
+        }
+        if let Some(old) = instead.filter(|old| self.path(old) != path) {
+            self.disk.remove(&self.path(&old))?;
+        }
+        let mut state = self.state.lock();
+        state.files.retain(|file| Some(*file) != instead);
+        let at = state.files.partition_point(|file| file.first < summary.first);
+        state.files.insert(at, summary);
+        let beyond = |state: &State| {
+            state.files.len() > FILES_MAX || state.files.iter().map(|file| file.bytes).sum::<u64>() > self.budget
+        };
+        while beyond(&state) && !state.files.is_empty() {
+            let oldest = state.files.remove(0);
+            self.disk.remove(&self.path(&oldest))?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the oldest kept file; false: there is none.
+    fn give_way(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.files.is_empty() {
+            return false;
+        }
+        let oldest = state.files.remove(0);
+        state.not_kept += 1;
+        state.not_kept_because = Some("no room on the device: the oldest copies were given up".into());
+        drop(state);
+        self.disk.remove(&self.path(&oldest)).is_ok()
+    }
+
+    /// Writes every kept file again that has records of a session that was removed since.
+    fn erase(&self, records: &ReaderPool) -> io::Result<()> {
+        let marker = self.folder.join("erased");
+        let done = match self.disk.open(&marker, OpenHow::Read) {
+            Ok(file) => disk::read_whole(file.as_ref(), 64)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        // What cannot be read is taken for nothing done: erasing twice does no harm.
+        let done = Position(std::str::from_utf8(&done).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0));
+        let gone = removed(records, done)?;
+        let Some(newest) = gone.values().max().copied() else { return Ok(()) };
+        let files = self.state.lock().files.clone();
+        for file in files.iter().filter(|file| file.first <= newest) {
+            let open = match self.open(file) {
+                Ok(open) => open,
+                Err(error) => {
+                    self.note(file, &error);
+                    continue;
+                }
+            };
+            let goes = |session: &SessionId, position: Position| gone.get(session).is_some_and(|at| *at > position);
+            let concerned = open.runs.iter().any(|run| goes(&run.session, run.position))
+                || open.blobs.iter().any(|blob| goes(&blob.session, blob.position));
+            if !concerned {
+                continue;
+            }
+            let mut content = Content::default();
+            if let Err(error) = content.add_file(&open, &gone) {
+                self.note(file, &error);
+                continue;
+            }
+            match content.encode(self.store)? {
+                Some((bytes, summary)) => self.put(&bytes, summary, Some(*file))?,
+                None => {
+                    self.disk.remove(&self.path(file))?;
+                    self.state.lock().files.retain(|kept| kept != file);
+                }
+            }
+        }
+        let part = marker.with_extension("part");
+        let file = self.disk.open(&part, OpenHow::Create)?;
+        file.set_len(0)?;
+        file.write_at(newest.0.to_string().as_bytes(), 0)?;
+        file.sync_data()?;
+        self.disk.rename(&part, &marker)?;
+        self.disk.sync_dir(&self.folder)
+    }
+
+    fn open(&self, file: &Summary) -> Result<KeptFile, KeptError> {
+        KeptFile::read(self.disk.open(&self.path(file), OpenHow::Read)?, self.store)
+    }
+
+    fn note(&self, file: &Summary, error: &KeptError) {
+        // One that went in the meantime was not needed any more.
+        let KeptError::Damaged(what) = error else { return };
+        self.state.lock().files.retain(|kept| kept != file);
+        self.lose(&kept::file_name(file.first, file.last), what);
+    }
+
+    /// A damaged kept file: out of use, and kept for whoever wants to look.
+    fn lose(&self, name: &str, what: &str) {
+        tracing::error!(name, what, "a second copy is damaged; what it held may exist once only now");
+        let quarantine = self.store_dir.join("quarantine");
+        let aside = format!("kept-{name}");
+        let moved = self
+            .disk
+            .create_dir(&quarantine)
+            .and_then(|()| self.disk.rename(&self.folder.join(name), &quarantine.join(&aside)))
+            .and_then(|()| self.disk.sync_dir(&quarantine));
+        if let Err(error) = moved {
+            tracing::warn!(name, %error, "a damaged second copy could not be put aside");
+        }
+        self.state.lock().lost.push(aside);
+    }
+
+    fn path(&self, file: &Summary) -> PathBuf {
+        self.folder.join(kept::file_name(file.first, file.last))
+    }
+}
+
+/// Sessions that records.db knows as removed beyond a position, and where.
+fn removed(records: &ReaderPool, beyond: Position) -> io::Result<HashMap<SessionId, Position>> {
+    let removals =
+        records.read(|connection| RecordsReader::new(connection).removals(beyond)).map_err(io::Error::other)?;
+    Ok(removals.into_iter().map(|removal| (removal.session, removal.position)).collect())
+}
