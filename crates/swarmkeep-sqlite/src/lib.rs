@@ -64,7 +64,7 @@ pub use self::{
     pool::ReaderPool,
     records::{
         Anchor, ApplyBatch, CheckpointInfo, Entry, NewBlob, Options, RECORDS_SCHEMA, RecordsDb, RecordsReader,
-        Recovery, Removal, SessionReport, StoredObservations, StoredSession, What,
+        Recovery, Removal, Restored, SessionReport, StoredObservations, StoredSession, What,
     },
     views::{Source, VIEWS_SCHEMA, ViewsDb},
 };

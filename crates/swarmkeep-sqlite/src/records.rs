@@ -4,6 +4,7 @@ mod apply;
 mod chunk;
 mod read;
 mod remove;
+mod restore;
 mod row;
 mod verify;
 
@@ -15,6 +16,7 @@ use swarmkeep_core::{Hash, log::Position};
 pub use self::{
     apply::{ApplyBatch, Entry, NewBlob, What},
     read::{CheckpointInfo, RecordsReader, Recovery, Removal, StoredObservations, StoredSession},
+    restore::Restored,
     verify::SessionReport,
 };
 use crate::{

@@ -272,14 +272,11 @@ impl EmbeddedLog {
         self.progress.applied(self.opened_at).await;
     }
 
-    /// The sessions that records.db has, those that are `wanted`. Blocks.
+    /// The sessions that records.db has. Blocks.
     ///
     /// # Errors
     /// What records.db says.
-    pub fn stored_sessions(
-        &self,
-        wanted: impl Fn(&swarmkeep_sqlite::StoredSession) -> bool,
-    ) -> Result<Vec<SessionId>, Error> {
+    pub fn stored_sessions(&self) -> Result<Vec<SessionId>, Error> {
         const PAGE: usize = 1_000;
         let mut all = Vec::new();
         let mut after = None;
@@ -287,7 +284,7 @@ impl EmbeddedLog {
             let page = self.read_records(|records| records.sessions(after, PAGE)).map_err(damage::log)?;
             after = page.last().map(|session| session.id);
             let last = page.len() < PAGE;
-            all.extend(page.iter().filter(|session| wanted(session)).map(|session| session.id));
+            all.extend(page.iter().map(|session| session.id));
             if last {
                 return Ok(all);
             }
@@ -367,6 +364,16 @@ impl EmbeddedLog {
                 Err(LogError::Refused { kind: Refused::Busy, detail })
             }
         }
+    }
+
+    /// Whether a session's records are known to be missing in the middle.
+    pub(crate) fn is_set_aside(&self, session: SessionId) -> bool {
+        self.lanes.aside(session).is_some()
+    }
+
+    /// Readers of records.db, for many sessions in one snapshot.
+    pub(crate) fn records_readers(&self) -> Arc<ReaderPool> {
+        self.records.clone()
     }
 
     fn read_records<T>(&self, read: impl Fn(&RecordsReader<'_>) -> swarmkeep_sqlite::Result<T>) -> Result<T, LogError> {

@@ -1,6 +1,7 @@
 //! [`Swarmkeep`]: a store that is open.
 
 mod begin;
+mod comeback;
 mod load;
 mod observe;
 mod submit;

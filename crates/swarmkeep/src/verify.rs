@@ -79,7 +79,7 @@ impl Swarmkeep {
         // views before it is asked for.
         let mut sessions = engine.tabulated_sessions().await?;
         if let Some(embedded) = &engine.embedded {
-            match embedded.stored_sessions(|_| true) {
+            match embedded.stored_sessions() {
                 Ok(stored) => sessions.extend(stored),
                 Err(error) => report.findings.push(Finding { session: None, place: "store", what: error.to_string() }),
             }

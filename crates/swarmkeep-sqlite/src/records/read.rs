@@ -203,7 +203,7 @@ impl<'c> RecordsReader<'c> {
             return Err(SqliteError::damaged(Some(session), Some(seqs), "records were removed below a checkpoint"));
         }
         let mut out = Vec::new();
-        self.walk(session, &row, after, |view| {
+        self.walk(session, &row, after, Chunk::read, |view, _| {
             if !out.is_empty() && out.len() + view.bytes().len() > max_bytes {
                 return false;
             }
@@ -213,27 +213,28 @@ impl<'c> RecordsReader<'c> {
         Ok(out.into())
     }
 
-    /// Every record after `after`, verified, until `each` says false. The last record of all must be the head.
+    /// Every record after `after`, verified, with the head after it, until `each` says false. The last record of all must be
+    /// the head. `chunk` reads a row of chunks.
     pub(super) fn walk(
         &self,
         session: SessionId,
         row: &SessionRow,
         after: Seq,
-        mut each: impl FnMut(&record::RecordView<'_>) -> bool,
+        chunk: fn(&Row<'_>, SessionId) -> Result<Chunk>,
+        mut each: impl FnMut(&record::RecordView<'_>, Head) -> bool,
     ) -> Result<()> {
         let damaged = |seqs: std::ops::RangeInclusive<u64>, what: String| {
             SqliteError::damaged(Some(session), Some(seqs), format!("records.db: {what}"))
         };
-        let sql = format!(
-            "SELECT {} FROM chunks WHERE session = ?1 AND first_seq >= \
-             (SELECT coalesce(max(first_seq), 0) FROM chunks WHERE session = ?1 AND first_seq <= ?2) ORDER BY first_seq",
-            chunk::COLUMNS
-        );
-        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, first_seq, last_seq, codec, raw_len, checksum, bytes FROM chunks WHERE session = ?1 AND \
+             first_seq >= (SELECT coalesce(max(first_seq), 0) FROM chunks WHERE session = ?1 AND first_seq <= ?2) \
+             ORDER BY first_seq",
+        )?;
         let mut rows = statement.query((session.0, bound(after.0.saturating_add(1))))?;
         let mut head: Option<Head> = (after == row.base.seq).then_some(row.base);
         while let Some(found) = rows.next()? {
-            let chunk = Chunk::read(found, session)?;
+            let chunk = chunk(found, session)?;
             let expected = head.map_or(chunk.first, |head| head.seq.0 + 1);
             if chunk.first != expected || (head.is_none() && chunk.first > after.0 + 1) {
                 let from = head.map_or(after.0 + 1, |head| head.seq.0 + 1);
@@ -248,7 +249,7 @@ impl<'c> RecordsReader<'c> {
                     .follows(session, before)
                     .map_err(|error| damaged(before.seq.0 + 1..=chunk.last, error.to_string()))?;
                 head = Some(next);
-                if next.seq > after && !each(&view) {
+                if next.seq > after && !each(&view, next) {
                     return Ok(());
                 }
             }
@@ -502,7 +503,7 @@ fn checkpoint_info(session: SessionId, found: &Row<'_>) -> Result<CheckpointInfo
 }
 
 /// `None`: of another state version.
-fn read_checkpoint(session: SessionId, found: &Row<'_>) -> Result<Option<Checkpoint>> {
+pub(super) fn read_checkpoint(session: SessionId, found: &Row<'_>) -> Result<Option<Checkpoint>> {
     let info = checkpoint_info(session, found)?;
     if info.state_version != STATE_VERSION {
         return Ok(None);

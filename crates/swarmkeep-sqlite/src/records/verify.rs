@@ -2,7 +2,7 @@
 
 use swarmkeep_core::{BlobId, Seq, SessionId, log::Damage};
 
-use super::{RecordsReader, read, row::SessionRow};
+use super::{RecordsReader, chunk::Chunk, read, row::SessionRow};
 use crate::error::{Result, SqliteError};
 
 /// What a session's verification came to.
@@ -39,7 +39,7 @@ impl RecordsReader<'_> {
             Err(error) => return Err(error),
         };
         let (mut records, mut bytes) = (0, 0);
-        let walked = self.walk(session, &row, row.base.seq, |view| {
+        let walked = self.walk(session, &row, row.base.seq, Chunk::read, |view, _| {
             records += 1;
             bytes += view.bytes().len() as u64;
             true

@@ -1,4 +1,5 @@
-//! What an open store does by itself: deadlines, residency, checkpoints, and looking at every live session after a start.
+//! What an open store does by itself: deadlines, residency, checkpoints, and looking at every live session after a start
+//! (`comeback`).
 //!
 //! Each loop holds the store only while it works, survives an error, and ends when the store closes or is dropped.
 
@@ -19,10 +20,8 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::Engine;
+use super::{Engine, comeback::return_all};
 use crate::{
-    damage,
-    recovery::Problem,
     session::Request,
     slot::Phase,
     watch::{About, Due, MISSED_BEAT_MS},
@@ -38,14 +37,12 @@ const CHECKPOINTS_AT_ONCE: usize = 1024;
 const CHECKPOINT_BYTES_AT_ONCE: usize = 32 << 20;
 /// From one round of checkpoints to the next: a save makes the log apply at once what it would rather gather.
 const CHECKPOINTS_EVERY: Duration = Duration::from_millis(250);
-/// Problems listed in a report; more are counted.
-const PROBLEMS_LISTED: usize = 100;
 
 pub(super) fn start(engine: &Arc<Engine>, checkpoints: mpsc::Receiver<SessionId>) -> Vec<JoinHandle<()>> {
     vec![
         tokio::spawn(beat(Arc::downgrade(engine), engine.closing.subscribe())),
         tokio::spawn(save_checkpoints(Arc::downgrade(engine), checkpoints, engine.closing.subscribe())),
-        tokio::spawn(until_closing(look_at_all(Arc::downgrade(engine)), engine.closing.subscribe())),
+        tokio::spawn(until_closing(return_all(Arc::downgrade(engine)), engine.closing.subscribe())),
     ]
 }
 
@@ -126,42 +123,6 @@ fn unsaved(id: SessionId, error: &Error) {
     tracing::warn!(session = %id, %error, "a checkpoint was not saved; the log still has everything");
 }
 
-/// Reads every live session once: proves that it comes back, starts its clocks, marks what an earlier life left behind.
-async fn look_at_all(engine: Weak<Engine>) {
-    let Some(begun_ms) = engine.upgrade().map(|engine| engine.clock.monotonic_ms()) else { return };
-    let listed = match engine.upgrade() {
-        Some(engine) => tokio::select! {
-            listed = engine.sessions_to_look_at() => listed,
-            // A store that does not come that far must not hold up the end.
-            () = engine.closing() => return,
-        },
-        None => return,
-    };
-    let sessions = listed.unwrap_or_else(|error| {
-        tracing::error!(%error, "sessions could not be listed; looking at them on access only");
-        if let Some(engine) = engine.upgrade()
-            && let Some(report) = &mut *engine.recovery.lock()
-        {
-            report
-                .damage
-                .push(format!("sessions could not be listed, each is looked at when it is asked for: {error}"));
-        }
-        Vec::new()
-    });
-    for session in sessions {
-        let Some(engine) = engine.upgrade().filter(|engine| !engine.is_closing()) else { return };
-        match engine.look_at(session).await {
-            Ok(replayed) => engine.count_checked(replayed),
-            Err(error) => engine.count_problem(session, &error),
-        }
-        tokio::task::yield_now().await;
-    }
-    if let Some(engine) = engine.upgrade() {
-        engine.finish_recovery(begun_ms).await;
-        engine.ready.send_replace(true);
-    }
-}
-
 impl Engine {
     async fn encode_if_due(self: &Arc<Self>, id: SessionId) -> Result<Option<Checkpoint>, Error> {
         let now_ms = self.clock.monotonic_ms();
@@ -190,19 +151,6 @@ impl Engine {
                 tracing::error!(%error, "a checkpoint ended badly; the log still has everything");
             }
         }
-    }
-
-    /// Sessions that have not ended. By the store's own list, where there is one: the views may lack a session.
-    async fn sessions_to_look_at(&self) -> Result<Vec<SessionId>, Error> {
-        let Some(embedded) = self.embedded.clone() else {
-            return Ok(self.tabulated_sessions().await?.into_iter().collect());
-        };
-        embedded.replayed().await;
-        let listing = tokio::task::spawn_blocking(move || {
-            embedded
-                .stored_sessions(|session| !session.status.is_ended() && session.status != SessionStatus::Quarantined)
-        });
-        listing.await.map_err(|error| Error::new(ErrorKind::Unavailable, "listing was interrupted").caused_by(error))?
     }
 
     /// Makes room before the next beat when the budget is tight.
@@ -279,52 +227,6 @@ impl Engine {
                 Ok(())
             }
             Err(error) => Err(error),
-        }
-    }
-
-    /// Folds a session without keeping it; what needs settling is settled.
-    async fn look_at(self: &Arc<Self>, id: SessionId) -> Result<u64, Error> {
-        if self.residency.get(id).is_some_and(|slot| matches!(*slot.phase.lock(), Phase::Live(_) | Phase::Packed(_))) {
-            // Somebody asked for it already; it was looked at on the way in.
-            return Ok(0);
-        }
-        let head = self.log.head(id).await.map_err(damage::log)?.ok_or_else(|| Self::no_session(id))?;
-        let (state, loaded, _) = self.fold(id, head.seq).await?;
-        self.watch.register(&state);
-        if !super::load::orphans(&state, self.instance.as_str()).is_empty() {
-            self.live(id, |_| ()).await?;
-        }
-        Ok(loaded.replayed)
-    }
-
-    fn count_checked(&self, replayed: u64) {
-        if let Some(report) = &mut *self.recovery.lock() {
-            report.sessions_checked += 1;
-            report.records_replayed += replayed;
-        }
-    }
-
-    fn count_problem(&self, session: SessionId, error: &Error) {
-        tracing::error!(%session, %error, "a session does not come back");
-        if let Some(report) = &mut *self.recovery.lock() {
-            report.sessions_failed += 1;
-            if report.problems.len() < PROBLEMS_LISTED {
-                report.problems.push(Problem { session, what: error.to_string() });
-            }
-        }
-    }
-
-    async fn finish_recovery(self: &Arc<Self>, begun_ms: u64) {
-        let report = {
-            let mut report = self.recovery.lock();
-            let Some(report) = &mut *report else { return };
-            report.all_checked_ms = Some(self.clock.monotonic_ms().saturating_sub(begun_ms));
-            report.clone()
-        };
-        if let Some(embedded) = &self.embedded
-            && let Err(error) = embedded.keep_report(report).await
-        {
-            tracing::warn!(%error, "the recovery report was not stored");
         }
     }
 }
