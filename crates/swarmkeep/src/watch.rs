@@ -214,8 +214,9 @@ impl Watch {
     }
 }
 
-/// A gap between two looks at the clock from which on the detector distrusts itself.
-pub(crate) const MISSED_BEAT_MS: u64 = limits::HEARTBEAT_OVERDUE_MS / 3;
+/// A gap between two looks at the clock from which on the detector distrusts itself: ten beats. Shorter than any lease
+/// that a worker with a heartbeat every few seconds would take, so that a stop never looks like a worker's silence.
+pub(crate) const MISSED_BEAT_MS: u64 = 2_000;
 
 #[cfg(test)]
 mod tests {
