@@ -32,10 +32,11 @@ What it does for you:
 * **Tasks.** A restarted agent first goes on with the tasks it held. A heartbeat thread keeps its leases.
 * **Errors.** One exception class for each problem code of the API, all of them `SwarmError`.
 
-Addresses: `http://127.0.0.1:7420`, or `unix:/path/to/store/control.sock`. A `Swarm` may be used by several threads.
+Addresses: `http://127.0.0.1:7420` (`127.0.0.1:7420` is the same), or `unix:/path/to/store/control.sock`. A `Swarm` may be used by several threads.
 """
 
 import http.client
+import inspect
 import json
 import os
 import random
@@ -44,11 +45,12 @@ import threading
 import time
 import urllib.parse
 import uuid
+import warnings
 
 __all__ = [
     "AlreadyExists", "Agent", "Conflict", "Corrupt", "Diverged", "Effect", "EffectFailed", "FeedItem", "InProgress",
     "Invalid", "LeaseLost", "LimitReached", "NotFound", "OutcomeUnknown", "Reply", "RequestIds", "RequestMismatch",
-    "RequestTooOld", "SessionNotLive", "Swarm", "SwarmError", "Task", "Unavailable", "Unknown", "Unreachable",
+    "RequestTooOld", "ResultNotKept", "SessionNotLive", "Swarm", "SwarmError", "Task", "Unavailable", "Unknown", "Unreachable",
     "WrongState",
 ]
 
@@ -160,6 +162,15 @@ class EffectFailed(Exception):
     def __init__(self, value=None):
         super().__init__(value)
         self.value = value
+
+
+class ResultNotKept(Exception):
+    """The effect was done and is recorded as done, but its result cannot be kept: it is no JSON, or too large. In its place
+    stands `{"not_kept": why, "repr": its beginning}`, which is what a repeat gets. Make the result of the function JSON."""
+
+    def __init__(self, key, why, mark):
+        super().__init__(f"effect `{key}` was done and is recorded, without its result: {why}")
+        self.key, self.mark = key, mark
 
 
 _BY_CODE = {error.code: error for error in SwarmError.__subclasses__()}
@@ -292,7 +303,7 @@ class FeedItem:
 class Swarm:
     """One session on one daemon.
 
-    address     `http://host:port` or `unix:/path/control.sock`
+    address     `http://host:port`, `host:port`, or `unix:/path/control.sock`
     session     `name` or `namespace/name`
     client      name in request ids; must be unique among those that write this session (default: random, kept in
                 `state_file`)
@@ -308,7 +319,7 @@ class Swarm:
         namespace, _, name = session.rpartition("/")
         self.session = f"{namespace or 'default'}/{name}"
         self._root = "/v1/sessions/" + self.session
-        self._address, self._token, self._patience, self._timeout = address, token, patience, timeout
+        self._address, self._token, self._patience, self._timeout = _address(address), token, patience, timeout
         self.ids = RequestIds(client, state_file)
         self.actor = actor or self.ids.client
         self._local = threading.local()
@@ -551,6 +562,8 @@ class Swarm:
                     if event == "closing":
                         break
                     if not data or not token:
+                        # Where the feed starts: cut off before an item, it goes on from there.
+                        position = token or position
                         continue
                     item = FeedItem(token, json.loads(data))
                     position, last = token, item.seq
@@ -566,16 +579,29 @@ class Swarm:
             time.sleep(min(1.0, 0.01 * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0))
 
 
+def _address(text):
+    scheme, found, _ = text.partition(":")
+    if found and scheme in ("http", "https", "unix"):
+        return text
+    if "://" in text or not text:
+        raise ValueError(f"address `{text}`: use http://HOST:PORT, HOST:PORT, or unix:/path/to/store/control.sock")
+    return "http://" + text
+
+
 def _encode(body):
     try:
-        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Invalid(f"cannot be written as JSON: {error}") from None
+    try:
+        return text.encode("utf-8")
     except UnicodeEncodeError:
         # A lone surrogate (a file name, a model's broken emoji) has no UTF-8, but JSON can spell it.
         return json.dumps(body, separators=(",", ":")).encode("ascii")
 
 
 def _events(answer):
-    event, token, data = None, None, []
+    event, token, data, named = None, None, [], False
     while True:
         line = answer.readline()
         if not line.endswith(b"\n"):
@@ -583,16 +609,16 @@ def _events(answer):
             return
         line = line.decode("utf-8").rstrip("\r\n")
         if not line:
-            if event or data:
+            if event or data or named:
                 yield event, token, "\n".join(data)
-            event, data = None, []
+            event, data, named = None, [], False
         elif not line.startswith(":"):
             field, _, value = line.partition(":")
             value = value[1:] if value.startswith(" ") else value
             if field == "event":
                 event = value
             elif field == "id":
-                token = value
+                token, named = value, True
             elif field == "data":
                 data.append(value)
 
@@ -674,6 +700,9 @@ class Agent:
             last = time.monotonic()
             try:
                 self.swarm.call("POST", f"agents/{_quote(self.id)}/heartbeat", {})
+            except (WrongState, NotFound) as error:
+                warnings.warn(f"the heartbeat of agent `{self.id}` stops: {error}", RuntimeWarning, stacklevel=1)
+                break
             except SwarmError:
                 pass
             with self._lock:
@@ -749,13 +778,30 @@ class Agent:
 
     def effect_run(self, key, function, class_="at_most_once", **options):
         """Runs `function()` as an effect and returns its result, or the recorded one. An outcome recorded as failed
-        raises `EffectFailed`."""
+        raises `EffectFailed`. The result must be JSON: one that is not raises `ResultNotKept`, with the effect recorded as
+        done."""
+        _check_callable(function)
         with self.effect(key, class_, **options) as effect:
             if effect.run:
                 effect.result = function()
         if not effect.ok:
             raise EffectFailed(effect.result)
         return effect.result
+
+
+def _check_callable(function):
+    """Before the begin: what cannot be called at all was certainly not done, and must leave no doubt."""
+    if not callable(function):
+        raise TypeError(f"effect_run(key, function): `function` is {type(function).__name__}, which cannot be called")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # built-in functions need not say what they take
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise TypeError(f"effect_run(key, function): `function` is called without arguments: {error}; "
+                        "wrap it: lambda: function(...)") from None
 
 
 class Effect:
@@ -805,7 +851,21 @@ class Effect:
 
     def _finish(self, ok, value):
         fields = {"effect": self.key, "attempt": self.attempt, "outcome": {"ok": ok, "value": value}}
-        self.finished = self.agent._submit("finish_effect", fields)
+        try:
+            self.finished = self.agent._submit("finish_effect", fields)
+        except (Invalid, LimitReached) as error:
+            # It happened. What cannot be kept of it must not make it look as if nobody knew.
+            mark = {"not_kept": str(error)[:1000], "repr": _beginning(value)}
+            fields["outcome"] = {"ok": ok, "value": mark}
+            self.finished = self.agent._submit("finish_effect", fields)
+            raise ResultNotKept(self.key, str(error), mark) from None
+
+
+def _beginning(value):
+    try:
+        return repr(value)[:1000]
+    except Exception:  # somebody's own __repr__
+        return f"a {type(value).__name__}"
 
 
 class Task:

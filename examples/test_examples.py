@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import unittest
+import warnings
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -16,8 +17,8 @@ import check  # noqa: E402
 import traces  # noqa: E402
 import worker  # noqa: E402
 from evidence import Acks, Lines, do_outside, outside_counts, read_lines  # noqa: E402
-from swarmkeep_agent import (Conflict, EffectFailed, OutcomeUnknown, RequestIds, StateFileInUse, Swarm, SwarmError,  # noqa: E402
-                             Unreachable)
+from swarmkeep_agent import (Conflict, EffectFailed, Invalid, OutcomeUnknown, RequestIds, ResultNotKept,  # noqa: E402
+                             StateFileInUse, Swarm, SwarmError, Unreachable)
 
 
 class Scripted(http.server.BaseHTTPRequestHandler):
@@ -161,6 +162,59 @@ class ClientTest(unittest.TestCase):
         items = list(self.swarm.feed("start", until=4))
         self.assertEqual([item.seq for item in items], [1, 2, 3, 4])
         self.assertEqual([path.rpartition("=")[2] for _, path, _, _ in self.server.seen], ["start", "T-2", "T-3"])
+
+    def test_a_feed_that_was_cut_off_before_an_item_goes_on_from_its_start(self):
+        item = b'id: T-5\nevent: custom\ndata: {"seq":5,"hash":"h"}\n\n'
+        self.answers(b"retry: 500\nid: T-4\n\n", b"retry: 500\nid: T-4\n\n" + item)
+        self.assertEqual([item.seq for item in self.swarm.feed("now", until=5)], [5])
+        self.assertEqual([path.rpartition("=")[2] for _, path, _, _ in self.server.seen], ["now", "T-4"])
+
+    def test_an_effect_whose_result_is_no_json_is_recorded_as_done(self):
+        agent = self.agent()
+        for result in ({1, 2}, float("nan"), b"bytes"):
+            self.answers(reply({"run": {"attempt": 1}}), reply({"done": {}}))
+            with self.assertRaises(ResultNotKept) as caught:
+                agent.effect_run("mail", lambda: result)
+            outcome = json.loads(self.server.seen[-1][3])["commands"][0]["finish_effect"]["outcome"]
+            self.assertTrue(outcome["ok"])
+            self.assertEqual(outcome["value"], caught.exception.mark)
+            self.assertEqual(outcome["value"]["repr"], repr(result))
+        self.answers(reply({"run": {"attempt": 1}}), problem(413, "limit"), reply({"done": {}}))
+        with self.assertRaises(ResultNotKept):
+            agent.effect_run("mail", lambda: "x" * 5000)
+        self.assertEqual(len(json.loads(self.server.seen[-1][3])["commands"][0]["finish_effect"]["outcome"]["value"]["repr"]),
+                         1000)
+        with self.assertRaises(Invalid):
+            self.swarm.set("k", {1, 2})
+
+    def test_what_cannot_be_called_is_said_before_the_begin(self):
+        agent = self.agent()
+        before = len(self.server.seen)
+        for wrong in ("no function", lambda needed: needed):
+            with self.assertRaises(TypeError):
+                agent.effect_run("mail", wrong)
+        self.assertEqual(len(self.server.seen), before)
+
+    def test_an_address_may_do_without_its_scheme(self):
+        port = self.server.server_address[1]
+        self.answers((200, {"name": "x"}))
+        short = Swarm(f"127.0.0.1:{port}", "x")
+        self.assertEqual(short.info()["name"], "x")
+        short.close()
+        for wrong in ("ftp://127.0.0.1", ""):
+            with self.assertRaises(ValueError):
+                Swarm(wrong, "x")
+
+    def test_the_heartbeat_of_a_terminated_agent_stops_and_says_so(self):
+        agent = self.agent()
+        self.answers(problem(409, "wrong_state"))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            agent.start_heartbeat(interval=0.01)
+            agent._thread.join(timeout=10)
+            self.assertFalse(agent._thread.is_alive())
+        self.assertIn("wrong_state happened", str(caught[0].message))
+        self.assertEqual(len([path for _, path, _, _ in self.server.seen if path.endswith("/heartbeat")]), 1)
 
     def test_a_new_process_goes_on_with_what_the_one_before_it_held(self):
         agent = self.agent()

@@ -54,7 +54,7 @@ pub(crate) struct Write {
     /// The request's id: the same id again is answered, not carried out again
     #[arg(long, value_name = "ID")]
     request: Option<String>,
-    /// Who does it, for the record
+    /// Who does it, for the record [default: user:NAME, the name you are logged in with]
     #[arg(long, value_name = "WHO")]
     actor: Option<String>,
 }

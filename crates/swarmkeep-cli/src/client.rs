@@ -264,7 +264,7 @@ impl Client {
             builder = builder.header(header::CONTENT_TYPE, "application/json");
         }
         for (name, value) in &call.headers {
-            builder = builder.header(*name, value);
+            builder = builder.header(*name, value.as_bytes());
         }
         builder.body(Full::new(call.body.clone()))
     }

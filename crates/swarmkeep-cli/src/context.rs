@@ -122,9 +122,7 @@ impl Context {
             None => drawn_key()?,
         };
         let mut call = call.header("idempotency-key", key);
-        if let Some(actor) = &self.actor {
-            call = call.header("swarmkeep-actor", actor.clone());
-        }
+        call = call.header("swarmkeep-actor", self.actor.clone().unwrap_or_else(user));
         if self.dry_run {
             self.say_dry_run(&call)?;
             return Ok(None);
@@ -223,6 +221,15 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
     })?;
     say!("{text}");
     Ok(())
+}
+
+/// Who types: `user:NAME`; `cli` where the system does not say.
+pub(crate) fn user() -> String {
+    let name = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
+    match name {
+        Some(name) if name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_graphic()) => format!("user:{name}"),
+        _ => "cli".to_owned(),
+    }
 }
 
 fn drawn_key() -> Result<String, Failure> {

@@ -249,13 +249,7 @@ impl Session {
                 RefusalCode::RequestMismatch,
                 format!("request id `{id}` was used with another body: use a new id for another request"),
             )),
-            Lookup::Full => Err(Refusal::new(
-                RefusalCode::Limit,
-                format!(
-                    "{} clients count their requests in this session: use a free-form key, or a client id known here",
-                    limits::REQUEST_CLIENTS
-                ),
-            )),
+            Lookup::Full => Err(too_many_clients()),
         }
     }
 
@@ -430,6 +424,12 @@ pub fn fork(
         return Err(Refusal::invalid("there is nothing to fork before the first record"));
     }
     let hash = fork_hash(&new, base.info.id, at);
+    // The fork remembers the original's clients: one more must not push out one of them that may still repeat.
+    if let Some(id) = &new.request
+        && base.requests.lookup(id, hash, circumstances.now_ms) == Lookup::Full
+    {
+        return Err(too_many_clients());
+    }
     let mut session = Session::default();
     let mut draft = Draft::new(&session.staged, actor, circumstances.now_ms);
     let event = Event::SessionForked {
@@ -453,6 +453,14 @@ pub fn fork(
     }
     draft.outcomes.push(Outcome::Done { id: None });
     first_group(&mut session, draft, new.request, hash, vec![blob], circumstances).map(|group| (session, group))
+}
+
+fn too_many_clients() -> Refusal {
+    let message = format!(
+        "{} clients count their requests in this session: use a free-form key, or a client id known here",
+        limits::REQUEST_CLIENTS
+    );
+    Refusal::new(RefusalCode::Limit, message)
 }
 
 /// What two forks under one request id must have in common (see [`NewSession::hash`]).

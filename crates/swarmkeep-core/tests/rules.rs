@@ -441,7 +441,21 @@ fn a_client_too_many_is_refused_until_one_has_been_silent_for_a_day() {
         h.submit(note(counted(&format!("c{nth}"), 1))).unwrap();
     }
     assert_eq!(h.submit(note(counted("more", 1))).unwrap_err().code, RefusalCode::Limit);
+    // Nor does a fork, which remembers them all, push one out for the client that makes it.
+    let fork = |h: &History, client: &str| {
+        let base = swarmkeep_core::state::forked_base(h.state());
+        let blob = swarmkeep_core::log::Blob::new(base.canonical().into());
+        let mut new = session::NewSession::new(swarmkeep_core::SessionName::new("test", "fork").unwrap());
+        new.request = Some(counted(client, 7));
+        let mut salts = || [0; 16];
+        let circumstances =
+            session::Circumstances { epoch: swarmkeep_core::Epoch(2), now_ms: h.now_ms, salts: &mut salts };
+        session::fork(new, &base, blob, None, None, &actor(), circumstances)
+    };
+    assert_eq!(fork(&h, "more").unwrap_err().code, RefusalCode::Limit);
+    fork(&h, "c0").unwrap();
     h.now_ms += limits::REQUEST_KEY_AGE_MS;
+    fork(&h, "more").unwrap();
     h.submit(note(counted("more", 1))).unwrap();
     assert!(matches!(h.submit(note(counted("more", 1))).unwrap(), Staged::Repeated { .. }));
 }
@@ -600,4 +614,23 @@ fn a_record_that_does_not_follow_changes_nothing() {
     assert!(matches!(state.apply(&unfit), Err(ApplyError::Inconsistent { .. })));
     assert_eq!(state.canonical(), before);
     assert!(state.apply(&h.records[1]).is_ok());
+}
+
+#[test]
+fn mail_to_nobody_is_refused_and_says_who_is_there() {
+    let mut h = swarm(&[]);
+    let send = |to: &str| json(&format!(r#"{{"send_message":{{"from":"a","to":{{"agent":"{to}"}},"content":1}}}}"#));
+    let refused = h.command(send("nobody")).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::NotFound);
+    assert!(refused.message.contains("no agents at work"), "{refused:?}");
+    for nth in 0..12 {
+        run(&mut h, &format!(r#"{{"spawn_agent":{{"id":"agent-{nth:02}","name":"name-{nth:02}"}}}}"#));
+    }
+    run(&mut h, r#"{"set_agent_status":{"agent":"agent-00","status":"terminated"}}"#);
+    let refused = h.command(send("nobody")).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::NotFound);
+    assert!(refused.message.contains("`agent-01` (name-01)") && refused.message.contains("1 more"), "{refused:?}");
+    assert!(!refused.message.contains("agent-00"), "{refused:?}");
+    h.command(json(r#"{"send_message":{"from":"a","to":{"topic":"none listens"},"content":1}}"#)).unwrap();
+    h.command(json(r#"{"send_message":{"from":"a","to":"broadcast","content":1}}"#)).unwrap();
 }

@@ -1,19 +1,23 @@
 //! `…/agents`.
 
+use std::collections::HashMap;
+
+use axum::http::StatusCode;
 use serde::Deserialize;
 use swarmkeep::{
-    EntityId, Json, Observation,
+    EntityId, Json, Observation, SessionId,
     core::{
         command::{Command, SpawnAgent},
+        query::{LIMIT_MAX, Of, Query},
         state::AgentStatus,
     },
 };
 
 use crate::{
     api::{Api, Content, Op},
-    listing::list,
+    listing::{add, list_with, text},
     problem::Problem,
-    wire::{Accepted, Answer, Call, Nothing, json},
+    wire::{Accepted, Answer, Call, Nothing, json, json_bytes},
 };
 
 pub(crate) fn routes(api: Api) -> Api {
@@ -43,7 +47,11 @@ pub(crate) fn routes(api: Api) -> Api {
     .post(
         "/v1/sessions/{namespace}/{name}/agents/{id}/heartbeat",
         heartbeat,
-        Op::read("heartbeatAgent", "A sign of life; renews the agent's leases", Content::Json("Accepted")),
+        Op::read(
+            "heartbeatAgent",
+            "A sign of life; renews the agent's leases. `wrong_state` for a terminated agent",
+            Content::Json("Accepted"),
+        ),
     )
 }
 
@@ -58,13 +66,47 @@ struct AgentsQuery {
 
 async fn all(call: Call) -> Answer {
     let query: AgentsQuery = call.query()?;
-    let state = call.session().await?.state().await?;
+    let session = call.session().await?;
+    let state = session.state().await?;
+    let beats = last_heartbeats(&call, session.id(), None).await;
     let rows = state.agents.iter().filter(|agent| query.after.as_ref().is_none_or(|after| agent.id > *after));
     let keep = |agent: &swarmkeep::core::state::Agent| {
         query.status.is_none_or(|status| agent.status == status)
             && query.kind.as_ref().is_none_or(|kind| agent.kind == *kind)
     };
-    list("agents", query.limit, &state.head, rows, keep, |agent| agent.id.to_string())
+    let beat = |agent: &swarmkeep::core::state::Agent| Some((LAST_HEARTBEAT, *beats.get(agent.id.as_str())?));
+    list_with("agents", query.limit, &state.head, rows, keep, |agent| agent.id.to_string(), beat)
+}
+
+/// A heartbeat is an observation, no part of the state: the views have it, within about a second.
+const LAST_HEARTBEAT: &str = "last_heartbeat_ms";
+
+/// When each agent, or the one, was last heard of; without those that the views do not know yet. Where the views cannot be
+/// asked, nobody: the agents themselves are told all the same.
+async fn last_heartbeats(call: &Call, session: SessionId, agent: Option<&EntityId>) -> HashMap<String, u64> {
+    #[derive(Deserialize)]
+    struct Row {
+        id: String,
+        last_heartbeat: Option<u64>,
+    }
+    let mut found = HashMap::new();
+    let mut cursor = None;
+    loop {
+        let query = Query {
+            session: Some(session),
+            id: agent.map(ToString::to_string),
+            limit: Some(LIMIT_MAX),
+            cursor,
+            ..Query::of(Of::Agents)
+        };
+        let Ok(page) = call.app.keep().find(query, None).await else { return found };
+        let rows = page.rows.iter().filter_map(|row| row.decode::<Row>().ok());
+        found.extend(rows.filter_map(|row| Some((row.id, row.last_heartbeat?))));
+        cursor = page.next;
+        if cursor.is_none() {
+            return found;
+        }
+    }
 }
 
 async fn spawn(mut call: Call) -> Answer {
@@ -76,9 +118,13 @@ async fn spawn(mut call: Call) -> Answer {
 
 async fn one(call: Call) -> Answer {
     let id: EntityId = call.id("id")?;
-    let state = call.session().await?.state().await?;
+    let session = call.session().await?;
+    let state = session.state().await?;
     let agent = state.agents.get(&id).ok_or_else(|| Problem::not_found(format!("no agent `{id}` in this session")))?;
-    json(&**agent, Some(state.head.seq.0))
+    let mut out = text(&**agent)?;
+    let beats = last_heartbeats(&call, session.id(), Some(&id)).await;
+    add(&mut out, beats.get(id.as_str()).map(|at_ms| (LAST_HEARTBEAT, *at_ms)));
+    Ok(json_bytes(StatusCode::OK, out.into(), Some(state.head.seq.0)))
 }
 
 #[derive(Debug, Deserialize)]

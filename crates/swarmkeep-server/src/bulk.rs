@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -156,7 +156,9 @@ struct Bulk {
 impl Bulk {
     async fn run(mut self, body: BodyDataStream) {
         // An error means that the client is gone; what is in flight is carried out all the same, and nobody is told.
-        let _ = self.read(body).await;
+        if self.read(body).await.is_err() {
+            while self.in_flight.next().await.is_some() {}
+        }
     }
 
     async fn read(&mut self, mut body: BodyDataStream) -> Result<(), Gone> {
@@ -301,7 +303,16 @@ impl Bulk {
         };
         let mut request = envelope.request(&self.app, None, line.commands)?;
         // Waited for here, before the line is polled: a line that waited by itself could be overtaken by the next.
-        session.room().await?;
+        let waiting = session.clone();
+        let mut room = pin!(waiting.room());
+        loop {
+            tokio::select! {
+                biased;
+                room = &mut room => break room?,
+                // As while a reader is waited for.
+                Some(done) = self.in_flight.next(), if !self.in_flight.is_empty() => self.write(done),
+            }
+        }
         request.has_room = true;
         Ok(Box::pin(async move { session.submit(request).await.map_err(Problem::from) }))
     }
@@ -337,9 +348,63 @@ impl Bulk {
             return Ok(());
         }
         let chunk = Bytes::from(std::mem::replace(&mut self.out, String::with_capacity(2 * CHUNK_BYTES)));
-        match tokio::time::timeout(STALL, self.answers.send(chunk)).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(Gone),
+        let answers = self.answers.clone();
+        let mut sending = pin!(tokio::time::timeout(STALL, answers.send(chunk)));
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => return if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(Gone) },
+                // What is durable by now must not wait for a reader to be seen by others. No new lines are taken meanwhile,
+                // so this is bounded by what is in flight.
+                Some(done) = self.in_flight.next(), if !self.in_flight.is_empty() => self.write(done),
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+    use crate::settings::ServerSettings;
+
+    #[tokio::test]
+    async fn lines_go_on_while_nobody_reads_the_answers() {
+        let keep = swarmkeep::Swarmkeep::open("ephemeral:").await.unwrap();
+        let (answers, mut reader) = mpsc::channel(1);
+        answers.try_send(Bytes::new()).unwrap();
+        let mut bulk = Bulk {
+            app: App::new(keep, ServerSettings::default(), Bytes::new()),
+            actor: None,
+            durability: None,
+            sessions: HashMap::new(),
+            in_flight: FuturesOrdered::new(),
+            bytes_in_flight: 0,
+            line: 0,
+            out: "an answer that finds no room".to_owned(),
+            answers,
+        };
+        let (sync, synced) = tokio::sync::oneshot::channel::<()>();
+        let published = Arc::new(AtomicBool::new(false));
+        let seen = published.clone();
+        let line = async move {
+            synced.await.unwrap();
+            seen.store(true, Ordering::SeqCst);
+            Err(Problem::invalid("done"))
+        };
+        assert!(bulk.push(Progress::Waiting(Box::pin(line)), 1).await.is_ok());
+        sync.send(()).unwrap();
+        {
+            let mut flushing = pin!(bulk.flush());
+            assert!((&mut flushing).now_or_never().is_none(), "nobody reads");
+            assert!(published.load(Ordering::SeqCst), "and yet the line is settled");
+            assert!(reader.recv().await.unwrap().is_empty());
+            assert!(flushing.await.is_ok());
+        }
+        assert!(bulk.in_flight.is_empty() && bulk.out.contains("\"line\":1"), "its answer waits: {}", bulk.out);
     }
 }

@@ -19,7 +19,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::stream;
 use serde::Deserialize;
-use swarmkeep::{Feed, FeedItem, From, Refusal, RefusalCode};
+use swarmkeep::{Feed, FeedItem, FeedToken, From, Refusal, RefusalCode};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -49,12 +49,12 @@ pub(crate) fn routes(api: Api) -> Api {
     api.get(
         "/v1/sessions/{namespace}/{name}/feed",
         events,
-        Op::read("feed", "Records as they come, as server-sent events: id is the token, event the type, data the record; the last event is `closing`", Content::Events("Record")).query(FROM),
+        Op::read("feed", "Records as they come, as server-sent events: id is the token, event the type, data the record. It begins with an `id` alone, the token of where it starts; the last event is `closing`", Content::Events("Record")).query(FROM),
     )
     .get(
         "/v1/sessions/{namespace}/{name}/feed/ws",
         socket,
-        Op::read("feedSocket", "The same over a WebSocket, one text frame an item", Content::Socket("FeedFrame")).query(FROM),
+        Op::read("feedSocket", "The same over a WebSocket, one text frame an item, after one `start` whose id is the token of where it starts", Content::Socket("FeedFrame")).query(FROM),
     )
 }
 
@@ -64,8 +64,9 @@ struct FeedQuery {
     from: Option<String>,
 }
 
-/// Subscribes where the caller says, and gives the token of that place.
-async fn begin(call: &Call) -> Result<Feed, Problem> {
+/// Subscribes where the caller says, and gives the token of that place: the first thing that a reader is told, so that one
+/// that is cut off before an item came goes on from there instead of from whatever is `now` by then.
+async fn begin(call: &Call) -> Result<(Feed, FeedToken), Problem> {
     let FeedQuery { from } = call.query()?;
     let last = match call.parts.headers.get(LAST_EVENT_ID) {
         Some(last) => Some(last.to_str().map_err(|_| Problem::invalid("header `last-event-id` is not a feed token"))?),
@@ -74,7 +75,7 @@ async fn begin(call: &Call) -> Result<Feed, Problem> {
     let text = last.filter(|last| !last.is_empty()).or(from.as_deref()).unwrap_or("now");
     let from: From = text.parse().map_err(|refusal: Refusal| Problem::from(refusal))?;
     let by_token = matches!(from, From::Token(_));
-    call.session().await?.subscribe(from).await.map_err(|error| {
+    let feed = call.session().await?.subscribe(from).await.map_err(|error| {
         let common = error
             .refusal
             .as_ref()
@@ -90,9 +91,11 @@ async fn begin(call: &Call) -> Result<Feed, Problem> {
                     None => problem,
                 }
             }
-            _ => error.into(),
+            _ => Problem::from(error),
         }
-    })
+    })?;
+    let token = feed.token().await?;
+    Ok((feed, token))
 }
 
 /// Why a feed ended, as its last event says.
@@ -120,12 +123,7 @@ enum Frame {
 }
 
 /// Pulls items until the reader is gone, too slow, or the server closes. Gives why, and the token to go on from.
-async fn pump(
-    app: App,
-    mut feed: Feed,
-    frames: mpsc::Sender<Frame>,
-    mut token: Option<String>,
-) -> (End, Option<String>) {
+async fn pump(app: App, mut feed: Feed, frames: mpsc::Sender<Frame>, mut token: String) -> (End, String) {
     let mut closing = pin!(app.closing());
     loop {
         let frame = tokio::select! {
@@ -149,7 +147,7 @@ async fn pump(
             sent = frames.send_timeout(frame, STALL) => sent,
         };
         match sent {
-            Ok(()) => token = next.or(token),
+            Ok(()) => token = next.unwrap_or(token),
             Err(_) => return (End::SlowReader, token),
         }
     }
@@ -157,23 +155,24 @@ async fn pump(
 
 struct Reading {
     frames: mpsc::Receiver<Frame>,
-    end: Option<oneshot::Receiver<(End, Option<String>)>>,
+    end: Option<oneshot::Receiver<(End, String)>>,
     _count: FeedCount,
 }
 
 async fn events(call: Call) -> Answer {
     let count = call.app.count_feed(false)?;
-    let feed = begin(&call).await?;
+    let (feed, token) = begin(&call).await?;
+    let token = token.to_string();
+    let greeting = Bytes::from(format!(": swarmkeep feed\nretry: 500\nid: {token}\n\n"));
     let (sender, frames) = mpsc::channel(QUEUE);
     let (ended, end) = oneshot::channel();
     let app = call.app.clone();
     tokio::spawn(async move {
-        let last = pump(app, feed, sender, None).await;
+        let last = pump(app, feed, sender, token).await;
         // Nobody to tell: the reader has gone.
         let _ = ended.send(last);
     });
     let reading = Reading { frames, end: Some(end), _count: count };
-    let greeting = Bytes::from_static(b": swarmkeep feed\nretry: 500\n\n");
     let body = stream::unfold((Some(greeting), reading), async |(greeting, mut reading)| {
         if let Some(greeting) = greeting {
             return Some((Ok::<_, Infallible>(greeting), (None, reading)));
@@ -190,7 +189,7 @@ async fn events(call: Call) -> Answer {
             return Some((Ok(out.into()), (None, reading)));
         }
         let (end, token) = reading.end.take()?.await.ok()?;
-        Some((Ok(closing_event(end, token.as_deref()).into()), (None, reading)))
+        Some((Ok(closing_event(end, &token).into()), (None, reading)))
     });
     let mut response = Response::new(Body::from_stream(body));
     let headers = response.headers_mut();
@@ -223,10 +222,9 @@ fn write_event(out: &mut String, frame: &Frame) {
     }
 }
 
-fn closing_event(end: End, token: Option<&str>) -> String {
-    let id = token.map(|token| format!("id: {token}\n")).unwrap_or_default();
-    let token = token.map(|token| format!(",\"token\":\"{token}\"")).unwrap_or_default();
-    format!("{id}event: closing\ndata: {{\"reason\":\"{}\"{token}}}\n\n", end.as_str())
+fn closing_event(end: End, token: &str) -> String {
+    let reason = end.as_str();
+    format!("id: {token}\nevent: closing\ndata: {{\"reason\":\"{reason}\",\"token\":\"{token}\"}}\n\n")
 }
 
 async fn socket(mut call: Call) -> Answer {
@@ -235,17 +233,22 @@ async fn socket(mut call: Call) -> Answer {
     let upgrade = WebSocketUpgrade::from_request_parts(&mut call.parts, &app)
         .await
         .map_err(|error| Problem::invalid(format!("this route takes a WebSocket handshake: {}", error.body_text())))?;
-    let feed = begin(&call).await?;
+    let (feed, token) = begin(&call).await?;
     let most = 64 * 1024;
     Ok(upgrade.max_message_size(most).max_frame_size(most).on_upgrade(async move |socket| {
-        talk(app, feed, socket).await;
+        talk(app, feed, token, socket).await;
         drop(count);
     }))
 }
 
-async fn talk(app: App, feed: Feed, mut socket: WebSocket) {
+async fn talk(app: App, feed: Feed, start: FeedToken, mut socket: WebSocket) {
+    let token = start.to_string();
+    let greeting = format!("{{\"id\":\"{token}\",\"event\":\"start\",\"data\":{{\"seq\":{}}}}}", start.seq);
+    if !matches!(tokio::time::timeout(STALL, socket.send(Message::Text(greeting.into()))).await, Ok(Ok(()))) {
+        return;
+    }
     let (sender, mut frames) = mpsc::channel(QUEUE);
-    let pumping = tokio::spawn(pump(app, feed, sender, None));
+    let pumping = tokio::spawn(pump(app, feed, sender, token.clone()));
     let gone = loop {
         tokio::select! {
             frame = frames.recv() => {
@@ -271,7 +274,7 @@ async fn talk(app: App, feed: Feed, mut socket: WebSocket) {
         }
     };
     drop(frames);
-    let (end, token) = pumping.await.unwrap_or((End::Failed, None));
+    let (end, token) = pumping.await.unwrap_or((End::Failed, token));
     if gone {
         return;
     }
@@ -281,7 +284,7 @@ async fn talk(app: App, feed: Feed, mut socket: WebSocket) {
         End::SlowReader => 1013,
         End::Failed => 1011,
     };
-    let reason = Utf8Bytes::from(token.unwrap_or_default());
+    let reason = Utf8Bytes::from(token);
     let farewell = async {
         if socket.send(Message::Close(Some(CloseFrame { code, reason }))).await.is_ok() {
             while let Some(Ok(_)) = socket.recv().await {}

@@ -24,6 +24,19 @@ pub(crate) fn list<'a, T: Serialize + 'a>(
     keep: impl Fn(&T) -> bool,
     cursor: impl Fn(&T) -> String,
 ) -> Answer {
+    list_with(name, limit, head, rows, keep, cursor, |_| None)
+}
+
+/// The same, with a number from elsewhere in each row that has one: its name and value.
+pub(crate) fn list_with<'a, T: Serialize + 'a>(
+    name: &str,
+    limit: Option<usize>,
+    head: &Head,
+    rows: impl Iterator<Item = &'a Arc<T>>,
+    keep: impl Fn(&T) -> bool,
+    cursor: impl Fn(&T) -> String,
+    more: impl Fn(&T) -> Option<(&'static str, u64)>,
+) -> Answer {
     let limit = wire::page(limit, ROWS_MAX)?;
     let mut out = format!("{{\"{name}\":[");
     let mut last: Option<&Arc<T>> = None;
@@ -37,6 +50,7 @@ pub(crate) fn list<'a, T: Serialize + 'a>(
             out.push(',');
         }
         out.push_str(&text(&**row)?);
+        add(&mut out, more(row));
         last = Some(row);
     }
     out.push(']');
@@ -48,6 +62,16 @@ pub(crate) fn list<'a, T: Serialize + 'a>(
     write_head(&mut out, head);
     out.push('}');
     Ok(json_bytes(StatusCode::OK, out.into(), Some(head.seq.0)))
+}
+
+/// Puts a number into the object that `out` ends with.
+pub(crate) fn add(out: &mut String, number: Option<(&'static str, u64)>) {
+    if let Some((name, value)) = number
+        && out.ends_with('}')
+    {
+        out.pop();
+        out.push_str(&format!(",\"{name}\":{value}}}"));
+    }
 }
 
 /// A value as JSON text.

@@ -174,6 +174,19 @@ impl Feed {
         }
     }
 
+    /// The token of where the feed stands: before its first item, of where it began. A reader that is cut off before it got
+    /// an item goes on from there, and misses nothing that came meanwhile.
+    ///
+    /// # Errors
+    /// `corrupt` when the record there cannot be read.
+    pub async fn token(&self) -> Result<FeedToken, Error> {
+        let hash = match self.cursor {
+            Seq::ZERO => Hash::default(),
+            seq => self.engine.hash_at(self.session, seq).await?,
+        };
+        Ok(FeedToken { session: self.session, seq: self.cursor, hash_prefix: prefix(&hash) })
+    }
+
     /// The seq of the last item given out (where the feed began, before the first).
     #[must_use]
     pub fn cursor(&self) -> Seq {
@@ -187,6 +200,15 @@ fn beyond(seq: Seq, head: Seq) -> Error {
 }
 
 impl Engine {
+    /// The hash of a record from seq 1 on; the default where there is none.
+    async fn hash_at(&self, session: SessionId, seq: Seq) -> Result<Hash, Error> {
+        let bytes = self.read_log(session, Seq(seq.0.saturating_sub(1)), 1).await?;
+        match record::iter(&bytes).next() {
+            Some(view) => Ok(view.map_err(crate::damage::record)?.hash()),
+            None => Ok(Hash::default()),
+        }
+    }
+
     /// That the log still contains the item a token was given with.
     async fn check_token(&self, session: SessionId, token: FeedToken, head: Seq) -> Result<(), Error> {
         if token.session != session {
@@ -199,11 +221,7 @@ impl Engine {
             return Err(beyond(token.seq, head));
         }
         let before = Seq(token.seq.0 - 1);
-        let bytes = self.read_log(session, before, 1).await?;
-        let found = match record::iter(&bytes).next() {
-            Some(view) => view.map_err(crate::damage::record)?.hash(),
-            None => Hash::default(),
-        };
+        let found = self.hash_at(session, token.seq).await?;
         if prefix(&found) != token.hash_prefix {
             return Err(Error::from(Refusal {
                 code: RefusalCode::Conflict,

@@ -1,14 +1,15 @@
 //! `swarmkeep agent`: the members of a swarm.
 
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Name, Typed, ago, all, command, command_with, entries, field, path, plain, print_fields};
+use super::{Name, Typed, ago, all, command, command_with, entries, field, number, path, plain, print_fields, text};
 use crate::{
     cli::Write,
     client::{Call, segment},
     context::Context,
-    failure::Failure,
+    failure::{Exit, Failure},
+    moment,
     say::say,
     table::Table,
 };
@@ -35,13 +36,23 @@ pub(crate) enum Verb {
         #[command(flatten)]
         write: Write,
     },
-    /// The agents of a session
-    Ls { session: Name },
+    /// The agents of a session, and when each was last heard of
+    Ls {
+        session: Name,
+        /// Only those at work that were not heard of for so many seconds (60)
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60")]
+        overdue: Option<u64>,
+    },
     /// One agent
-    Show { session: Name, agent: String },
+    Show {
+        session: Name,
+        /// Its id, or its name
+        agent: String,
+    },
     /// Set an agent's status; ending it gives its tasks back
     Status {
         session: Name,
+        /// Its id, or its name
         agent: String,
         #[arg(value_parser = ["idle", "busy", "failed", "terminated"])]
         status: String,
@@ -52,7 +63,11 @@ pub(crate) enum Verb {
         write: Write,
     },
     /// Say that an agent is alive
-    Heartbeat { session: Name, agent: String },
+    Heartbeat {
+        session: Name,
+        /// Its id, or its name
+        agent: String,
+    },
 }
 
 impl Verb {
@@ -61,6 +76,7 @@ impl Verb {
             Self::Spawn { session, name, id, kind, capabilities, configuration, write } => {
                 write.note(context);
                 let mut typed = Typed::default();
+                let called = name.clone();
                 let mut agent = json!({
                     "kind": kind, "capabilities": capabilities, "configuration": typed.keep(&configuration),
                 });
@@ -74,43 +90,97 @@ impl Verb {
                 let Some(reply) = command_with(context, &session, json!({ "spawn_agent": agent }), typed).await? else {
                     return Ok(());
                 };
-                reply.tell(context, |reply| format!("agent {} joined", reply.id()))
+                reply.tell(context, |reply| match called.filter(|name| name != reply.id()) {
+                    Some(name) => format!("agent {name} joined; its id is {}", reply.id()),
+                    None => format!("agent {} joined", reply.id()),
+                })
             }
-            Self::Ls { session } => {
-                let answer = all(context, &session, "agents", &[]).await?;
-                let mut table = Table::new(&["id", "name", "type", "*status", "capabilities", "joined"]);
-                for agent in entries(&answer, "agents") {
-                    let capabilities: Vec<&str> = field(agent, "capabilities")
-                        .as_array()
-                        .map_or(Vec::new(), |all| all.iter().filter_map(|one| one.as_str()).collect());
-                    table.row([
-                        plain(agent, "id"),
-                        plain(agent, "name"),
-                        plain(agent, "kind"),
-                        plain(agent, "status"),
-                        capabilities.join(", "),
-                        ago(agent, "created_at_ms"),
-                    ]);
-                }
-                context.answer(&answer, |context| context.print_table(&table, "no agents"))
-            }
+            Self::Ls { session, overdue } => ls(context, &session, overdue).await,
             Self::Show { session, agent } => {
+                let agent = id(context, &session, agent).await?;
                 let answer = context.get_json(path(&session, &format!("/agents/{}", segment(&agent)))).await?;
                 context.answer(&answer, |context| print_fields(context, &answer))
             }
             Self::Status { session, agent, status, reason, write } => {
                 write.note(context);
+                let agent = id(context, &session, agent).await?;
                 let set = json!({ "set_agent_status": { "agent": agent, "status": status, "reason": reason } });
                 let Some(reply) = command(context, &session, set).await? else { return Ok(()) };
                 reply.tell(context, |_| format!("agent {agent} is {status}"))
             }
             Self::Heartbeat { session, agent } => {
+                let agent = id(context, &session, agent).await?;
                 let beat = Call::post(path(&session, &format!("/agents/{}/heartbeat", segment(&agent))), &json!({}));
                 let Some(answer) = context.write(beat).await? else { return Ok(()) };
-                let answer: serde_json::Value =
-                    if answer.body.is_empty() { json!({ "agent": agent }) } else { answer.json()? };
+                let answer: Value = if answer.body.is_empty() { json!({ "agent": agent }) } else { answer.json()? };
                 context.answer(&answer, |_| say!("agent {agent} is alive"))
             }
         }
+    }
+}
+
+async fn ls(context: &mut Context, session: &str, overdue: Option<u64>) -> Result<(), Failure> {
+    let mut answer = all(context, session, "agents", &[]).await?;
+    if let (Some(seconds), Some(agents)) = (overdue, answer.get_mut("agents").and_then(Value::as_array_mut)) {
+        let before = moment::now_ms().saturating_sub(seconds.saturating_mul(1000));
+        agents.retain(|agent| !matches!(text(agent, "status"), "failed" | "terminated") && heard_ms(agent) < before);
+    }
+    let mut table = Table::new(&["id", "name", "type", "*status", "last heard of", "capabilities", "joined"]);
+    for agent in entries(&answer, "agents") {
+        let capabilities: Vec<&str> = field(agent, "capabilities")
+            .as_array()
+            .map_or(Vec::new(), |all| all.iter().filter_map(|one| one.as_str()).collect());
+        table.row([
+            plain(agent, "id"),
+            plain(agent, "name"),
+            plain(agent, "kind"),
+            plain(agent, "status"),
+            moment::ago(heard_ms(agent), moment::now_ms()),
+            capabilities.join(", "),
+            ago(agent, "created_at_ms"),
+        ]);
+    }
+    let nothing = if overdue.is_some() { "every agent at work was heard of" } else { "no agents" };
+    context.answer(&answer, |context| context.print_table(&table, nothing))
+}
+
+/// An agent that never sent a heartbeat was heard of when it joined.
+fn heard_ms(agent: &Value) -> u64 {
+    number(agent, "last_heartbeat_ms").max(number(agent, "created_at_ms"))
+}
+
+/// The id of the agent that was typed: an id as it is, else the name of an agent that is not terminated (names are unique
+/// among those). What is neither stays as it is: the daemon says that there is no such agent.
+pub(super) async fn id(context: &mut Context, session: &str, typed: String) -> Result<String, Failure> {
+    if context.dry_run {
+        return Ok(typed);
+    }
+    match context.get_json(path(session, &format!("/agents/{}", segment(&typed)))).await {
+        Ok(_) => return Ok(typed),
+        Err(failure) if failure.code == "not_found" => {}
+        // Not a thing that can be an id may still be a name.
+        Err(failure) if failure.exit == Exit::Usage => {}
+        Err(failure) => return Err(failure),
+    }
+    let there = match all(context, session, "agents", &[]).await {
+        // No such session: what the verb itself asks says so.
+        Err(failure) if failure.code == "not_found" => return Ok(typed),
+        there => there?,
+    };
+    let named = entries(&there, "agents")
+        .iter()
+        .find(|agent| text(agent, "name") == typed && text(agent, "status") != "terminated");
+    Ok(named.map_or(typed, |agent| text(agent, "id").to_owned()))
+}
+
+/// The same for what may be left out.
+pub(super) async fn id_if(
+    context: &mut Context,
+    session: &str,
+    typed: Option<String>,
+) -> Result<Option<String>, Failure> {
+    match typed {
+        Some(typed) => Ok(Some(id(context, session, typed).await?)),
+        None => Ok(None),
     }
 }

@@ -4,7 +4,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Name, Typed, ago, all, command_with, entries, number, path, plain, print_fields, text};
+use super::{Name, Typed, agent, ago, all, command_with, entries, number, path, plain, print_fields, text};
 use crate::{
     cli::Write,
     client::segment,
@@ -102,6 +102,7 @@ impl Verb {
         match self {
             Self::Begin { session, effect, class, agent, task, instance, what, deadline_ms, write } => {
                 write.note(context);
+                let agent = agent::id_if(context, &session, agent).await?;
                 let mut begin = json!({ "effect": effect, "class": class, "instance": instance });
                 let mut typed = Typed::default();
                 let optional = [

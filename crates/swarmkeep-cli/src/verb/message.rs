@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Name, Reply, Typed, ago, all, command, command_with, entries, field, path, plain};
+use super::{Name, Reply, Typed, agent, ago, all, command, command_with, entries, field, path, plain};
 use crate::{cli::Write, client::Call, context::Context, failure::Failure, table::Table};
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +49,26 @@ pub(crate) enum Verb {
         #[command(flatten)]
         write: Write,
     },
+    /// From now on an agent gets the messages to a topic
+    Subscribe {
+        session: Name,
+        topic: String,
+        /// Which agent
+        #[arg(long)]
+        agent: String,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// No longer
+    Unsubscribe {
+        session: Name,
+        topic: String,
+        /// Which agent
+        #[arg(long)]
+        agent: String,
+        #[command(flatten)]
+        write: Write,
+    },
     /// Messages that somebody has yet to acknowledge
     Ls { session: Name },
 }
@@ -72,7 +92,8 @@ impl Verb {
         match self {
             Self::Send { session, from, to, content, about, correlation_id, write } => {
                 write.note(context);
-                let address = match (to.to, to.topic) {
+                let from = agent::id(context, &session, from).await?;
+                let address = match (agent::id_if(context, &session, to.to).await?, to.topic) {
                     (Some(agent), _) => json!({ "agent": agent }),
                     (None, Some(topic)) => json!({ "topic": topic }),
                     (None, None) => json!("broadcast"),
@@ -86,6 +107,7 @@ impl Verb {
             }
             Self::Receive { session, agent, limit, write } => {
                 write.note(context);
+                let agent = agent::id(context, &session, agent).await?;
                 let mut body = json!({ "agent": agent });
                 if let (Some(limit), Some(fields)) = (limit, body.as_object_mut()) {
                     fields.insert("limit".into(), limit.into());
@@ -99,9 +121,24 @@ impl Verb {
             }
             Self::Ack { session, message, agent, write } => {
                 write.note(context);
+                let agent = agent::id(context, &session, agent).await?;
                 let ack = json!({ "acknowledge_message": { "message": message, "agent": agent } });
                 let Some(reply) = command(context, &session, ack).await? else { return Ok(()) };
                 reply.tell(context, |_| format!("message {message} is consumed by {agent}"))
+            }
+            Self::Subscribe { session, topic, agent, write } => {
+                write.note(context);
+                let agent = agent::id(context, &session, agent).await?;
+                let subscribe = json!({ "subscribe": { "agent": agent, "topic": topic } });
+                let Some(reply) = command(context, &session, subscribe).await? else { return Ok(()) };
+                reply.tell(context, |_| format!("agent {agent} listens to {topic}"))
+            }
+            Self::Unsubscribe { session, topic, agent, write } => {
+                write.note(context);
+                let agent = agent::id(context, &session, agent).await?;
+                let unsubscribe = json!({ "unsubscribe": { "agent": agent, "topic": topic } });
+                let Some(reply) = command(context, &session, unsubscribe).await? else { return Ok(()) };
+                reply.tell(context, |_| format!("agent {agent} no longer listens to {topic}"))
             }
             Self::Ls { session } => {
                 let answer = all(context, &session, "messages", &[]).await?;

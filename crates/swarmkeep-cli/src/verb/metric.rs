@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::{Name, entries, number, path, plain};
+use super::{Name, agent, entries, number, path, plain};
 use crate::{
     cli::Write,
     client::{Call, query},
@@ -62,6 +62,7 @@ impl Verb {
                         .ok_or_else(|| Failure::usage(format!("tag `{tag}` has no `=`"), "give --tag NAME=VALUE"))?;
                     all.insert(key.to_owned(), value.into());
                 }
+                let agent = agent::id(context, &session, agent).await?;
                 let metric = json!({ "agent": agent, "kind": kind, "name": name, "value": value, "tags": all });
                 let call = Call::post(path(&session, "/metrics"), &json!({ "metrics": [metric] }));
                 let Some(answer) = context.write(call).await? else { return Ok(()) };
@@ -70,7 +71,7 @@ impl Verb {
             }
             Self::Ls { session, agent, kind, limit } => {
                 let pairs = [
-                    ("agent", agent),
+                    ("agent", agent::id_if(context, &session, agent).await?),
                     ("kind", kind),
                     ("order", Some("newest".to_owned())),
                     ("limit", limit.map(|limit| limit.to_string())),

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Name, Typed, ago, all, command, command_with, entries, field, number, path, plain, print_fields};
+use super::{Name, Typed, agent, ago, all, command, command_with, entries, field, number, path, plain, print_fields};
 use crate::{
     cli::Write,
     client::{Call, segment},
@@ -133,6 +133,7 @@ impl Verb {
         match self {
             Self::Create { session, title, id, kind, priority, payload, parent, max_retries, assign, write } => {
                 write.note(context);
+                let assign = agent::id_if(context, &session, assign).await?;
                 let mut task = json!({ "title": title, "kind": kind, "priority": priority });
                 let mut typed = Typed::default();
                 let optional = [
@@ -157,6 +158,7 @@ impl Verb {
             }
             Self::Claim { session, agent, task, kinds, lease_ms, write } => {
                 write.note(context);
+                let agent = agent::id(context, &session, agent).await?;
                 let claim =
                     json!({ "claim_task": { "agent": agent, "task": task, "kinds": kinds, "lease_ms": lease_ms } });
                 let Some(reply) = command(context, &session, claim).await? else { return Ok(()) };

@@ -33,7 +33,7 @@ pub(super) fn send(state: &State, letter: &Letter<'_>, ctx: &Ctx<'_>) -> Decisio
     }
     let (topic, recipients) = match letter.to {
         Address::Agent(to) => {
-            agent::at_work(state, to)?;
+            agent::at_work(state, to).map_err(|refusal| naming_those_there(state, refusal))?;
             (letter.topic.unwrap_or("direct"), vec![to.clone()])
         }
         Address::Topic(topic) => {
@@ -62,6 +62,26 @@ pub(super) fn send(state: &State, letter: &Letter<'_>, ctx: &Ctx<'_>) -> Decisio
         recipients,
     };
     done(event, &id)
+}
+
+/// Mail to nobody is refused rather than kept for somebody who may come: with the agents that there are, the first few.
+fn naming_those_there(state: &State, mut refusal: Refusal) -> Refusal {
+    const MOST: usize = 10;
+    if refusal.code != RefusalCode::NotFound {
+        return refusal;
+    }
+    let mut there = state.agents.iter().filter(|agent| !agent::has_ended(agent)).map(|agent| match &agent.name {
+        Some(name) if *name != agent.id.as_str() => format!("`{}` ({name})", agent.id),
+        _ => format!("`{}`", agent.id),
+    });
+    let some: Vec<String> = there.by_ref().take(MOST).collect();
+    let more = there.count();
+    refusal.message += &match (some.is_empty(), more) {
+        (true, _) => ": it has no agents at work; spawn the agent first, or send to a topic".to_owned(),
+        (false, 0) => format!(": at work are {}", some.join(", ")),
+        (false, more) => format!(": at work are {} and {more} more", some.join(", ")),
+    };
+    refusal
 }
 
 /// What waits for an agent, oldest first.

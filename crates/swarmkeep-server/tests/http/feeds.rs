@@ -18,6 +18,8 @@ use crate::daemon::Daemon;
 struct Events {
     body: Incoming,
     text: String,
+    /// The id that came before the first event.
+    start: String,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl Events {
         let response = client.request(request.body(Empty::new()).unwrap()).await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { body: response.into_body(), text: String::new() }
+        Self { body: response.into_body(), text: String::new(), start: String::new() }
     }
 
     async fn next(&mut self) -> Option<Event> {
@@ -51,6 +53,9 @@ impl Events {
                     assert!(lines.len() <= 1, "one line for each field: {block}");
                     lines.first().map(|text| (*text).to_owned())
                 };
+                if let (None, Some(id)) = (field("data"), field("id")) {
+                    self.start = id;
+                }
                 if let Some(data) = field("data") {
                     return Some(Event {
                         id: field("id").unwrap_or_default(),
@@ -136,6 +141,14 @@ async fn connect(daemon: &Daemon, path: &str) -> tokio_tungstenite::WebSocketStr
     tokio_tungstenite::client_async(url, stream).await.unwrap().0
 }
 
+/// The first frame: where the feed starts.
+async fn started(socket: &mut tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>) -> Value {
+    let frame = socket.next().await.unwrap().unwrap();
+    let start: Value = serde_json::from_str(frame.to_text().unwrap()).unwrap();
+    assert_eq!(start["event"], "start", "{start}");
+    start
+}
+
 #[tokio::test]
 async fn a_websocket_gives_the_same_items() {
     let daemon = Daemon::start().await;
@@ -146,6 +159,7 @@ async fn a_websocket_gives_the_same_items() {
     let mut socket = connect(&daemon, &format!("{s}/feed/ws?from=start")).await;
     // What a client says means nothing and breaks nothing.
     socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(started(&mut socket).await["data"]["seq"], 0);
     let mut last = Value::Null;
     for seq in 1..=3 {
         let frame = socket.next().await.unwrap().unwrap();
@@ -158,6 +172,7 @@ async fn a_websocket_gives_the_same_items() {
     );
     drop(socket);
     let mut socket = connect(&daemon, &format!("{s}/feed/ws?from={}", last["id"].as_str().unwrap())).await;
+    assert_eq!(started(&mut socket).await["id"], last["id"]);
     let frame = socket.next().await.unwrap().unwrap();
     let item: Value = serde_json::from_str(frame.to_text().unwrap()).unwrap();
     assert_eq!((&item["data"]["seq"], &item["event"]), (&json!(4), &json!("custom")));
@@ -172,6 +187,7 @@ async fn a_shutdown_ends_feeds_with_their_token() {
     let mut socket = connect(&daemon, &format!("{s}/feed/ws?from=start")).await;
     events.next().await.unwrap();
     let token = events.next().await.unwrap().id;
+    started(&mut socket).await;
     for _ in 0..2 {
         socket.next().await.unwrap().unwrap();
     }
@@ -197,4 +213,37 @@ async fn too_many_feeds_are_refused() {
     let events = Events::open(&daemon, &format!("{s}/feed"), None).await;
     daemon.get(&format!("{s}/feed")).await.problem(413, "limit");
     drop(events);
+}
+
+#[tokio::test]
+async fn a_feed_that_gave_nothing_yet_has_said_where_it_starts() {
+    let mut daemon = Daemon::start().await;
+    let s = daemon.session("a/b").await;
+    note(&daemon, &s, 0).await;
+    for (from, seq) in [("now", 2), ("start", 0), ("1", 1)] {
+        let (mut events, mut socket) = (
+            Events::open(&daemon, &format!("{s}/feed?from={from}"), None).await,
+            connect(&daemon, &format!("{s}/feed/ws?from={from}")).await,
+        );
+        let start = started(&mut socket).await;
+        assert_eq!(start["data"]["seq"], seq, "{start}");
+        let begun = start["id"].as_str().unwrap().to_owned();
+        drop(socket);
+        if from == "now" {
+            // Cut off before an item came, and only then something happens: the token goes on from before it.
+            let mut waiting = connect(&daemon, &format!("{s}/feed/ws?from=now")).await;
+            assert_eq!(started(&mut waiting).await["id"], begun);
+            drop(waiting);
+            note(&daemon, &s, 1).await;
+        }
+        let first = events.next().await.unwrap();
+        assert_eq!((&events.start, &first.data["seq"]), (&begun, &json!(seq + 1)));
+        let mut again = Events::open(&daemon, &format!("{s}/feed"), Some(&begun)).await;
+        assert_eq!(again.next().await.unwrap().id, first.id, "the same first item");
+    }
+    let mut quiet = Events::open(&daemon, &format!("{s}/feed"), None).await;
+    daemon.stop().await;
+    let closing = quiet.next().await.unwrap();
+    assert_eq!((closing.kind.as_str(), &closing.id), ("closing", &quiet.start));
+    assert!(!quiet.start.is_empty());
 }

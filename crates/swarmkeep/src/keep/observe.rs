@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use swarmkeep_core::{Error, Refusal, RefusalCode, SessionId, limits, log::Observation};
+use swarmkeep_core::{Error, Refusal, RefusalCode, SessionId, limits, log::Observation, state::AgentStatus};
 
 use super::Engine;
 use crate::damage;
@@ -20,11 +20,19 @@ impl Engine {
         }
         let state = self.live(id, |live| live.published.clone()).await?;
         let now_ms = self.clock.now_ms();
-        for observation in &mut observations {
-            let (Observation::Heartbeat { agent, at_ms } | Observation::Metric { agent, at_ms, .. }) = observation;
-            if !state.agents.contains(agent) {
+        for observation in &observations {
+            let (Observation::Heartbeat { agent, .. } | Observation::Metric { agent, .. }) = observation;
+            let Some(found) = state.agents.get(agent) else {
                 return Err(Refusal::not_found("agent", agent).into());
+            };
+            // What is measured of an agent may arrive after its end; a sign of life may not.
+            if matches!(observation, Observation::Heartbeat { .. }) && found.status == AgentStatus::Terminated {
+                let message = format!("agent `{agent}` is terminated: stop its process, or spawn another agent");
+                return Err(Refusal::new(RefusalCode::WrongState, message).into());
             }
+        }
+        for observation in &mut observations {
+            let (Observation::Heartbeat { at_ms, .. } | Observation::Metric { at_ms, .. }) = observation;
             if *at_ms == 0 {
                 *at_ms = now_ms;
             }

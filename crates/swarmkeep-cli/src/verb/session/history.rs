@@ -197,7 +197,8 @@ impl Events {
                     _ => {}
                 }
             }
-            if !data.is_empty() {
+            // An id alone is where the feed starts.
+            if !data.is_empty() || id.is_some() {
                 events.push(Event { id, data: data.join("\n") });
             }
         }
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn events_are_cut_out_wherever_the_bytes_break() {
-        let text = b": hello\n\nid: a-1\nevent: x\ndata: {\"seq\":1}\n\nid: a-2\ndata: 1\ndata: 2\n\n";
+        let text = b": hello\nid: a-0\n\nid: a-1\nevent: x\ndata: {\"seq\":1}\n\nid: a-2\ndata: 1\ndata: 2\n\n";
         for cut in 0..text.len() {
             let mut events = Events::default();
             let mut all = events.take(&text[..cut]);
@@ -219,6 +220,7 @@ mod tests {
             assert_eq!(
                 all,
                 [
+                    Event { id: Some("a-0".into()), data: String::new() },
                     Event { id: Some("a-1".into()), data: "{\"seq\":1}".into() },
                     Event { id: Some("a-2".into()), data: "1\n2".into() },
                 ]
