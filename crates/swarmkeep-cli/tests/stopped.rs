@@ -1,6 +1,13 @@
 //! A daemon that is stopped for a while (SIGSTOP, a suspended machine) passes no verdict on those who were not.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
 
 mod binary;
 
