@@ -141,7 +141,7 @@ impl Answer {
         serde_json::from_slice(&self.body).map_err(|error| {
             Failure::unavailable(
                 format!("the daemon's answer is not what this program expects: {error}"),
-                "is the daemon of another version? restart it with this program: `swarmkeep serve`",
+                "is the daemon of another version? `swarmkeep stop`, then the same call starts one of this version",
             )
         })
     }

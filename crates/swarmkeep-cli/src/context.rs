@@ -158,7 +158,7 @@ impl Context {
                 Ok(answer) => {
                     self.client = Some(client);
                     if answer.status != 503 {
-                        return answer.ok();
+                        return answer.ok().map_err(|failure| naming_the_session(failure, &call.path));
                     }
                     let failure = Failure::problem(answer.status, &answer.body);
                     may_be_done |= failure.code == "unknown";
@@ -212,6 +212,19 @@ impl Context {
             crate::say::out(format_args!("{}", table.render(terminal_width(), self.paint)));
         }
     }
+}
+
+/// Fills the session that the call was about in where the advice says NAME.
+fn naming_the_session(mut failure: Failure, path: &str) -> Failure {
+    let mut parts = path.split(['/', '?']).skip_while(|part| *part != "sessions").skip(1);
+    if let (Some(namespace), Some(name)) = (parts.next(), parts.next()) {
+        // Names need no escapes; what has some is no name, and the advice stays general.
+        let session = if namespace == "default" { name.to_owned() } else { format!("{namespace}/{name}") };
+        if !session.contains('%') {
+            failure.next = failure.next.replace(" NAME", &format!(" {session}"));
+        }
+    }
+    failure
 }
 
 /// One JSON value on one line of standard output.

@@ -144,15 +144,16 @@ fn spawn(place: &Place, start: Start<'_>) -> std::io::Result<Started> {
 }
 
 fn nobody(place: &Place, error: &std::io::Error) -> Failure {
-    let holder = place.lock_hint().and_then(|hint| hint.pid.map(|pid| (pid, hint.started_at_ms.unwrap_or(0))));
-    match holder {
-        Some((pid, since)) if is_alive(pid) => Failure::unavailable(
+    // The lock itself is asked: a process that is named in the file and still there need not hold the store any more.
+    match swarmkeep::lock::holder(&place.dir) {
+        Ok(Some(holder)) => Failure::unavailable(
             format!(
-                "process {pid} holds {} since {} and does not answer: {error}",
+                "process {} holds {} since {} and does not answer: {error}",
+                holder.pid,
                 place.dir.display(),
-                moment::utc(since)
+                moment::utc(holder.started_at_ms)
             ),
-            format!("wait, or look at it: ps -p {pid}"),
+            format!("wait, or look at it: ps -p {}", holder.pid),
         ),
         _ => Failure::unavailable(
             format!("no daemon answers for {}", place.dir.display()),

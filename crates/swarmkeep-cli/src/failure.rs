@@ -73,7 +73,14 @@ impl Failure {
             )
         });
         let (exit, advice) = advice(&code, status);
-        let next = problem.hint.unwrap_or_else(|| advice.to_owned());
+        let advice = if code == "not_found" && what.starts_with("there is no session") {
+            "`swarmkeep session ls` shows which there are; `swarmkeep session open NAME` makes this one"
+        } else {
+            advice
+        };
+        // A hint to somebody who speaks HTTP is no help at a command line.
+        let is_for_http = |hint: &String| ["POST ", "route", "header"].iter().any(|word| hint.contains(word));
+        let next = problem.hint.filter(|hint| !is_for_http(hint)).unwrap_or_else(|| advice.to_owned());
         Self { exit, code, what, next, current: problem.current, detail: Vec::new() }
     }
 
@@ -121,18 +128,20 @@ fn advice(code: &str, status: u16) -> (Exit, &'static str) {
         "request_mismatch" => (Exit::Usage, "use another --request id: this one was used with another body"),
         "request_too_old" => (Exit::Usage, "use a new --request id: nothing was done under this one now"),
         "not_found" => (Exit::Refused, "check the name: `ls` of the same verb shows what there is"),
-        "already_exists" => {
-            (Exit::Refused, "use another name, or `swarmkeep session open` to go on with the one there is")
-        }
+        "already_exists" => (
+            Exit::Refused,
+            "use another name, or go on with the one there is (a session: `swarmkeep session open NAME`)",
+        ),
         "conflict" => (Exit::Refused, "somebody else was faster: look again, then decide again"),
         "lease_lost" => (Exit::Refused, "stop working on it: another worker has the task now"),
         "wrong_state" => (Exit::Refused, "`show` it to see how it stands"),
         "session_not_live" => (Exit::Refused, "`swarmkeep session resume NAME`, or open another session"),
         "in_progress" => (Exit::Refused, "somebody is doing it now: ask again later"),
         "limit" => (Exit::Refused, "a named limit is reached: send less at once, or end what is no longer needed"),
-        "outcome_unknown" => {
-            (Exit::Unknown, "find out whether it was done, then `swarmkeep effect resolve`; never repeat it blindly")
-        }
+        "outcome_unknown" => (
+            Exit::Unknown,
+            "find out whether it was done, then `swarmkeep effect resolve NAME KEY --done` or `--not-done`; never repeat it blindly",
+        ),
         "unknown" => (Exit::Unknown, "repeat it with the same --request id: it is carried out at most once"),
         "corrupt" | "needs_decision" | "quarantined" => {
             (Exit::Corrupt, "`swarmkeep verify` says what is damaged; `swarmkeep recover --dry-run` what can be done")

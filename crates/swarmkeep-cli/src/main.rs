@@ -11,6 +11,7 @@ mod context;
 mod daemon;
 mod demo;
 mod failure;
+mod hint;
 mod moment;
 mod names;
 mod paint;
@@ -40,10 +41,18 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let place = Place::find(cli.common.store, |name| std::env::var_os(name))?;
+    let place = Place::find(cli.common.store.clone(), |name| std::env::var_os(name))?;
     if place.said_by == "PERSISTENT_STATE_DIR" {
         eprintln!("swarmkeep: the store is at {}, as PERSISTENT_STATE_DIR says", place.dir.display());
     }
+    let (at, url) = (place.clone(), cli.common.url.clone());
+    carry_out(cli, place).map_err(|mut failure| {
+        failure.next = hint::pasted(&failure.next, &at, url.as_deref());
+        failure
+    })
+}
+
+fn carry_out(cli: Cli, place: Place) -> Result<(), Failure> {
     let mut context = Context::new(place, Paint::stdout());
     context.config = cli.common.config;
     context.no_start = cli.common.no_start;

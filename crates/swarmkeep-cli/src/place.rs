@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, hint};
 
 /// Where a store is, and who said so.
 #[derive(Debug, Clone)]
@@ -58,16 +58,10 @@ impl Place {
         if self.is_a_store() {
             return Ok(());
         }
-        let option = match self.said_by {
-            "--store" => format!(" --store {}", self.shown()),
-            _ => String::new(),
-        };
         Err(Failure::refused(
             "no_store",
             format!("there is no store in {} ({})", self.dir.display(), self.said_by),
-            format!(
-                "is the folder spelled right? to make a store there: swarmkeep serve{option}, or swarmkeep session create NAME{option}"
-            ),
+            "is the folder spelled right? to make a store there: `swarmkeep serve`, or `swarmkeep session create NAME`",
         ))
     }
 
@@ -76,11 +70,16 @@ impl Place {
         shown(&self.dir)
     }
 
-    /// `swarmkeep`, with what makes it mean this store when it is pasted.
+    /// The option that makes a call mean this store; `None`: every call in this environment does.
+    pub(crate) fn option(&self) -> Option<String> {
+        (self.said_by == "--store").then(|| format!("--store {}", self.shown()))
+    }
+
+    /// The program, with what makes it mean this store when it is pasted.
     pub(crate) fn program(&self) -> String {
-        match self.said_by {
-            "--store" => format!("swarmkeep --store {}", self.shown()),
-            _ => "swarmkeep".to_owned(),
+        match self.option() {
+            Some(option) => format!("{} {option}", hint::program()),
+            None => hint::program().to_owned(),
         }
     }
 

@@ -303,3 +303,55 @@ fn looking_after_a_store() {
     assert!(store.run(&["bench", "--list"]).ok().out.contains("append"));
     assert_eq!(store.run(&["bench", "nothing"]).code, 2);
 }
+
+/// The commands in a text, as they stand between backquotes.
+fn commands(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).filter(|part| part.contains("swarmkeep")).map(str::to_owned).collect()
+}
+
+#[test]
+fn hints_work_when_they_are_pasted() {
+    let store = Store::new();
+    let folder = store.path("a store with blanks");
+    let folder = folder.to_str().unwrap();
+    let run = |args: &[&str]| {
+        let mut all = vec!["--store", folder];
+        all.extend(args);
+        store.run(&all)
+    };
+    // Through a shell, in another folder and another environment, where the PATH does not lead to the program.
+    let paste = |command: &str| {
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-c", command])
+            .env_clear()
+            .env("HOME", store.path(""))
+            .env("PATH", "/usr/bin:/bin")
+            .current_dir("/");
+        ended(&mut shell)
+    };
+    run(&["session", "create", "team/work"]).ok();
+    let refused = run(&["session", "create", "team/work"]);
+    let hint = commands(&refused.err);
+    assert_eq!(hint.len(), 1, "how to go on with it: {refused:?}");
+    assert!(paste(&hint[0]).ok().out.contains("session team/work is live"), "{hint:?}");
+
+    run(&["session", "pause", "team/work"]).ok();
+    let paused = run(&["task", "create", "team/work", "x"]);
+    assert!(paste(&commands(&paused.err)[0]).ok().out.contains("live"), "{paused:?}");
+
+    let unknown = run(&["session", "show", "nobody"]);
+    for command in commands(&unknown.err) {
+        paste(&command).ok();
+    }
+    run(&["session", "show", "nobody"]).ok();
+    let beyond = run(&["session", "rewind", "team/work", "--to", "99", "--dry-run"]);
+    assert!(paste(&commands(&beyond.err)[0]).ok().out.contains("session_created"), "{beyond:?}");
+    let started = {
+        run(&["stop"]).ok();
+        run(&["session", "ls"]).ok()
+    };
+    assert!(paste(&commands(&started.err)[0]).ok().out.contains("the store is free"), "{started:?}");
+    let nobody = run(&["session", "ls", "--no-start"]);
+    assert!(nobody.err.contains("no daemon answers"), "{nobody:?}");
+}

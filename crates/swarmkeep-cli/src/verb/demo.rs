@@ -2,6 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
+use swarmkeep_server::DEFAULT_PORT;
 
 use crate::{
     context::{Context, print_json},
@@ -13,7 +14,7 @@ use crate::{
         worker::AGENTS,
     },
     failure::{Exit, Failure},
-    moment,
+    hint, moment,
     paint::Paint,
     place,
     say::say,
@@ -61,7 +62,7 @@ impl Demo {
             _ if self.check => {
                 return Err(Failure::usage(
                     "which demo is to be checked?",
-                    "give its store: swarmkeep demo --check --store DIR",
+                    "give its store: swarmkeep demo --check --store DIR (the demo said which)",
                 ));
             }
             _ => Folder::scratch()?,
@@ -73,7 +74,7 @@ impl Demo {
             return Err(Failure::refused(
                 "already_exists",
                 format!("{} has a demo in it", folder.store.display()),
-                "give another folder with --store, or check that one again: swarmkeep demo --check --store DIR",
+                "give another folder with --store, or check that one again: swarmkeep demo --check",
             ));
         }
         folder.make()?;
@@ -179,16 +180,31 @@ fn summary(paint: Paint, folder: &Folder, verdict: &Verdict, ran: &Ran) {
     }
     say!("  {}\n", edge("╰", "╯"));
     let store = place::shown(&folder.store);
-    say!("  The store stays: {store}");
+    let program = hint::program();
+    let port = free_port();
+    let listen = if port == DEFAULT_PORT { String::new() } else { format!(" --listen 127.0.0.1:{port}") };
+    say!("  The store stays: {store}\n");
     say!("  {}", paint.bold("What now?"));
-    let next = [
-        ("what happened", format!("swarmkeep --store {store} session history {SESSION} --last 20")),
-        ("how it stands", format!("swarmkeep --store {store} session show {SESSION}")),
-        ("your own agent", format!("swarmkeep serve --store {store}")),
+    let steps = [
+        ("look", "how it stands", format!("{program} --store {store} session show {SESSION}")),
+        ("", "what happened", format!("{program} --store {store} session history {SESSION} --last 20")),
+        ("", "who was there", format!("{program} --store {store} agent ls {SESSION}")),
+        ("connect", "serve it", format!("{program} --store {store} serve --take-over{listen}")),
+        ("", "in Python", format!("Swarm(\"http://127.0.0.1:{port}\", \"{SESSION}\")")),
+        ("learn", "every verb", format!("{program} --help")),
     ];
-    for (what, command) in next {
-        say!("    {}  {}", paint.dim(format_args!("{what:<14}")), paint.cyan(command));
+    for (step, what, command) in steps {
+        let (step, what) = (paint.bold(format_args!("{step:<7}")), paint.dim(format_args!("{what:<13}")));
+        say!("    {step}  {what}  {}", paint.cyan(command));
     }
-    say!("    {:<14}  then, with a copy of examples/swarmkeep_agent.py:", "");
-    say!("    {:<14}  Swarm(\"http://127.0.0.1:7420\", \"{SESSION}\")\n", "");
+    say!(
+        "\n  {}\n",
+        paint.dim("Swarm is in examples/swarmkeep_agent.py: one file to copy; its first lines are a first program.")
+    );
+}
+
+/// Where the daemon that is told to be started will find room: the usual port, or the next one that is free now.
+fn free_port() -> u16 {
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (DEFAULT_PORT..DEFAULT_PORT + 100).find(is_free).unwrap_or(DEFAULT_PORT)
 }

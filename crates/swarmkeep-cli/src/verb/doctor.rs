@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     context::{Context, print_json},
     failure::{Exit, Failure},
+    hint,
     say::say,
     table::printable,
 };
@@ -65,6 +66,10 @@ impl Doctor {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
         let mut findings = machine::look(&context.place);
         findings.extend(store::look(context).await);
+        let url = context.url.as_ref().map(ToString::to_string);
+        for finding in &mut findings {
+            finding.next = hint::pasted(&finding.next, &context.place, url.as_deref());
+        }
         let worst = findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
         if context.json {
             print_json(&serde_json::json!({ "store": context.place.dir, "worst": worst, "findings": findings }))?;

@@ -125,7 +125,7 @@ impl Verb {
                         "outcome_unknown",
                         format!("nobody knows whether effect {effect} was done: {}", text(unknown, "reason")),
                         format!(
-                            "find out, then: swarmkeep effect resolve {session} {effect} --done | --not-done --by user:NAME"
+                            "find out, then: swarmkeep effect resolve {session} {effect} --done, or the same with --not-done"
                         ),
                     ));
                 }

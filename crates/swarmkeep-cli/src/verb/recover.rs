@@ -153,7 +153,8 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
         let open = json!({ "open": true, "held_by": pid, "steps": [] });
         return context.answer(&open, |_| {
             say!(
-                "process {pid} has the store open: there is nothing to recover. `swarmkeep recover` shows what it found"
+                "process {pid} has the store open: there is nothing to recover. `{} recover` shows what it found",
+                context.place.program()
             )
         });
     }

@@ -297,7 +297,10 @@ async fn bind(
         }
         server.listen = listen.unwrap_or_default();
         match Server::bind(keep.clone(), server.clone()).await {
-            Err(error) if error.kind == ErrorKind::Unavailable && candidates.peek().is_some() => {
+            // Taken; or not allowed without the TLS that it was served with.
+            Err(error)
+                if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Invalid) && candidates.peek().is_some() =>
+            {
                 tracing::info!(%error, "trying another address");
             }
             bound => return Ok((bound.map_err(refused)?, folder)),

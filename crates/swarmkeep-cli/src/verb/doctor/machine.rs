@@ -43,7 +43,7 @@ fn folder(dir: &Path) -> Finding {
         return Finding::warn(
             name,
             "not there yet",
-            "nothing to do: the first `swarmkeep serve` or `session create` makes it",
+            "nothing to do: the first `swarmkeep serve` or `swarmkeep session create NAME` makes it",
         );
     };
     if !metadata.is_dir() {

@@ -36,7 +36,11 @@ pub(crate) async fn create(context: &mut Context, session: &str, with: With, wri
     write.note(context);
     let mut body = with.body();
     body.insert("name".into(), session.into());
-    let Some(answer) = context.write(Call::post("/v1/sessions", &Value::Object(body))).await? else { return Ok(()) };
+    let made = context.write(Call::post("/v1/sessions", &Value::Object(body))).await.map_err(|mut failure| {
+        failure.next = failure.next.replace(" NAME", &format!(" {session}"));
+        failure
+    });
+    let Some(answer) = made? else { return Ok(()) };
     Reply::of(&answer)?.tell(context, |_| format!("session {session} is there"))
 }
 
@@ -86,7 +90,7 @@ pub(crate) async fn rewind(
         if to > head {
             return Err(Failure::usage(
                 format!("{session} ends at seq {head}, before {to}"),
-                "`swarmkeep session history` shows its seqs",
+                format!("`swarmkeep session history {session}` shows its seqs"),
             ));
         }
         if !context.json {
