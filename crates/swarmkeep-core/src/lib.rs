@@ -19,6 +19,8 @@
 //! | [`tabulate`] | events and state → rows of the views: the only place that knows columns |
 //! | [`query`] | typed questions across sessions |
 //! | [`diff`] | two states compared, entity by entity |
+//! | [`failure`] | what can go wrong, by ten names: how bad it is, and what is done |
+//! | [`recovery`] | what is seen of a session → a plan, before anything is touched; whether a state's entities fit together |
 //! | [`limits`] | every bound, by name |
 //! | [`error`] | what a caller is told to do |
 //! | `testing` | random, mostly valid histories (feature `testing`) |
@@ -30,12 +32,14 @@ pub mod decide;
 pub mod diff;
 pub mod error;
 pub mod event;
+pub mod failure;
 pub mod id;
 pub mod json;
 pub mod limits;
 pub mod log;
 pub mod query;
 pub mod record;
+pub mod recovery;
 pub mod requests;
 pub mod session;
 pub mod state;
@@ -45,6 +49,7 @@ pub mod testing;
 
 pub use error::{Error, ErrorKind, Refusal, RefusalCode};
 pub use event::Event;
+pub use failure::{Failure, FailureType, Severity, Strategy};
 pub use id::{Actor, BlobId, EntityId, Epoch, Hash, RequestId, Seq, SessionId, SessionName};
 pub use json::Json;
 pub use record::Record;
