@@ -77,6 +77,8 @@ fn a_session_that_is_set_aside_is_seen_everywhere() {
     assert!(shown.err.contains("session history team/hurt") && shown.err.contains(", session team/hurt,"), "{shown:?}");
     let history = damaged(store.run(&["session", "history", "team/hurt"]));
     assert!(history.out.contains("session_created"), "what is before it: {history:?}");
+    // It ends and says why, instead of asking for ever.
+    damaged(store.run(&["session", "history", "team/hurt", "--follow"]));
     let child = store.run(&["session", "show", "child"]).ok();
     assert!(child.out.contains("team/hurt at seq 1"), "{child:?}");
 

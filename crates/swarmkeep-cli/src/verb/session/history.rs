@@ -103,6 +103,12 @@ async fn follow(context: &mut Context, session: &str, after: u64, mut left: u64)
                     from = id;
                 }
                 let Ok(record) = serde_json::from_str::<Value>(&event.data) else { continue };
+                if text(&record, "reason") == "failed" && number(&record, "seq") == 0 {
+                    return Err(Failure::corrupt(
+                        format!("session {session}: its records cannot be read beyond this place ({from})"),
+                        format!("{} verify {session} says what is damaged", context.place.program()),
+                    ));
+                }
                 if number(&record, "seq") == 0 {
                     continue;
                 }
