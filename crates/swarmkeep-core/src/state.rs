@@ -98,8 +98,15 @@ impl State {
     /// The canonical bytes: what a checkpoint holds, what a read over HTTP copies, what [`State::hash`] is of.
     #[must_use]
     pub fn canonical(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.weight());
+        self.canonical_into(&mut bytes);
+        bytes
+    }
+
+    /// [`State::canonical`], appended to `out`: for whoever writes many states into one buffer.
+    pub fn canonical_into(&self, out: &mut Vec<u8>) {
         // Writing into a Vec cannot fail, and every map here has string keys: the only two errors serde_json knows.
-        serde_json::to_vec(self).unwrap_or_default()
+        let _ = serde_json::to_writer(out, self);
     }
 
     /// Reads canonical bytes back.

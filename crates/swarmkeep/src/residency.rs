@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use swarmkeep_core::SessionId;
 
-use crate::slot::{Packed, Phase, Slot, Tail};
+use crate::slot::{Phase, Slot, Tail};
 
 const SHARDS: usize = 64;
 
@@ -127,6 +127,7 @@ impl Residency {
     pub(crate) fn sweep(&self, now_ms: u64, idle_before_ms: u64, mut due: impl FnMut(SessionId)) -> Swept {
         let mut swept = Swept::default();
         let mut droppable = Vec::new();
+        let mut scratch = Vec::new();
         for slot in self.all() {
             let used_at_ms = slot.used_at_ms.load(Ordering::Relaxed);
             let mut phase = slot.phase.lock();
@@ -134,12 +135,7 @@ impl Residency {
                 Phase::Cold | Phase::Evicted => continue,
                 Phase::Packed(packed) => (packed.weight(), true),
                 Phase::Live(live) if live.is_idle() && used_at_ms < idle_before_ms => {
-                    let packed = Packed {
-                        epoch: live.epoch,
-                        head: live.published.head,
-                        canonical: live.canonical().1,
-                        tail: live.tail,
-                    };
+                    let packed = live.pack(&mut scratch);
                     let weight = packed.weight();
                     *phase = Phase::Packed(packed);
                     (weight, true)

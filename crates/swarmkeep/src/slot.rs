@@ -150,8 +150,20 @@ impl Live {
 
     pub(crate) fn canonical(&mut self) -> (Head, Bytes) {
         let published = &self.published;
-        let bytes = self.canonical.get_or_insert_with(|| Bytes::from(published.canonical()));
+        // Exactly as long as they are: they may stay for as long as the session does.
+        let bytes = self.canonical.get_or_insert_with(|| Bytes::from(published.canonical().into_boxed_slice()));
         (published.head, bytes.clone())
+    }
+
+    /// What stays of it while nobody uses it. `scratch` is written over: a buffer for many sessions, so that each leaves
+    /// nothing behind but what it keeps.
+    pub(crate) fn pack(&self, scratch: &mut Vec<u8>) -> Packed {
+        let canonical = self.canonical.clone().unwrap_or_else(|| {
+            scratch.clear();
+            self.published.canonical_into(scratch);
+            Bytes::copy_from_slice(scratch)
+        });
+        Packed { epoch: self.epoch, head: self.published.head, canonical, tail: self.tail }
     }
 
     pub(crate) fn checkpoint_due(&self, now_ms: u64) -> bool {

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{failure::Failure, moment, verb::serve::refused};
 
+/// How long the databases are waited for.
+const APPLY_PATIENCE: Duration = Duration::from_secs(60);
+
 pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, Failure> {
     let before = resident_bytes(None);
     let keep = scratch.store(Settings { resident_bytes: 4 << 30, ..Settings::default() }).await?;
@@ -22,7 +25,12 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     for session in &all {
         json += session.canonical().await.map_err(refused)?.1.len() as u64;
     }
-    // A session that nobody touches is packed after a while, and what was allocated for writing goes back.
+    // What is still on its way to the databases is no session in RAM. And one that nobody touches is packed after a while.
+    let behind = || keep.health().store.is_some_and(|store| store.unapplied_bytes > 0);
+    let patience = tokio::time::Instant::now() + APPLY_PATIENCE;
+    while behind() && tokio::time::Instant::now() < patience {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     tokio::time::sleep(Duration::from_millis(Settings::default().pack_after_ms * 3)).await;
     let full = resident_bytes(None).saturating_sub(before);
     keep.close().await.map_err(refused)?;

@@ -20,8 +20,11 @@ use swarmkeep_core::{
 use crate::residency::IdHasher;
 
 const SHARDS: usize = 64;
-/// Empty lanes kept per shard: about 100 bytes each.
+/// Empty lanes kept per shard: about 150 bytes each.
 const EMPTY_LANES: usize = 1024;
+/// So many of them keep the room of their tail (700 bytes each) for the next group: those of a store with few sessions,
+/// which are written again at once.
+const ROOMY_LANES: usize = 64;
 
 /// A session with records on their way.
 #[derive(Debug, Default)]
@@ -108,11 +111,15 @@ impl Lanes {
     /// records.db has everything of this session up to `seq`, visible to new readers.
     pub(super) fn applied(&self, session: SessionId, seq: Seq) {
         let mut shard = self.shard(session);
+        let lanes = shard.len();
         if let Some(lane) = shard.get_mut(&session) {
             while lane.tail.front().is_some_and(|group| group.head.seq <= seq) {
                 lane.tail.pop_front();
             }
-            if lane.is_empty() && shard.len() > EMPTY_LANES {
+            if lane.tail.is_empty() && lanes > ROOMY_LANES {
+                lane.tail = VecDeque::new();
+            }
+            if lane.is_empty() && lanes > EMPTY_LANES {
                 shard.remove(&session);
             }
         }

@@ -129,6 +129,7 @@ impl Journal {
             number: header.number,
         };
         let mut hash = Hash::default();
+        pool.make_first().map_err(OpenError::io(&dir))?;
         let (active, _) = pool
             .activate(header, |key| {
                 let frame = carried.as_ref()?;

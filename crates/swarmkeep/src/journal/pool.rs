@@ -21,6 +21,10 @@ use super::{
 };
 use crate::disk::{Disk, DiskFile, OpenHow};
 
+/// Size of the segment that an open starts with when no spare is left from before. The next one is made in the background
+/// when a quarter of this is written.
+const FIRST_BYTES: u64 = 1 << 20;
+
 /// A segment being written.
 #[derive(Debug)]
 pub(super) struct Active {
@@ -51,6 +55,7 @@ pub(super) struct Finished {
 struct Spare {
     number: u64,
     used: bool,
+    bytes: u64,
 }
 
 /// The files.
@@ -99,7 +104,8 @@ impl Pool {
                 .is_ok_and(|bytes| bytes == pool.settings.segment_bytes);
             if whole && pool.spares.len() < pool.settings.spares_max {
                 // Whether it was ever used is not known: its contents are taken for old ones.
-                pool.spares.push_back(Spare { number, used: true });
+                let bytes = pool.settings.segment_bytes;
+                pool.spares.push_back(Spare { number, used: true, bytes });
             } else if let Err(error) = pool.disk.remove(&path) {
                 tracing::warn!(path = %path.display(), %error, "a spare segment that is not wanted was not removed");
             }
@@ -120,9 +126,24 @@ impl Pool {
         Recipe { disk: Arc::clone(&self.disk), path, number, bytes: self.settings.segment_bytes }
     }
 
+    /// Makes sure that there is a spare, be it a small one: a program that opens a store and writes little does not wait for
+    /// megabytes of zeros, nor leave them behind.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn make_first(&mut self) -> io::Result<()> {
+        if self.spares.is_empty() {
+            let mut recipe = self.recipe();
+            recipe.bytes = recipe.bytes.min(FIRST_BYTES);
+            recipe.make()?;
+            self.add(&recipe);
+        }
+        Ok(())
+    }
+
     /// Takes in what a recipe made.
     pub(super) fn add(&mut self, made: &Recipe) {
-        self.spares.push_back(Spare { number: made.number, used: false });
+        self.spares.push_back(Spare { number: made.number, used: false, bytes: made.bytes });
     }
 
     /// Turns a spare into the segment that `header` describes, with `carried` as its first frame; makes the spare first if
@@ -146,7 +167,7 @@ impl Pool {
         let frame = carried(&key);
         // A frame that comes from a larger segment than are made now makes this one longer.
         let needed = FRAMES_AT + (frame.as_ref().map_or(0, Vec::len) + SEAL_BYTES) as u64;
-        header.size = self.settings.segment_bytes.max(needed);
+        header.size = spare.bytes.max(needed);
         let from = self.dir.join(spare_name(spare.number));
         let to = self.dir.join(file_name(header.number));
         let turn = || {
@@ -246,7 +267,7 @@ impl Pool {
             self.next_spare += 1;
             let done = self.disk.rename(&path, &self.dir.join(spare_name(number)));
             if done.is_ok() {
-                spares.push_back(Spare { number, used: true });
+                spares.push_back(Spare { number, used: true, bytes: segment.bytes });
             }
             done
         } else {
