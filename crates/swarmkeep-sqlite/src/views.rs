@@ -4,6 +4,7 @@
 //! position of its own, which every answer carries.
 
 mod apply;
+mod beyond;
 mod catch_up;
 mod check;
 mod fold;
@@ -155,12 +156,25 @@ impl ViewsDb {
     }
 
     /// Where the views of a session differ from its state, in words; empty: they agree. Heartbeats are not compared (they
-    /// are not state), nor are messages that have left the state.
+    /// are not state); for messages that have left the state see [`ViewsDb::differences_beyond_state`].
     ///
     /// # Errors
     /// Whatever SQLite says.
     pub fn differences(connection: &Connection, state: &swarmkeep_core::State) -> Result<Vec<String>> {
         check::differences(connection, state)
+    }
+
+    /// Where the views of a session differ from what records.db has and no state knows: messages that were consumed, and
+    /// metrics; empty: they agree. Up to where the views have come.
+    ///
+    /// # Errors
+    /// Whatever SQLite says; `Damaged` when the records themselves are.
+    pub fn differences_beyond_state(
+        connection: &Connection,
+        source: &Source<'_>,
+        session: SessionId,
+    ) -> Result<Vec<String>> {
+        beyond::differences(connection, source, session)
     }
 
     /// SQLite's own check of the file: what does not fit together, in words, a few lines at most.

@@ -9,7 +9,7 @@ use swarmkeep_core::{
     EntityId, Hash, Json,
     log::{Observation, Position, Remove},
     tabulate::TABLES,
-    testing::{Draw, History},
+    testing::{Draw, History, command},
 };
 use swarmkeep_sqlite::{ApplyBatch, Entry, RecordsDb, RecordsReader, Source, SqliteError, ViewsDb, What};
 use world::{dump, entries_of, options};
@@ -109,6 +109,11 @@ fn incremental_caught_up_and_rebuilt_views_are_equal_and_agree_with_the_state() 
         for history in &histories {
             let found = ViewsDb::differences(steady.connection(), history.state()).unwrap();
             assert!(found.is_empty(), "seed {seed}: {found:?}");
+            for (name, views) in [("steady", &steady), ("caught up", &late), ("made anew", &all)] {
+                let session = history.state().info.id;
+                let found = ViewsDb::differences_beyond_state(views.connection(), &source(&db), session).unwrap();
+                assert!(found.is_empty(), "seed {seed}, {name}: {found:?}");
+            }
         }
         steady.rebuild(&source(&db), &mut |_, _| {}).unwrap();
         steady.connection().execute(heard, []).unwrap();
@@ -163,6 +168,53 @@ fn a_change_behind_the_views_back_is_seen() {
     let state = histories[0].state();
     views.connection().execute("DELETE FROM agents WHERE session_id = ?1", [state.info.id.to_string()]).unwrap();
     assert!(!ViewsDb::differences(views.connection(), state).unwrap().is_empty());
+}
+
+#[test]
+fn a_change_to_what_no_state_knows_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = RecordsDb::open(&dir.path().join("records.db"), options()).unwrap();
+    let mut views = fresh(dir.path(), "views.db");
+    let mut draw = Draw::new(5);
+    let mut history = History::new("talk");
+    for _ in 0..400 {
+        let command = command(&mut draw, history.state());
+        let _ = history.command(command);
+    }
+    let id = history.state().info.id;
+    let mut made = entries_of(&history, 1);
+    for _ in 0..3 {
+        let last = made.last().unwrap().position;
+        made.push(Entry { position: Position(last.0 + 1), session: id, what: observations(&mut draw) });
+    }
+    db.apply(&batch(made)).unwrap();
+    catch_up(&mut views, &db);
+    let differ = |views: &ViewsDb| {
+        let found = ViewsDb::differences_beyond_state(views.connection(), &source(&db), id).unwrap();
+        found.into_iter().map(|line| line.split([':', ' ']).next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(differ(&views).is_empty());
+    for (change, place) in [
+        ("UPDATE metrics SET value = value + 1 WHERE id = 2", "metrics"),
+        ("UPDATE metrics SET tags = '{}' WHERE id = 1", "metrics"),
+        ("DELETE FROM metrics WHERE id = 3", "metrics"),
+        (
+            "UPDATE messages SET timestamp = timestamp + 1 WHERE id = (SELECT min(id) FROM messages WHERE status = 'consumed')",
+            "messages",
+        ),
+        ("DELETE FROM messages WHERE id = (SELECT max(id) FROM messages WHERE status = 'consumed')", "messages"),
+        (
+            "DELETE FROM message_receipts WHERE (message_id, agent_id) = (SELECT message_id, agent_id FROM message_receipts LIMIT 1)",
+            "message_receipts",
+        ),
+    ] {
+        let changed = views.connection().execute(change, []).unwrap();
+        assert_eq!(changed, 1, "{change}");
+        let found = differ(&views);
+        assert!(!found.is_empty() && found.iter().all(|line| line == place), "{change}: {found:?}");
+        views.rebuild(&source(&db), &mut |_, _| {}).unwrap();
+        assert!(differ(&views).is_empty());
+    }
 }
 
 #[test]

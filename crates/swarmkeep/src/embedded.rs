@@ -34,7 +34,7 @@ use swarmkeep_core::{
     query::{Page, Query},
     record,
 };
-use swarmkeep_sqlite::{ReaderPool, RecordsReader, SqliteError};
+use swarmkeep_sqlite::{ReaderPool, RecordsReader, Source, SqliteError};
 use tokio::sync::oneshot;
 
 use self::{
@@ -326,6 +326,22 @@ impl EmbeddedLog {
     pub fn views_differ(&self, state: &swarmkeep_core::State) -> Result<Vec<String>, Error> {
         let differences = self.views.read(|connection| swarmkeep_sqlite::ViewsDb::differences(connection, state));
         differences.map_err(LogError::from).map_err(damage::log)
+    }
+
+    /// Where the views of a session differ from what records.db has beyond any state: messages that were consumed, metrics.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// What the databases say; `retry` when it takes too long for one reading.
+    pub fn views_differ_beyond_state(&self, session: SessionId) -> Result<Vec<String>, Error> {
+        let files = |session, id| self.blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
+        let read = self.views.read(|views| {
+            self.records.read(|records| {
+                let source = Source { records: RecordsReader::new(records), files: &files };
+                swarmkeep_sqlite::ViewsDb::differences_beyond_state(views, &source, session)
+            })
+        });
+        read.map_err(LogError::from).map_err(damage::log)
     }
 
     /// What SQLite's own check says of views.db: rows and indexes that do not agree. Blocks.

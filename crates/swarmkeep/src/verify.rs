@@ -191,6 +191,15 @@ impl Engine {
                 return Ok(());
             }
         }
+        if let Some(embedded) = self.embedded.clone() {
+            let compared = tokio::task::spawn_blocking(move || embedded.views_differ_beyond_state(id)).await;
+            match compared.unwrap_or_else(|_| Ok(Vec::new())) {
+                Ok(differences) => differences.into_iter().for_each(|what| finding("views", what)),
+                // Too long to be read in one go.
+                Err(error) if error.kind == ErrorKind::Retry => report.views_not_compared += 1,
+                Err(error) => finding("views", error.to_string()),
+            }
+        }
         match self.events_agree(id, until).await {
             Ok(true) => {}
             Ok(false) => finding("views", "the list of events is not that of the records".into()),

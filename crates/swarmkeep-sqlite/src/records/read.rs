@@ -399,24 +399,26 @@ impl<'c> RecordsReader<'c> {
             "SELECT id, session, position, checksum, json FROM observations WHERE id > ?1 AND position > ?2 \
              ORDER BY id LIMIT ?3",
         )?;
-        let mut rows = statement.query((after_id, bound(beyond.0), i64::try_from(limit).unwrap_or(i64::MAX)))?;
-        let mut stored = Vec::new();
-        while let Some(found) = rows.next()? {
-            let session = SessionId(fixed(found, 1)?);
-            let damaged = |what| SqliteError::damaged(Some(session), None, format!("records.db, observations: {what}"));
-            let json: String = found.get(4)?;
-            let expected: [u8; 16] = fixed(found, 3)?;
-            if checksum(&[b"observations", &session.0, json.as_bytes()]) != expected {
-                return Err(damaged("checksum differs".into()));
-            }
-            stored.push(StoredObservations {
-                id: found.get(0)?,
-                session,
-                position: Position(unsigned(found, 2)?),
-                observations: serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?,
-            });
-        }
-        Ok(stored)
+        stored_observations(statement.query((after_id, bound(beyond.0), i64::try_from(limit).unwrap_or(i64::MAX)))?)
+    }
+
+    /// Rows of observations of one session after row `after_id` that were applied up to `through`, at most `limit`, in order.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub fn observations_of(
+        &self,
+        session: SessionId,
+        after_id: i64,
+        through: Position,
+        limit: usize,
+    ) -> Result<Vec<StoredObservations>> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, session, position, checksum, json FROM observations WHERE session = ?1 AND id > ?2 AND position <= ?3 \
+             ORDER BY id LIMIT ?4",
+        )?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        stored_observations(statement.query((session.0, after_id, bound(through.0), limit))?)
     }
 
     /// Sessions that were removed beyond a position.
@@ -463,6 +465,26 @@ impl<'c> RecordsReader<'c> {
     pub(super) fn connection(&self) -> &'c Connection {
         self.connection
     }
+}
+
+fn stored_observations(mut rows: rusqlite::Rows<'_>) -> Result<Vec<StoredObservations>> {
+    let mut stored = Vec::new();
+    while let Some(found) = rows.next()? {
+        let session = SessionId(fixed(found, 1)?);
+        let damaged = |what| SqliteError::damaged(Some(session), None, format!("records.db, observations: {what}"));
+        let json: String = found.get(4)?;
+        let expected: [u8; 16] = fixed(found, 3)?;
+        if checksum(&[b"observations", &session.0, json.as_bytes()]) != expected {
+            return Err(damaged("checksum differs".into()));
+        }
+        stored.push(StoredObservations {
+            id: found.get(0)?,
+            session,
+            position: Position(unsigned(found, 2)?),
+            observations: serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?,
+        });
+    }
+    Ok(stored)
 }
 
 /// A bound to compare a column with: beyond what SQLite can hold there is nothing.

@@ -9,10 +9,14 @@ use swarmkeep_core::{
     SessionId, State,
     log::{Observation, Position, Remove},
     record::{self, Body, OVERHEAD_BYTES, Record, RecordView},
-    tabulate::{self, RowChange},
+    tabulate::{self, RowChange, ViewTable},
 };
 
-use super::{Source, merge::Merged, write};
+use super::{
+    Source,
+    merge::{Merged, Row},
+    write,
+};
 use crate::{
     error::{Result, SqliteError},
     records::{ApplyBatch, Entry, What},
@@ -103,6 +107,17 @@ impl Pending {
     /// How many rows are waiting.
     pub(super) fn len(&self) -> usize {
         self.merged.len() + self.groups.len()
+    }
+
+    /// Forgets what is not of these tables, and the list of events: for whoever writes nothing.
+    pub(super) fn keep(&mut self, wanted: fn(&ViewTable) -> bool) {
+        self.merged.keep(wanted);
+        self.groups.clear();
+    }
+
+    /// The rows that are waiting, in no particular order.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&'static ViewTable, &Row)> {
+        self.merged.rows()
     }
 
     /// Puts the rows of a state in place of everything the session had.

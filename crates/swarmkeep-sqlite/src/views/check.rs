@@ -32,8 +32,7 @@ pub(super) fn differences(connection: &Connection, state: &State) -> Result<Vec<
         }
         // Messages stay in the views when they have left the state.
         if table.name != MESSAGES.name && table.name != MESSAGE_RECEIPTS.name {
-            let sql = format!("SELECT count(*) FROM {} WHERE session_id = ?1", table.name);
-            let there: i64 = connection.prepare_cached(&sql)?.query_row([&session], |row| row.get(0))?;
+            let there = count(connection, table, &session)?;
             if there != expected {
                 found.push(format!("{}: {there} rows, the state has {expected}", table.name));
             }
@@ -42,7 +41,14 @@ pub(super) fn differences(connection: &Connection, state: &State) -> Result<Vec<
     Ok(found)
 }
 
-fn compare(connection: &Connection, table: &ViewTable, values: &[Value]) -> Result<Option<String>> {
+/// How many rows of a table are a session's.
+pub(super) fn count(connection: &Connection, table: &ViewTable, session: &str) -> Result<i64> {
+    let sql = format!("SELECT count(*) FROM {} WHERE session_id = ?1", table.name);
+    Ok(connection.prepare_cached(&sql)?.query_row([session], |row| row.get(0))?)
+}
+
+/// How the row of these values differs, if it does.
+pub(super) fn compare(connection: &Connection, table: &ViewTable, values: &[Value]) -> Result<Option<String>> {
     let key = values.get(..table.key).unwrap_or_default();
     let condition: Vec<String> =
         table.columns.iter().take(table.key).enumerate().map(|(n, column)| format!("{column} = ?{}", n + 1)).collect();

@@ -37,6 +37,11 @@ impl Merged {
         self.rows.len()
     }
 
+    /// Forgets what is not of these tables.
+    pub(super) fn keep(&mut self, wanted: fn(&ViewTable) -> bool) {
+        self.rows.retain(|_, (table, _)| wanted(table));
+    }
+
     /// Adds a change; [`RowChange::Reset`] is the caller's.
     pub(super) fn add(&mut self, change: RowChange) {
         match change {
