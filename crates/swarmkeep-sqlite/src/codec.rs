@@ -68,6 +68,11 @@ pub(crate) fn unpack(codec: i64, raw_len: usize, bytes: &[u8]) -> std::result::R
     Ok(raw)
 }
 
+/// Unpacks what looks like a zstd frame, up to a length; for bytes whose row cannot be believed.
+pub(crate) fn unpack_unsure(bytes: &[u8], most: usize) -> Option<Vec<u8>> {
+    decompress(bytes, most).ok()
+}
+
 std::thread_local! {
     /// A decompressor costs more to make than a chunk costs to unpack: each thread keeps one.
     static DECOMPRESSOR: std::cell::RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { std::cell::RefCell::new(None) };

@@ -63,8 +63,8 @@ pub use self::{
     migration::{Found, Migration, Schema},
     pool::ReaderPool,
     records::{
-        Anchor, ApplyBatch, CheckpointInfo, Entry, NewBlob, Options, RECORDS_SCHEMA, RecordsDb, RecordsReader,
-        Recovery, Removal, Restored, SessionReport, StoredObservations, StoredSession, What,
+        Anchor, ApplyBatch, BadRow, CheckpointInfo, Entry, Gap, Mending, NewBlob, Options, RECORDS_SCHEMA, RecordsDb,
+        RecordsReader, Recovery, Removal, Restored, SessionReport, StoredObservations, StoredSession, Survey, What,
     },
     views::{Source, VIEWS_SCHEMA, ViewsDb},
 };

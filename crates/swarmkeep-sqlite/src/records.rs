@@ -2,6 +2,7 @@
 
 mod apply;
 mod chunk;
+mod mend;
 mod read;
 mod remove;
 mod restore;
@@ -15,6 +16,7 @@ use swarmkeep_core::{Hash, log::Position};
 
 pub use self::{
     apply::{ApplyBatch, Entry, NewBlob, What},
+    mend::{BadRow, Gap, Mending, Survey},
     read::{CheckpointInfo, RecordsReader, Recovery, Removal, StoredObservations, StoredSession},
     restore::Restored,
     verify::SessionReport,

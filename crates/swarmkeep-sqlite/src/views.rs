@@ -124,6 +124,15 @@ impl ViewsDb {
         catch_up::run(self, source, progress)
     }
 
+    /// Tabulates what records.db has of one session beyond what is tabulated: for records that came outside the order of
+    /// positions.
+    ///
+    /// # Errors
+    /// As [`ViewsDb::catch_up`]; nothing was written then.
+    pub fn catch_up_session(&mut self, source: &Source<'_>, session: SessionId) -> Result<()> {
+        catch_up::one(self, source, session)
+    }
+
     /// Empties every table and makes them again.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 mod applier;
 mod keeper;
 mod lane;
+mod mend;
 mod open;
 mod quarantine;
 
@@ -37,10 +38,12 @@ use swarmkeep_core::{
 use swarmkeep_sqlite::{ReaderPool, RecordsReader, Source, SqliteError};
 use tokio::sync::oneshot;
 
+pub use self::mend::Mended;
 use self::{
     applier::{Ask, Progress},
     keeper::Keeper,
     lane::Lanes,
+    mend::Mender,
 };
 use crate::{
     blobs::BlobFiles,
@@ -71,6 +74,7 @@ pub struct EmbeddedLog {
     watchers: Arc<Watchers>,
     progress: Arc<Progress>,
     keeper: Option<Arc<Keeper>>,
+    mender: Arc<Mender>,
     records: Arc<ReaderPool>,
     views: Arc<ReaderPool>,
     blobs: Arc<BlobFiles>,
@@ -220,6 +224,7 @@ impl EmbeddedLog {
         let applier = self.applier.lock().take();
         let joined = applier.is_none_or(|applier| applier.join().is_ok());
         self.keeper.iter().for_each(|keeper| keeper.close());
+        self.mender.wait();
         drop(self.lock.lock().take());
         let trouble = self.progress.trouble.lock().clone();
         match trouble {
@@ -288,6 +293,52 @@ impl EmbeddedLog {
             if last {
                 return Ok(all);
             }
+        }
+    }
+
+    /// Puts right what is damaged of a session in records.db, from wherever its records stand a second time: the journal,
+    /// the kept copies, what was set aside. What was replaced is in quarantine.
+    ///
+    /// # Errors
+    /// What records.db and the disk say. What could not be mended is in the answer.
+    pub async fn mend(&self, session: SessionId) -> Result<Mended, Error> {
+        self.mender.clone().mend_off(session).await.map_err(damage::log)
+    }
+
+    /// Mends every session whose own row is damaged: over such a row sessions cannot be listed. True: now they can be.
+    pub async fn mend_session_rows(&self) -> bool {
+        let mut met = std::collections::BTreeSet::new();
+        loop {
+            let damage = match self.read_records(|records| records.sessions(None, usize::MAX).map(drop)) {
+                Ok(()) => return true,
+                Err(LogError::Corrupt(damage)) => damage,
+                Err(_) => return false,
+            };
+            let session = damage.iter().find_map(|damage| damage.session).filter(|session| met.insert(*session));
+            let Some(session) = session else { return false };
+            if let Err(error) = self.mender.clone().mend_off(session).await {
+                tracing::error!(%session, %error, "a damaged session row could not be mended");
+            }
+        }
+    }
+
+    /// What was mended since the start.
+    #[must_use]
+    pub fn repairs(&self) -> Vec<crate::Repair> {
+        self.mender.repairs()
+    }
+
+    /// Does it; where it meets damage that can be mended, mends it and does it again.
+    fn or_mended<'a, T: Send + 'a>(
+        &'a self,
+        session: SessionId,
+        work: impl Fn(&Self) -> Result<T, LogError> + Send + 'a,
+    ) -> LogFuture<'a, T> {
+        match work(self) {
+            Err(LogError::Corrupt(damage)) => Box::pin(async move {
+                if self.mender.met(session).await { work(self) } else { Err(LogError::Corrupt(damage)) }
+            }),
+            done => Box::pin(std::future::ready(done)),
         }
     }
 
@@ -549,18 +600,17 @@ fn lost(error: AppendError) -> LogError {
 
 impl Log for EmbeddedLog {
     fn take(&self, session: SessionId, how: Take) -> LogFuture<'_, Grant> {
-        let grant = || {
-            self.check_whole(session)?;
-            let head = self.durable_head(session)?;
+        self.or_mended(session, move |log| {
+            log.check_whole(session)?;
+            let head = log.durable_head(session)?;
             let head = match (how, head) {
                 (Take::Create, Some(_)) => return Err(LogError::Exists),
                 (Take::Create, None) => Head::default(),
                 (Take::Resume | Take::Force, Some(head)) => head,
                 (Take::Resume | Take::Force, None) => return Err(LogError::NotFound),
             };
-            Ok(Grant { epoch: Epoch(self.incarnation), head })
-        };
-        Box::pin(std::future::ready(grant()))
+            Ok(Grant { epoch: Epoch(log.incarnation), head })
+        })
     }
 
     fn append(&self, group: Group, durability: Durability) -> LogFuture<'static, Commit> {
@@ -615,11 +665,11 @@ impl Log for EmbeddedLog {
     }
 
     fn head(&self, session: SessionId) -> LogFuture<'_, Option<Head>> {
-        Box::pin(std::future::ready(self.check_whole(session).and_then(|()| self.durable_head(session))))
+        self.or_mended(session, move |log| log.check_whole(session).and_then(|()| log.durable_head(session)))
     }
 
     fn read(&self, session: SessionId, after: Seq, max_bytes: usize) -> LogFuture<'_, Bytes> {
-        Box::pin(std::future::ready(self.read_through(session, after, max_bytes)))
+        self.or_mended(session, move |log| log.read_through(session, after, max_bytes))
     }
 
     fn save(&self, _session: SessionId, checkpoint: Checkpoint) -> LogFuture<'_, ()> {
@@ -638,19 +688,18 @@ impl Log for EmbeddedLog {
     }
 
     fn blob(&self, session: SessionId, id: BlobId) -> LogFuture<'_, Bytes> {
-        let read = || {
-            if let Some(blob) = self.lanes.blob(session, id) {
+        self.or_mended(session, move |log| {
+            if let Some(blob) = log.lanes.blob(session, id) {
                 return match is_file(&blob) {
-                    true => self.blobs.get(session, id),
+                    true => log.blobs.get(session, id),
                     false => Ok(blob.bytes),
                 };
             }
-            match self.read_records(|records| records.blob(session, id))? {
+            match log.read_records(|records| records.blob(session, id))? {
                 Some(bytes) => Ok(bytes),
-                None => self.blobs.get(session, id),
+                None => log.blobs.get(session, id),
             }
-        };
-        Box::pin(std::future::ready(read()))
+        })
     }
 
     fn find(&self, query: Query, not_before: Option<Position>) -> LogFuture<'_, Page> {

@@ -275,7 +275,9 @@ impl Swarmkeep {
     /// What coming back found: present for a store that was opened before.
     #[must_use]
     pub fn last_recovery(&self) -> Option<RecoveryReport> {
-        self.engine.recovery.lock().clone()
+        let mut report = self.engine.recovery.lock().clone()?;
+        report.repaired = self.engine.embedded.as_ref().map(|embedded| embedded.repairs()).unwrap_or_default();
+        Some(report)
     }
 
     /// Returns once every session that was live has been looked at after the start.

@@ -72,7 +72,7 @@ pub use self::{
     feed::{Feed, FeedItem, FeedToken, From},
     keep::{Health, Swarmkeep},
     lock::{Holder, holder},
-    recovery::{Problem, RecoveryReport, Span},
+    recovery::{Problem, RecoveryReport, Repair, Span},
     session::{Claim, Reply, Request, SavedCheckpoint, Session},
     settings::Settings,
     verify::{Finding, VerifyReport},

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use swarmkeep_core::SessionId;
 
 /// What happened when a store was opened: printed, and kept in the store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecoveryReport {
     /// Names this recovery: `open-N`, with the store's incarnation.
     pub id: String,
@@ -26,6 +26,9 @@ pub struct RecoveryReport {
     pub possibly_acknowledged: Vec<Span>,
     /// Damage: what, where, and whose.
     pub damage: Vec<String>,
+    /// What was put right since the start, and from where.
+    #[serde(default)]
+    pub repaired: Vec<Repair>,
     /// views.db had to be built again.
     pub views_rebuilt: bool,
     /// Live sessions read and verified so far.
@@ -47,6 +50,22 @@ pub struct Span {
     pub first: Option<u64>,
     /// Last seq.
     pub last: Option<u64>,
+}
+
+/// Something that was damaged in records.db and is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// Of which session.
+    pub session: SessionId,
+    /// What it was: `records`, `session row`, `checkpoint`, `blob ID`, `set aside`.
+    pub what: String,
+    /// First seq, where it is about records.
+    pub first: Option<u64>,
+    /// Last seq.
+    pub last: Option<u64>,
+    /// Where the good copy came from: `journal`, `kept`, `row` (the damaged row itself had it), `quarantine`, `records`
+    /// (what is made of them).
+    pub from: String,
 }
 
 /// A session that does not come back.

@@ -9,7 +9,7 @@ use swarmkeep_core::{
     record, tabulate,
 };
 
-use crate::{Swarmkeep, damage, keep::Engine};
+use crate::{Repair, Swarmkeep, damage, keep::Engine};
 
 /// What [`Swarmkeep::verify`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -24,6 +24,8 @@ pub struct VerifyReport {
     pub checkpoints: u64,
     /// Sessions that were written so fast that their views could not be compared at one position; their log was.
     pub views_not_compared: u64,
+    /// What was put right since the start: by this call, or when somebody met it.
+    pub repaired: Vec<Repair>,
     /// What does not agree, or is damaged; empty: everything is as it should be.
     pub findings: Vec<Finding>,
 }
@@ -53,10 +55,30 @@ impl Swarmkeep {
     /// # Errors
     /// `not_found` for a session that is not there; what the store says when sessions cannot be listed.
     pub async fn verify(&self, session: Option<SessionId>, progress: impl Fn(u64)) -> Result<VerifyReport, Error> {
+        self.prove(session, false, progress).await
+    }
+
+    /// [`Swarmkeep::verify`], and what is damaged in records.db is put right first, as far as its records stand a second
+    /// time: in the journal, in the kept copies, with what was set aside.
+    ///
+    /// # Errors
+    /// As [`Swarmkeep::verify`].
+    pub async fn repair(&self, session: Option<SessionId>, progress: impl Fn(u64)) -> Result<VerifyReport, Error> {
+        self.prove(session, true, progress).await
+    }
+
+    async fn prove(
+        &self,
+        session: Option<SessionId>,
+        repair: bool,
+        progress: impl Fn(u64),
+    ) -> Result<VerifyReport, Error> {
         let engine = &self.engine;
         let mut report = VerifyReport::default();
         if let Some(session) = session {
+            engine.mend_before(session, repair, &mut report).await;
             engine.verify_session(session, &mut report).await?;
+            report.repaired = self.repairs();
             return Ok(report);
         }
         if let Some(embedded) = &engine.embedded {
@@ -75,6 +97,9 @@ impl Swarmkeep {
             };
             report.findings.extend(damaged.into_iter().map(|what| Finding { session: None, place: "views", what }));
         }
+        if let Some(embedded) = engine.embedded.as_ref().filter(|_| repair) {
+            embedded.mend_session_rows().await;
+        }
         // records.db says which sessions there are, the views may be wrong about it; what is in the journal only is in the
         // views before it is asked for.
         let mut sessions = engine.tabulated_sessions().await?;
@@ -85,6 +110,7 @@ impl Swarmkeep {
             }
         }
         for session in sessions {
+            engine.mend_before(session, repair, &mut report).await;
             match engine.verify_session(session, &mut report).await {
                 Ok(()) => {}
                 Err(error) if error.kind == ErrorKind::NotFound => {
@@ -98,7 +124,12 @@ impl Swarmkeep {
             progress(report.sessions);
             tokio::task::yield_now().await;
         }
+        report.repaired = self.repairs();
         Ok(report)
+    }
+
+    fn repairs(&self) -> Vec<Repair> {
+        self.engine.embedded.as_ref().map(|embedded| embedded.repairs()).unwrap_or_default()
     }
 }
 
@@ -108,6 +139,25 @@ struct Row {
 }
 
 impl Engine {
+    /// Puts right what can be, if that was asked for; what cannot is found by what comes after.
+    async fn mend_before(self: &Arc<Self>, session: SessionId, repair: bool, report: &mut VerifyReport) {
+        let Some(embedded) = self.embedded.as_ref().filter(|_| repair) else { return };
+        let outcome = match embedded.mend(session).await {
+            // What replaces a checkpoint that did not verify.
+            Ok(mended) if mended.repaired.iter().any(|repair| repair.what == "checkpoint") => {
+                self.checkpoint(session).await.map(drop)
+            }
+            outcome => outcome.map(drop),
+        };
+        if let Err(error) = outcome {
+            report.findings.push(Finding {
+                session: Some(session),
+                place: "log",
+                what: format!("not repaired: {error}"),
+            });
+        }
+    }
+
     /// The sessions of which the views know.
     pub(crate) async fn tabulated_sessions(&self) -> Result<BTreeSet<SessionId>, Error> {
         let not_before = self.embedded.as_ref().map(|embedded| embedded.opened_at());

@@ -271,28 +271,7 @@ impl<'a, 'p> Open<'a, 'p> {
     }
 
     fn blobs(&mut self, seq: Seq, blobs: &[NewBlob]) -> Result<()> {
-        for blob in blobs {
-            let packed = match &blob.bytes {
-                Some(bytes) if BlobId(*blake3::hash(bytes).as_bytes()) != blob.id || bytes.len() as u64 != blob.len => {
-                    return Err(self.damaged(seq..=seq, format!("blob {} is not the bytes it names", blob.id)));
-                }
-                Some(bytes) => Some(self.packer.pack(bytes)?),
-                None => None,
-            };
-            self.connection
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO blobs (session, blob, seq, raw_len, codec, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                )?
-                .execute(params![
-                    self.id.0,
-                    blob.id.0,
-                    seq.0.cast_signed(),
-                    blob.len.cast_signed(),
-                    packed.as_ref().map_or(0, |packed| packed.codec),
-                    packed.as_ref().map(|packed| &packed.bytes),
-                ])?;
-        }
-        Ok(())
+        blobs.iter().try_for_each(|blob| put_blob(self.connection, self.packer, self.id, seq, blob))
     }
 
     fn observe(&mut self, observations: &[Observation]) {
@@ -378,8 +357,62 @@ impl<'a, 'p> Open<'a, 'p> {
 /// Only events of the session's own life change its row; none of them is written without this name.
 const LIFE: &[u8] = b"session_";
 
+/// Keeps a blob; one that is there stays.
+pub(super) fn put_blob(
+    connection: &Connection,
+    packer: &mut Packer,
+    id: SessionId,
+    seq: Seq,
+    blob: &NewBlob,
+) -> Result<()> {
+    let packed = match &blob.bytes {
+        Some(bytes) if BlobId(*blake3::hash(bytes).as_bytes()) != blob.id || bytes.len() as u64 != blob.len => {
+            let what = format!("to be applied: blob {} is not the bytes it names", blob.id);
+            return Err(SqliteError::damaged(Some(id), Some(seq.0..=seq.0), what));
+        }
+        Some(bytes) => Some(packer.pack(bytes)?),
+        None => None,
+    };
+    connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO blobs (session, blob, seq, raw_len, codec, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            id.0,
+            blob.id.0,
+            seq.0.cast_signed(),
+            blob.len.cast_signed(),
+            packed.as_ref().map_or(0, |packed| packed.codec),
+            packed.as_ref().map(|packed| &packed.bytes),
+        ])?;
+    Ok(())
+}
+
+/// Adds a group that follows the session's head, outside the journal's order.
+pub(super) fn append(
+    connection: &Connection,
+    packer: &mut Packer,
+    id: SessionId,
+    group: &Bytes,
+    position: Position,
+) -> Result<()> {
+    let (mut first, mut count, mut last) = (None, 0, None);
+    for view in record::iter(group) {
+        let view = view.map_err(|error| SqliteError::Invalid(error.to_string()))?;
+        first.get_or_insert(view.seq());
+        count += 1;
+        last = Some(view);
+    }
+    let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
+    let head = Head { seq: last.seq(), hash: last.hash(), time_ms: last.time_ms() };
+    let (epoch, bytes) = (last.epoch(), group.clone());
+    let what = What::Records { first, head, count, epoch, bytes, blobs: Vec::new() };
+    let entry = Entry { position, session: id, what };
+    Open::load(connection, packer, id)?.apply(&[&entry])
+}
+
 impl SessionRow {
-    fn learn_from(&mut self, view: &RecordView<'_>) {
+    pub(super) fn learn_from(&mut self, view: &RecordView<'_>) {
         if memmem::find(view.bytes(), LIFE).is_some()
             && let Ok(record) = view.decode()
             && let Some(body) = record.body

@@ -71,6 +71,11 @@ pub(super) fn run(views: &mut ViewsDb, source: &Source<'_>, progress: &mut dyn F
     Ok(())
 }
 
+pub(super) fn one(views: &mut ViewsDb, source: &Source<'_>, session: SessionId) -> Result<()> {
+    let Some(stored) = source.records.session(session)? else { return Ok(()) };
+    views.write(|transaction| records(transaction, &stored, source))
+}
+
 fn records(connection: &rusqlite::Connection, session: &StoredSession, source: &Source<'_>) -> Result<()> {
     let mut seen = Seq(write::seq(connection, &session.id.to_string())?);
     let mut pending = apply::Pending::new(session.id);

@@ -20,7 +20,7 @@ use swarmkeep_core::{
     checkpoint::Checkpoint,
     log::{Damage, LogError, Observation, Position, Remove},
 };
-use swarmkeep_sqlite::{ApplyBatch, Entry as Applied, NewBlob, RecordsDb, Source, SqliteError, ViewsDb, What};
+use swarmkeep_sqlite::{ApplyBatch, Entry as Applied, Mending, NewBlob, RecordsDb, Source, SqliteError, ViewsDb, What};
 use tokio::sync::{oneshot, watch};
 
 use super::{
@@ -53,6 +53,8 @@ pub(super) enum Ask {
     Save(Checkpoint, oneshot::Sender<Result<(), LogError>>),
     /// Keep a recovery report.
     Report(swarmkeep_sqlite::Recovery, oneshot::Sender<Result<(), LogError>>),
+    /// Put good rows in place of bad ones.
+    Mend(SessionId, Mending, oneshot::Sender<Result<(), LogError>>),
 }
 
 #[derive(Default)]
@@ -63,6 +65,8 @@ struct Inbox {
     /// Somebody waits for the views: do not linger.
     hurry: bool,
     closing: bool,
+    /// Nobody answers any more.
+    over: bool,
 }
 
 /// What has been handed to the applier and how far it is; shared with everybody who waits for it.
@@ -114,7 +118,7 @@ impl Progress {
 
     pub(super) fn ask(&self, ask: Ask) {
         let mut inbox = self.inbox.lock();
-        if !self.has_ended() {
+        if !inbox.over {
             inbox.asks.push(ask);
         }
         drop(inbox);
@@ -143,12 +147,18 @@ impl Progress {
     /// The applier is gone.
     pub(super) fn end(&self, why: &str) {
         *self.trouble.lock() = Some(why.to_owned());
-        let mut inbox = self.inbox.lock();
+        let inbox = self.inbox.lock();
         self.ended.store(true, Ordering::Release);
-        // Whoever asked hears that nobody answers.
-        inbox.asks.clear();
         drop(inbox);
+        self.over();
         self.records.send_modify(|_| {});
+    }
+
+    /// The thread has ended: whoever asked, or asks from here on, hears that nobody answers.
+    fn over(&self) {
+        let mut inbox = self.inbox.lock();
+        inbox.over = true;
+        inbox.asks.clear();
     }
 
     /// Whether the applier is gone: what was acknowledged is in the journal, and nothing more may be taken on top of it.
@@ -192,6 +202,7 @@ impl Applier {
             tracing::error!(%error, "nothing is applied any more; the journal has everything, the next start applies it");
             progress.end(&error.to_string());
         }
+        progress.over();
     }
 
     fn work(mut self) {
@@ -258,6 +269,7 @@ impl Applier {
         let mut saves = Vec::new();
         let mut saved = Vec::new();
         let mut reports = Vec::new();
+        let mut mendings = Vec::new();
         for ask in batch.asks {
             match ask {
                 Ask::Save(checkpoint, done) => {
@@ -265,6 +277,7 @@ impl Applier {
                     saved.push(done);
                 }
                 Ask::Report(recovery, done) => reports.push((recovery, done)),
+                Ask::Mend(session, mending, done) => mendings.push((session, mending, done)),
             }
         }
         // A bug met by one batch must not end the thread: it is said, and tried again, like a disk that fails.
@@ -295,6 +308,19 @@ impl Applier {
         }
         for (recovery, done) in reports {
             let _ = done.send(self.records.put_recovery(&recovery).map_err(LogError::from));
+        }
+        for (session, mending, done) in mendings {
+            let mended = guarded("records.db", || self.records.mend(session, &mending));
+            if mended.is_ok() && (mending.rebuild_row || !mending.append.is_empty()) {
+                let (views, records, blobs) = (&mut self.views, &self.records, &self.blobs);
+                let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
+                let source = Source { records: records.reader(), files: &files };
+                if let Err(error) = guarded("views.db", || views.catch_up_session(&source, session)) {
+                    tracing::error!(%session, %error, "views.db lacks what was mended: delete it, it is built again");
+                    *self.progress.views_trouble.lock() = Some(error.to_string());
+                }
+            }
+            let _ = done.send(mended.map_err(LogError::from));
         }
         if self.progress.trouble.lock().take().is_some() {
             tracing::info!("records.db takes writes again");

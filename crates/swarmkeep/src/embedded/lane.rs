@@ -71,6 +71,11 @@ impl Lanes {
         self.any_aside.store(true, Ordering::Release);
     }
 
+    /// A session is whole again.
+    pub(super) fn take_back(&self, session: SessionId) {
+        self.aside.lock().remove(&session);
+    }
+
     /// The sessions set aside, and why.
     pub(super) fn all_aside(&self) -> Vec<Damage> {
         let mut all: Vec<Damage> = self.aside.lock().values().cloned().collect();

@@ -22,6 +22,7 @@ use super::{
     applier::{Applier, Progress},
     keeper::{self, Keeper},
     lane::Lanes,
+    mend::{Made, Mender},
     quarantine::Quarantine,
 };
 use crate::{
@@ -78,7 +79,7 @@ impl EmbeddedLog {
             .map_err(|error| journal_error(folder, error))?;
         let store = opened.store;
         let quarantine = Quarantine::new(disk.clone(), folder);
-        let kept_disk = disk.clone();
+        let (kept_disk, mend_disk) = (disk.clone(), disk.clone());
         let blobs = Arc::new(BlobFiles::open(disk, folder).map_err(|error| unusable(folder, error))?);
 
         let lanes = Arc::new(Lanes::new());
@@ -111,6 +112,21 @@ impl EmbeddedLog {
                     .map_err(|error| unusable(folder, error))?,
             ),
         };
+        let mender = Mender {
+            quarantine: Quarantine::new(mend_disk.clone(), folder),
+            disk: mend_disk,
+            store_dir: folder.to_owned(),
+            store,
+            incarnation,
+            journal: journal.clone(),
+            keeper: keeper.clone(),
+            records: read_records.clone(),
+            lanes: lanes.clone(),
+            progress: progress.clone(),
+            watchers: watchers.clone(),
+            clock: clock.clone(),
+            made: Made::default(),
+        };
         let applier = Applier {
             progress: progress.clone(),
             records,
@@ -138,6 +154,7 @@ impl EmbeddedLog {
             watchers,
             progress,
             keeper,
+            mender: Arc::new(mender),
             records: read_records,
             views: read_views,
             blobs,
@@ -317,6 +334,7 @@ fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]
                 )
             }))
             .collect(),
+        repaired: Vec::new(),
         views_rebuilt: false,
         sessions_checked: 0,
         records_replayed: 0,

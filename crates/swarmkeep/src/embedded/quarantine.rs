@@ -2,7 +2,8 @@
 //!
 //! `quarantine/session-SESSION-FIRST-LAST.records` holds the records of one group as they were acknowledged. As long as a
 //! session has such a file it stays set aside: it takes no writes, and its state is not served, because the records between
-//! are missing. Whoever moves its files away accepts that loss, and the session goes on from before it.
+//! are missing. When they are found, the groups follow them into records.db and their files are renamed (`mended-…`). Whoever
+//! moves its files away accepts that loss, and the session goes on from before it.
 
 use std::{
     io,
@@ -10,10 +11,11 @@ use std::{
     sync::Arc,
 };
 
-use swarmkeep_core::{SessionId, log::Damage};
+use bytes::Bytes;
+use swarmkeep_core::{SessionId, limits, log::Damage};
 use swarmkeep_sqlite::{Entry, What};
 
-use crate::disk::{Disk, OpenHow};
+use crate::disk::{Disk, OpenHow, read_whole};
 
 pub(super) struct Quarantine {
     disk: Arc<dyn Disk>,
@@ -39,6 +41,48 @@ impl Quarantine {
         file.write_at(bytes, 0)?;
         file.sync_data()?;
         self.disk.rename(&part, &path)?;
+        self.disk.sync_dir(&folder)
+    }
+
+    /// Keeps bytes that could not be used, durably, under a name of their own.
+    pub(super) fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let folder = self.store.join("quarantine");
+        self.disk.create_dir(&folder)?;
+        self.disk.sync_dir(&self.store)?;
+        let part = folder.join(format!("{name}.part"));
+        let file = self.disk.open(&part, OpenHow::Create)?;
+        file.set_len(0)?;
+        file.write_at(bytes, 0)?;
+        file.sync_data()?;
+        self.disk.rename(&part, &folder.join(name))?;
+        self.disk.sync_dir(&folder)
+    }
+
+    /// The groups of a session that was set aside, by their files' names.
+    pub(super) fn groups(&self, session: SessionId) -> io::Result<Vec<(String, Bytes)>> {
+        let folder = self.store.join("quarantine");
+        let names = match self.disk.list(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names?,
+        };
+        let of_session = |name: &String| parse(name).is_some_and(|damage| damage.session == Some(session));
+        names
+            .into_iter()
+            .filter(of_session)
+            .map(|name| {
+                let file = self.disk.open(&folder.join(&name), OpenHow::Read)?;
+                let bytes = read_whole(file.as_ref(), limits::FRAME_BYTES as u64)?;
+                Ok((name, bytes.into()))
+            })
+            .collect()
+    }
+
+    /// These groups are in records.db: their session is not set aside for them any more. They stay, under another name.
+    pub(super) fn settled(&self, names: &[String]) -> io::Result<()> {
+        let folder = self.store.join("quarantine");
+        for name in names {
+            self.disk.rename(&folder.join(name), &folder.join(format!("mended-{name}")))?;
+        }
         self.disk.sync_dir(&folder)
     }
 

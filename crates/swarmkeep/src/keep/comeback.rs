@@ -87,11 +87,21 @@ async fn return_ranges(engine: Weak<Engine>, next: Arc<AtomicUsize>) {
     loop {
         let range = next.fetch_add(1, Ordering::Relaxed);
         let Some((mut after, through)) = bounds(range) else { return };
+        let mut mended = false;
         loop {
             let reading = engine.clone();
             let page = tokio::task::spawn_blocking(move || read_page(&reading, after, through)).await;
             // The runtime ends, or the store did.
             let Ok(Some(page)) = page else { return };
+            // Over one damaged row of a session no page can be read; once the row is put right, the page is read again.
+            let corrupt = page.broken.as_ref().is_some_and(|error| error.kind == ErrorKind::Corrupt);
+            let embedded = engine.upgrade().filter(|_| corrupt && !mended).and_then(|engine| engine.embedded.clone());
+            if let Some(embedded) = embedded {
+                mended = embedded.mend_session_rows().await;
+                if mended {
+                    continue;
+                }
+            }
             if let Some(engine) = engine.upgrade() {
                 engine.count_checked(page.checked, page.replayed);
             }
