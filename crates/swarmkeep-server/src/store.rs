@@ -25,7 +25,7 @@ pub(crate) fn routes(api: Api) -> Api {
             verify,
             Op::read(
                 "verify",
-                "Fold from the oldest kept base and compare with checkpoints, RAM and views; nothing is changed",
+                "Fold from the oldest kept base and compare with checkpoints, RAM and views; nothing is changed, unless repairs are asked for",
                 Content::Json("VerifyReport"),
             )
             .body("Verify"),
@@ -94,15 +94,19 @@ async fn recoveries(call: Call) -> Answer {
 struct Verify {
     #[serde(default)]
     session: Option<SessionName>,
+    #[serde(default)]
+    repair: bool,
 }
 
 async fn verify(mut call: Call) -> Answer {
-    let Verify { session } = call.json().await?;
+    let Verify { session, repair } = call.json().await?;
     let session = match session {
         Some(name) => Some(call.app.session(&name.to_string()).await?.id()),
         None => None,
     };
-    json(&call.app.keep().verify(session, |_| {}).await?, None)
+    let keep = call.app.keep();
+    let report = if repair { keep.repair(session, |_| {}).await? } else { keep.verify(session, |_| {}).await? };
+    json(&report, None)
 }
 
 #[derive(Debug, Serialize)]

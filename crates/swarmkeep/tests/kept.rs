@@ -10,6 +10,11 @@
 
 use std::{path::Path, time::Duration};
 
+use std::sync::Arc;
+
+use swarmkeep::{OsEntropy, SystemClock, embedded::EmbeddedLog};
+use swarmkeep_core::log::{Log, Remove, Take};
+
 use swarmkeep::{Actor, Command, Json, Of, Query, Request, Session, Settings, Swarmkeep};
 use swarmkeep_core::log::Position;
 
@@ -113,4 +118,52 @@ async fn a_store_that_is_opened_often_joins_its_small_copies() {
         keep.close().await.unwrap();
     }
     assert_eq!(names(folder.path()).len(), 1, "{:?}", names(folder.path()));
+}
+
+/// Whether any kept file has records of a session.
+fn holds(folder: &Path, session: swarmkeep::SessionId) -> bool {
+    use swarmkeep::disk::Disk;
+    names(folder).iter().any(|name| {
+        let file =
+            swarmkeep::disk::RealDisk.open(&folder.join("kept").join(name), swarmkeep::disk::OpenHow::Read).unwrap();
+        let mut id = [0; 16];
+        file.read_at(&mut id, 16).unwrap();
+        let kept = swarmkeep::journal::kept::KeptFile::read(file, swarmkeep::journal::StoreId(id)).unwrap();
+        kept.verify().unwrap();
+        kept.runs.iter().any(|run| run.session == session)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_session_does_not_live_on_in_a_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path(), 1 << 30).await;
+    let (gone, stays) = (keep.open_session("gone").await.unwrap(), keep.open_session("stays").await.unwrap());
+    for n in 0..4 {
+        write(&gone, n * 100..n * 100 + 100).await;
+        write(&stays, n * 100..n * 100 + 100).await;
+    }
+    let (gone, stays) = (gone.id(), stays.id());
+    keep.close().await.unwrap();
+    drop(keep);
+
+    let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(OsEntropy));
+    let log = Arc::new(EmbeddedLog::open(folder.path(), &settings(1 << 30), clock, entropy).unwrap());
+    until("everything is kept", || log.standing().kept.records >= 800).await;
+    assert!(holds(folder.path(), gone) && holds(folder.path(), stays));
+    let grant = log.take(gone, Take::Resume).await.unwrap();
+    log.remove(gone, grant.epoch, Remove::All).await.unwrap();
+    until("its copies are gone", || !holds(folder.path(), gone)).await;
+    assert!(holds(folder.path(), stays), "and nobody else's");
+    log.close().unwrap();
+    drop(log);
+
+    // A crash may have come before that: the next start does it.
+    std::fs::remove_file(folder.path().join("kept/erased")).unwrap();
+    let keep = open(folder.path(), 1 << 30).await;
+    assert!(keep.get_session("gone").await.unwrap().is_none());
+    until("removals are carried out", || folder.path().join("kept/erased").exists()).await;
+    assert_eq!(keep.verify(None, |_| {}).await.unwrap().findings, vec![]);
+    keep.close().await.unwrap();
+    assert!(!holds(folder.path(), gone));
 }

@@ -27,7 +27,7 @@ pub(crate) struct Recover {
     /// Build views.db again from the records, and verify every session
     #[arg(long, conflicts_with = "session")]
     full: bool,
-    /// Read this session from the log again, and compare
+    /// Put this session's damage right, as far as it stands a second time, read it from the log again, and compare
     #[arg(long, value_name = "SESSION")]
     session: Option<Name>,
 }
@@ -47,7 +47,7 @@ impl Recover {
             return full(context).await;
         }
         if let Some(session) = &self.session {
-            let report = verify::ask(context, Some(session)).await?;
+            let report = verify::ask(context, Some(session), true).await?;
             let names = names(context, &report).await;
             context.answer(&report, |context| verify::show(context, &report, &names))?;
             return verify::judge(&report);
@@ -66,6 +66,8 @@ impl Recover {
                     moment::utc(number(recovery, "at_ms")),
                     if is_new(recovery) {
                         "a new store"
+                    } else if text(recovery, "id").starts_with("repair-") {
+                        "damage put right"
                     } else if is_clean(recovery) {
                         "nothing to settle"
                     } else {
@@ -236,7 +238,7 @@ async fn full(context: &Context) -> Result<(), Failure> {
     drop(lock);
     let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), Settings::default()).await.map_err(refused)?;
     keep.wait_ready().await;
-    let verified = keep.verify(None, |_| {}).await;
+    let verified = keep.repair(None, |_| {}).await;
     let recovery = serde_json::to_value(keep.last_recovery()).unwrap_or_default();
     keep.close().await.map_err(refused)?;
     let report = serde_json::to_value(verified.map_err(refused)?).unwrap_or_default();
@@ -309,6 +311,7 @@ pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
     for damage in entries(field(report, "damage"), "") {
         lines.push(format!("damage: {}", printable(&names.put_into(damage.as_str().unwrap_or("")))));
     }
+    lines.extend(verify::repairs(report, names));
     if field(report, "views_rebuilt").as_bool() == Some(true) {
         lines.push("views.db is built again from the records".into());
     }

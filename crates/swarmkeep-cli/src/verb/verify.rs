@@ -16,11 +16,14 @@ const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Verify {
     /// Only this session
     session: Option<Name>,
+    /// Put right first what is damaged in records.db, as far as it stands a second time
+    #[arg(long)]
+    repair: bool,
 }
 
 impl Verify {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
-        let mut report = ask(context, self.session.as_deref()).await?;
+        let mut report = ask(context, self.session.as_deref(), self.repair).await?;
         let names = super::recover::names(context, &report).await;
         names.add_to(&mut report);
         context.answer(&report, |context| show(context, &report, &names))?;
@@ -28,8 +31,11 @@ impl Verify {
     }
 }
 
-pub(super) async fn ask(context: &mut Context, session: Option<&str>) -> Result<Value, Failure> {
-    let body = session.map_or(json!({}), |session| json!({ "session": session }));
+pub(super) async fn ask(context: &mut Context, session: Option<&str>, repair: bool) -> Result<Value, Failure> {
+    let mut body = session.map_or(json!({}), |session| json!({ "session": session }));
+    if repair && let Some(body) = body.as_object_mut() {
+        body.insert("repair".into(), true.into());
+    }
     // A read, though it is a POST: repeating it does no harm.
     let answer = context.read(Call::post("/v1/verify", &body).within(PATIENCE)).await?;
     answer.json()
@@ -48,6 +54,9 @@ pub(super) fn show(context: &Context, report: &Value, names: &Names) {
     if number(report, "views_not_compared") > 0 {
         say!("{} sessions were written to meanwhile: their views were not compared", count("views_not_compared"));
     }
+    for line in repairs(report, names) {
+        say!("{}  {line}", paint.yellow("REPAIRED"));
+    }
     let findings = entries(super::field(report, "findings"), "");
     for finding in findings {
         say!(
@@ -61,6 +70,26 @@ pub(super) fn show(context: &Context, report: &Value, names: &Names) {
     if findings.is_empty() {
         say!("{}", paint.green("everything is what was acknowledged"));
     }
+}
+
+/// What was put right, a line each.
+pub(super) fn repairs(report: &Value, names: &Names) -> Vec<String> {
+    entries(super::field(report, "repaired"), "")
+        .iter()
+        .map(|repair| {
+            let seqs = match (number(repair, "first"), number(repair, "last")) {
+                (0, _) => String::new(),
+                (first, last) => format!(" {first} to {last}"),
+            };
+            let line = format!(
+                "session {}: {}{seqs} put right from {}",
+                text(repair, "session"),
+                text(repair, "what"),
+                text(repair, "from")
+            );
+            printable(&names.put_into(&line)).to_string()
+        })
+        .collect()
 }
 
 pub(super) fn judge(report: &Value) -> Result<(), Failure> {

@@ -390,11 +390,8 @@ impl Mender {
         let head = self.read(|records| records.head(session))?.map_or(Head::default(), |(head, _)| head);
         let after = Gap { first: head.seq.0 + 1, before: head.hash, last: None };
         let found = self.gather(session, &Survey { gaps: vec![after], ..Survey::default() })?;
-        let last = groups
-            .iter()
-            .flat_map(|(_, bytes)| record::iter(bytes).map_while(Result::ok))
-            .map(|view| view.seq().0)
-            .max();
+        // What a file says it has, whether that can be read or not.
+        let last = groups.iter().map(|(_, last, _)| *last).max();
         let run = found.forwards(head.seq.0 + 1, head.hash, last.unwrap_or(0));
         if last.is_some_and(|last| run.next() <= last) {
             mended.lost.push(aside);
@@ -407,7 +404,7 @@ impl Mender {
             mending.blobs.extend(blobs.map(|(id, (seq, bytes, _))| (*seq, Blob { id: *id, bytes: bytes.clone() })));
             self.ask(session, mending)?;
         }
-        let names: Vec<String> = groups.into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> = groups.into_iter().map(|(name, ..)| name).collect();
         if !names.is_empty() {
             self.quarantine.settled(&names).map_err(|error| unkept(&error))?;
         }
@@ -427,7 +424,7 @@ impl Mender {
         for row in &survey.chunks {
             found.add(session, &Bytes::from(row.salvaged.clone()), "row");
         }
-        for (_, bytes) in self.quarantine.groups(session).map_err(|error| unkept(&error))? {
+        for (.., bytes) in self.quarantine.groups(session).map_err(|error| unkept(&error))? {
             found.add(session, &bytes, "quarantine");
         }
         if survey.gaps.is_empty() && survey.blobs.is_empty() {

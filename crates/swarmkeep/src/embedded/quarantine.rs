@@ -58,23 +58,21 @@ impl Quarantine {
         self.disk.sync_dir(&folder)
     }
 
-    /// The groups of a session that was set aside, by their files' names.
-    pub(super) fn groups(&self, session: SessionId) -> io::Result<Vec<(String, Bytes)>> {
+    /// The groups of a session that was set aside: their files' names, the last seq that each says it has, their bytes.
+    pub(super) fn groups(&self, session: SessionId) -> io::Result<Vec<(String, u64, Bytes)>> {
         let folder = self.store.join("quarantine");
         let names = match self.disk.list(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             names => names?,
         };
-        let of_session = |name: &String| parse(name).is_some_and(|damage| damage.session == Some(session));
-        names
-            .into_iter()
-            .filter(of_session)
-            .map(|name| {
-                let file = self.disk.open(&folder.join(&name), OpenHow::Read)?;
-                let bytes = read_whole(file.as_ref(), limits::FRAME_BYTES as u64)?;
-                Ok((name, bytes.into()))
-            })
-            .collect()
+        let mut groups = Vec::new();
+        for name in names {
+            let Some(damage) = parse(&name).filter(|damage| damage.session == Some(session)) else { continue };
+            let file = self.disk.open(&folder.join(&name), OpenHow::Read)?;
+            let bytes = read_whole(file.as_ref(), limits::FRAME_BYTES as u64)?;
+            groups.push((name, damage.seqs.map_or(0, |seqs| *seqs.end()), bytes.into()));
+        }
+        Ok(groups)
     }
 
     /// These groups are in records.db: their session is not set aside for them any more. They stay, under another name.
