@@ -7,6 +7,7 @@ mod links;
 mod names;
 mod prose;
 mod size;
+mod unsafe_code;
 
 use std::{
     collections::BTreeMap,
@@ -63,13 +64,14 @@ pub(crate) fn run(repo: &Repo, report: &mut Report) {
                 return Count { passed: 0, failed: 1 };
             }
         };
-        let rules: [(&str, Vec<String>); 6] = [
+        let rules: [(&str, Vec<String>); 7] = [
             ("no file is a hub", size::check(&tree)),
             ("dependencies point as ARCHITECTURE.md says", graph::check(&tree, &repo.members())),
             ("file names say something", names::check(&tree)),
             ("links lead somewhere", links::check(&tree)),
             ("every guarantee names its proof", guarantees::check(&tree)),
             ("no line numbers in prose", prose::check(&tree)),
+            ("unsafe code stands where it may", unsafe_code::check(&tree)),
         ];
         let mut count = Count::default();
         for (rule, offences) in rules {

@@ -27,6 +27,7 @@ use swarmkeep_core::{
 use tokio::sync::watch;
 
 use crate::{
+    allocator::Freed,
     clock::{OsEntropy, SystemClock},
     damage,
     embedded::EmbeddedLog,
@@ -82,6 +83,7 @@ pub(crate) struct Engine {
     pub(crate) instance: EntityId,
     pub(crate) generation: AtomicU64,
     pub(crate) recovery: Mutex<Option<RecoveryReport>>,
+    pub(crate) freed: Mutex<Freed>,
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) checkpoints: tokio::sync::mpsc::Sender<SessionId>,
     closing: watch::Sender<bool>,
@@ -209,6 +211,7 @@ impl Swarmkeep {
             instance,
             generation: AtomicU64::new(0),
             recovery: Mutex::new(report),
+            freed: Mutex::default(),
             ready: watch::channel(false).0,
             checkpoints,
             closing: watch::channel(false).0,

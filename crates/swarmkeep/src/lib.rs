@@ -35,6 +35,7 @@
 //! `session` (what a caller holds) → `keep` (the open store; `keep/load` is the way of a request) → `slot` (one session in
 //! RAM) → [`embedded`] (the log: lanes, applier) → [`journal`] (where an acknowledgement becomes true) → [`disk`].
 
+mod allocator;
 pub mod blobs;
 mod clock;
 mod damage;

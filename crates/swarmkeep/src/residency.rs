@@ -54,6 +54,8 @@ pub(crate) struct Swept {
     pub(crate) resident: usize,
     pub(crate) bytes: usize,
     pub(crate) dropped: usize,
+    /// What packing and dropping made free, about.
+    pub(crate) freed_bytes: usize,
 }
 
 /// Slot, table entry and allocator overhead of one session in RAM.
@@ -135,8 +137,10 @@ impl Residency {
                 Phase::Cold | Phase::Evicted => continue,
                 Phase::Packed(packed) => (packed.weight(), true),
                 Phase::Live(live) if live.is_idle() && used_at_ms < idle_before_ms => {
+                    let before = live.weight();
                     let packed = live.pack(&mut scratch);
                     let weight = packed.weight();
+                    swept.freed_bytes += before.saturating_sub(weight);
                     *phase = Phase::Packed(packed);
                     (weight, true)
                 }
@@ -167,6 +171,7 @@ impl Residency {
                 }
                 if self.drop_idle(&slot, used_at_ms) {
                     swept.bytes -= weight.min(swept.bytes);
+                    swept.freed_bytes += weight;
                     swept.dropped += 1;
                     swept.resident -= 1;
                 }

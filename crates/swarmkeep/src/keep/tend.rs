@@ -164,10 +164,13 @@ impl Engine {
     }
 
     fn sweep(&self, now_ms: u64) {
-        self.residency.sweep(now_ms, now_ms.saturating_sub(self.settings.pack_after_ms), |session| {
+        let swept = self.residency.sweep(now_ms, now_ms.saturating_sub(self.settings.pack_after_ms), |session| {
             // A full queue: the next beat asks again.
             let _ = self.checkpoints.try_send(session);
         });
+        if self.freed.lock().is_due(swept.freed_bytes, now_ms) {
+            tokio::task::spawn_blocking(crate::allocator::give_back);
+        }
     }
 
     async fn settle_due(self: &Arc<Self>, due: &Due) -> Result<(), Error> {
