@@ -319,3 +319,38 @@ fn a_state_is_folded_from_the_nearest_checkpoint() {
         assert_eq!(&Source::new(reader).state_at(state.info.id, state.head.seq).unwrap(), state);
     }
 }
+
+#[test]
+fn a_damaged_session_hides_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.db");
+    let mut db = RecordsDb::open(&path, options()).unwrap();
+    let (histories, batches) = lives(3);
+    for batch in &batches {
+        db.apply(batch).unwrap();
+    }
+    let hurt = histories[1].state().info.id;
+    drop(db);
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    assert!(raw.execute("UPDATE chunks SET bytes = zeroblob(length(bytes)) WHERE session = ?1", [hurt.0]).unwrap() > 0);
+    assert!(raw.execute("UPDATE observations SET json = '[]' WHERE id = 1", []).unwrap() > 0);
+    drop(raw);
+
+    let db = RecordsDb::open(&path, options()).unwrap();
+    let mut views = fresh(dir.path(), "views.db");
+    catch_up(&mut views, &db);
+    assert_eq!(views.position(), db.position().0);
+    let names: Vec<(String, String)> = views
+        .connection()
+        .prepare("SELECT session_id, name FROM sessions ORDER BY session_id")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(names.len(), histories.len(), "{names:?}");
+    assert!(names.iter().any(|(id, name)| *id == hurt.to_string() && name == "h1"), "{names:?}");
+    for history in histories.iter().filter(|history| history.state().info.id != hurt) {
+        assert_eq!(ViewsDb::differences(views.connection(), history.state()).unwrap(), Vec::<String>::new());
+    }
+}

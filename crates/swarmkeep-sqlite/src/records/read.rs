@@ -402,6 +402,29 @@ impl<'c> RecordsReader<'c> {
         stored_observations(statement.query((after_id, bound(beyond.0), i64::try_from(limit).unwrap_or(i64::MAX)))?)
     }
 
+    /// [`RecordsReader::observations`] without the damaged rows: the views do without them, `verify` names them.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub(crate) fn sound_observations(
+        &self,
+        after_id: i64,
+        beyond: Position,
+        limit: usize,
+    ) -> Result<Vec<StoredObservations>> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, session, position, checksum, json FROM observations WHERE id > ?1 AND position > ?2 ORDER BY id",
+        )?;
+        let mut rows = statement.query((after_id, bound(beyond.0)))?;
+        let mut stored = Vec::new();
+        while stored.len() < limit
+            && let Some(found) = rows.next()?
+        {
+            stored.extend(observations_in(found).ok());
+        }
+        Ok(stored)
+    }
+
     /// Rows of observations of one session after row `after_id` that were applied up to `through`, at most `limit`, in order.
     ///
     /// # Errors
@@ -467,24 +490,28 @@ impl<'c> RecordsReader<'c> {
     }
 }
 
-fn stored_observations(mut rows: rusqlite::Rows<'_>) -> Result<Vec<StoredObservations>> {
+fn stored_observations(mut rows: Rows<'_>) -> Result<Vec<StoredObservations>> {
     let mut stored = Vec::new();
     while let Some(found) = rows.next()? {
-        let session = SessionId(fixed(found, 1)?);
-        let damaged = |what| SqliteError::damaged(Some(session), None, format!("records.db, observations: {what}"));
-        let json: String = found.get(4)?;
-        let expected: [u8; 16] = fixed(found, 3)?;
-        if checksum(&[b"observations", &session.0, json.as_bytes()]) != expected {
-            return Err(damaged("checksum differs".into()));
-        }
-        stored.push(StoredObservations {
-            id: found.get(0)?,
-            session,
-            position: Position(unsigned(found, 2)?),
-            observations: serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?,
-        });
+        stored.push(observations_in(found)?);
     }
     Ok(stored)
+}
+
+fn observations_in(found: &Row<'_>) -> Result<StoredObservations> {
+    let session = SessionId(fixed(found, 1)?);
+    let damaged = |what| SqliteError::damaged(Some(session), None, format!("records.db, observations: {what}"));
+    let json: String = found.get(4)?;
+    let expected: [u8; 16] = fixed(found, 3)?;
+    if checksum(&[b"observations", &session.0, json.as_bytes()]) != expected {
+        return Err(damaged("checksum differs".into()));
+    }
+    Ok(StoredObservations {
+        id: found.get(0)?,
+        session,
+        position: Position(unsigned(found, 2)?),
+        observations: serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?,
+    })
 }
 
 /// A bound to compare a column with: beyond what SQLite can hold there is nothing.

@@ -1,8 +1,11 @@
 //! From where the views are to where `records.db` is, session by session.
+//!
+//! A session whose records are damaged keeps nobody from being listed, itself least of all: it is tabulated as far as it
+//! reads. That it is damaged is for `verify`, and for whoever reads it, to say.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use swarmkeep_core::{Seq, SessionId, log::Observation};
+use swarmkeep_core::{Seq, SessionId, State, log::Observation, state::SessionInfo};
 
 use super::{Source, ViewsDb, apply, write};
 use crate::{
@@ -45,7 +48,7 @@ pub(super) fn run(views: &mut ViewsDb, source: &Source<'_>, progress: &mut dyn F
         after = Some(last.id);
         views.write(|transaction| {
             let changed = page.iter().filter(|session| session.position > from);
-            changed.into_iter().try_for_each(|session| records(transaction, session, source))
+            changed.into_iter().try_for_each(|session| records_or_what_reads(transaction, session, source))
         })?;
         done += page.len() as u64;
         progress(done, total);
@@ -54,7 +57,7 @@ pub(super) fn run(views: &mut ViewsDb, source: &Source<'_>, progress: &mut dyn F
         // Together with the position: observations have no seq that would say which of them are there already.
         let mut row = 0;
         loop {
-            let page = source.records.observations(row, from, OBSERVATIONS)?;
+            let page = source.records.sound_observations(row, from, OBSERVATIONS)?;
             let Some(last) = page.last() else { break };
             row = last.id;
             let mut by_session: BTreeMap<SessionId, Vec<&Observation>> = BTreeMap::new();
@@ -73,7 +76,52 @@ pub(super) fn run(views: &mut ViewsDb, source: &Source<'_>, progress: &mut dyn F
 
 pub(super) fn one(views: &mut ViewsDb, source: &Source<'_>, session: SessionId) -> Result<()> {
     let Some(stored) = source.records.session(session)? else { return Ok(()) };
-    views.write(|transaction| records(transaction, &stored, source))
+    views.write(|transaction| records_or_what_reads(transaction, &stored, source))
+}
+
+fn records_or_what_reads(
+    connection: &rusqlite::Connection,
+    session: &StoredSession,
+    source: &Source<'_>,
+) -> Result<()> {
+    match records(connection, session, source) {
+        Err(SqliteError::Damaged(_)) => what_reads(connection, session, source),
+        outcome => outcome,
+    }
+}
+
+/// The newest state there is; without one, what its first records came to; without those, its name.
+fn what_reads(connection: &rusqlite::Connection, session: &StoredSession, source: &Source<'_>) -> Result<()> {
+    write::remove(connection, &session.id.to_string())?;
+    let mut pending = apply::Pending::new(session.id);
+    if let Ok(state) = source.state_at(session.id, session.head.seq) {
+        pending.replace(&state);
+        return pending.flush(connection);
+    }
+    let mut seen = Seq::ZERO;
+    // One by one: where the damage begins, its neighbours still read.
+    while let Ok(bytes) = source.records.read(session.id, seen, 1)
+        && let Some(Ok(view)) = swarmkeep_core::record::iter(&bytes).next()
+        && view.seq() == seen.next()
+        && pending.records(view.bytes(), false, source).is_ok()
+    {
+        seen = view.seq();
+        if pending.len() >= ROWS {
+            pending.flush(connection)?;
+        }
+    }
+    if seen == Seq::ZERO {
+        let mut state = State::empty();
+        state.info = Arc::new(SessionInfo {
+            id: session.id,
+            name: session.name.clone(),
+            status: session.status,
+            created_at_ms: session.created_at_ms,
+            ..SessionInfo::default()
+        });
+        pending.replace(&state);
+    }
+    pending.flush(connection)
 }
 
 fn records(connection: &rusqlite::Connection, session: &StoredSession, source: &Source<'_>) -> Result<()> {
@@ -99,7 +147,7 @@ fn records(connection: &rusqlite::Connection, session: &StoredSession, source: &
 }
 
 /// The state of the oldest checkpoint that reads, of a session whose first records were removed.
-fn oldest(session: &StoredSession, source: &Source<'_>) -> Result<swarmkeep_core::State> {
+fn oldest(session: &StoredSession, source: &Source<'_>) -> Result<State> {
     let infos = source.records.checkpoints(session.id)?;
     for info in infos.iter().rev().filter(|info| info.head.seq >= session.base.seq) {
         if let Some(checkpoint) = source.records.load(session.id, info.head.seq)?

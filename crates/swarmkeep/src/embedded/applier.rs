@@ -311,7 +311,8 @@ impl Applier {
         }
         for (session, mending, done) in mendings {
             let mended = guarded("records.db", || self.records.mend(session, &mending));
-            if mended.is_ok() && (mending.rebuild_row || !mending.append.is_empty()) {
+            // Views were made of what could be read: there is more now.
+            if mended.is_ok() {
                 let (views, records, blobs) = (&mut self.views, &self.records, &self.blobs);
                 let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
                 let source = Source { records: records.reader(), files: &files };
