@@ -1,7 +1,7 @@
 //! Reading `records.db`. Everything that comes out was verified on the way.
 
 use bytes::Bytes;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, Rows};
 use swarmkeep_core::{
     BlobId, Epoch, Hash, Seq, SessionId, SessionName,
     checkpoint::Checkpoint,
