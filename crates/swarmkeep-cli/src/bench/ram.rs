@@ -13,6 +13,8 @@ use crate::{failure::Failure, moment, verb::serve::refused};
 
 /// How long the databases are waited for.
 const APPLY_PATIENCE: Duration = Duration::from_secs(60);
+/// From the last use of a session until its memory is packed and given back.
+const AT_REST: Duration = Duration::from_secs(8);
 
 pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, Failure> {
     let before = resident_bytes(None);
@@ -25,13 +27,14 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     for session in &all {
         json += session.canonical().await.map_err(refused)?.1.len() as u64;
     }
-    // What is still on its way to the databases is no session in RAM. And one that nobody touches is packed after a while.
+    // What is still on its way to the databases is no session in RAM. And one that nobody touches is packed after a while;
+    // what that frees goes back to the system in the seconds after.
     let behind = || keep.health().store.is_some_and(|store| store.unapplied_bytes > 0);
     let patience = tokio::time::Instant::now() + APPLY_PATIENCE;
     while behind() && tokio::time::Instant::now() < patience {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    tokio::time::sleep(Duration::from_millis(Settings::default().pack_after_ms * 3)).await;
+    tokio::time::sleep(Duration::from_millis(Settings::default().pack_after_ms) + AT_REST).await;
     let full = resident_bytes(None).saturating_sub(before);
     keep.close().await.map_err(refused)?;
     Ok(vec![
