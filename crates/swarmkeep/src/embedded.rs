@@ -220,11 +220,13 @@ impl EmbeddedLog {
     /// `unavailable` when what was acknowledged could not all be applied; the journal has it, the next open applies it.
     pub fn close(&self) -> Result<(), Error> {
         self.journal.close();
+        // Before the applier copies the write-ahead logs into the main files: a reader would be in its way.
+        self.keeper.iter().for_each(|keeper| keeper.pause());
+        self.mender.wait();
         self.progress.close();
         let applier = self.applier.lock().take();
         let joined = applier.is_none_or(|applier| applier.join().is_ok());
         self.keeper.iter().for_each(|keeper| keeper.close());
-        self.mender.wait();
         drop(self.lock.lock().take());
         let trouble = self.progress.trouble.lock().clone();
         match trouble {

@@ -43,6 +43,8 @@ const BATCH_BYTES: usize = 16 << 20;
 const RETIRE_BYTES: usize = 32 << 20;
 /// The same when nothing has come in for so long.
 const IDLE: Duration = Duration::from_secs(2);
+/// Tries to copy the write-ahead log before the end, when a reader is in the way.
+const LAST_TRIES: usize = 20;
 /// After a failed batch: the next try. Nothing that comes in meanwhile makes it sooner: a disk that is full is not asked
 /// again with every save.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -214,8 +216,14 @@ impl Applier {
                     // Nothing comes in, or somebody waits for them: there may be room again.
                     self.catch_up();
                 }
-                if batch.idle || batch.closing {
-                    self.retire();
+                let mut in_the_way = (batch.idle || batch.closing) && self.retire();
+                for _ in 0..LAST_TRIES {
+                    if !in_the_way || !batch.closing {
+                        break;
+                    }
+                    // Whoever still reads will soon be told that the store is closing.
+                    self.progress.came.wait_for(&mut self.progress.inbox.lock(), LINGER);
+                    in_the_way = self.retire();
                 }
                 if batch.closing {
                     return;
@@ -517,19 +525,21 @@ impl Applier {
 
     /// Copies the write-ahead logs into the main files, syncs, reads back; then the journal may forget. The views need no
     /// journal: what they lack is in records.db.
-    fn retire(&mut self) {
+    ///
+    /// True: a reader was in the way, and nothing was retired.
+    fn retire(&mut self) -> bool {
         if self.since_retired == 0 {
-            return;
+            return false;
         }
         if let Err(error) = self.views.wal_checkpoint() {
             tracing::warn!(%error, "views.db could not be copied into its main file");
         }
         let anchor = match self.records.wal_checkpoint() {
             Ok(Some(anchor)) => anchor,
-            Ok(None) => return,
+            Ok(None) => return true,
             Err(error) => {
                 tracing::error!(%error, "records.db could not be copied into its main file; no journal segment is retired");
-                return;
+                return false;
             }
         };
         self.since_retired = 0;
@@ -541,6 +551,7 @@ impl Applier {
         if let Some(keeper) = &self.keeper {
             keeper.wake();
         }
+        false
     }
 }
 

@@ -43,6 +43,8 @@ const JOIN_BYTES: usize = 512 * 1024;
 const FILES_MAX: usize = 4096;
 /// Room that is left on the device for the journal and the databases.
 const ROOM_BYTES: u64 = 64 << 20;
+/// Segments copied while the store closes: those of a short life. More stay in the journal.
+const CLOSING_SEGMENTS: usize = 4;
 /// How often it looks whether the journal has room.
 const LOOK: Duration = Duration::from_secs(1);
 /// How much less of a turn than others it takes, where the system can say so for one thread.
@@ -62,6 +64,7 @@ pub(super) struct Keeper {
     budget: u64,
     state: Mutex<State>,
     wake: Condvar,
+    rested: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -75,6 +78,9 @@ struct State {
     /// A session was removed, or may have been before the start.
     removed: bool,
     woken: bool,
+    /// Something is being done: records.db may be read.
+    busy: bool,
+    paused: bool,
     closing: bool,
 }
 
@@ -99,6 +105,7 @@ impl Keeper {
             budget,
             state: Mutex::new(State { removed: true, woken: true, ..State::default() }),
             wake: Condvar::new(),
+            rested: Condvar::new(),
             thread: Mutex::default(),
         };
         keeper.look()?;
@@ -173,9 +180,22 @@ impl Keeper {
         self.wake.notify_one();
     }
 
-    /// Ends after what it is doing: what waits stays in the journal until the next start.
+    /// Returns when nothing is being done, and nothing is begun until [`Keeper::close`]: whoever copies records.db's
+    /// write-ahead log into its main file for the last time finds no reader in the way.
+    pub(super) fn pause(&self) {
+        let mut state = self.state.lock();
+        state.paused = true;
+        while state.busy {
+            self.rested.wait(&mut state);
+        }
+    }
+
+    /// Copies a few of the segments that wait, and ends; the others stay in the journal until the next start.
     pub(super) fn close(&self) {
-        self.state.lock().closing = true;
+        let mut state = self.state.lock();
+        state.closing = true;
+        state.paused = false;
+        drop(state);
         self.wake.notify_one();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
@@ -220,37 +240,60 @@ impl Keeper {
 
     fn work(&self, journal: &Weak<Journal>, records: &ReaderPool) {
         loop {
-            let removed = {
+            let (removed, closing) = {
                 let mut state = self.state.lock();
+                state.busy = false;
+                self.rested.notify_all();
+                while state.paused && !state.closing {
+                    self.wake.wait(&mut state);
+                }
                 if !state.woken && !state.removed && !state.closing {
                     self.wake.wait_for(&mut state, LOOK);
                 }
-                if state.closing {
-                    return;
+                if state.paused {
+                    continue;
                 }
+                state.busy = true;
                 state.woken = false;
-                std::mem::take(&mut state.removed)
+                (std::mem::take(&mut state.removed), state.closing)
             };
             if removed && let Err(error) = self.erase(records) {
                 tracing::warn!(%error, "kept copies of removed sessions are still there; tried again at the next removal or start");
             }
-            let Some(journal) = journal.upgrade() else { return };
-            while journal.is_full() && self.give_way() {
-                tracing::warn!("no room for the journal: a kept second copy was given up");
+            if let Some(journal) = journal.upgrade() {
+                self.keep_waiting(&journal, records, if closing { CLOSING_SEGMENTS } else { usize::MAX });
             }
-            while !self.state.lock().closing
-                && let Some(retired) = journal.take_retired()
+            if closing {
+                let mut state = self.state.lock();
+                state.busy = false;
+                self.rested.notify_all();
+                return;
+            }
+        }
+    }
+
+    /// Copies segments that wait, `most` of them, until it is to pause or to end.
+    fn keep_waiting(&self, journal: &Journal, records: &ReaderPool, most: usize) {
+        while journal.is_full() && self.give_way() {
+            tracing::warn!("no room for the journal: a kept second copy was given up");
+        }
+        for _ in 0..most {
             {
-                if let Err(error) = self.keep(retired, &journal, records) {
-                    tracing::warn!(segment = retired.number, %error, "no second copy of a journal segment was made");
-                    let mut state = self.state.lock();
-                    state.not_kept += 1;
-                    state.not_kept_because = Some(error.to_string());
+                let state = self.state.lock();
+                if state.paused || (state.closing && most == usize::MAX) {
+                    return;
                 }
-                if let Err(error) = journal.release(retired.number) {
-                    tracing::warn!(segment = retired.number, %error, "a copied journal segment could not be given up");
-                    break;
-                }
+            }
+            let Some(retired) = journal.take_retired() else { return };
+            if let Err(error) = self.keep(retired, journal, records) {
+                tracing::warn!(segment = retired.number, %error, "no second copy of a journal segment was made");
+                let mut state = self.state.lock();
+                state.not_kept += 1;
+                state.not_kept_because = Some(error.to_string());
+            }
+            if let Err(error) = journal.release(retired.number) {
+                tracing::warn!(segment = retired.number, %error, "a copied journal segment could not be given up");
+                return;
             }
         }
     }
