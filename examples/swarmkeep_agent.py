@@ -32,7 +32,9 @@ What it does for you:
 * **Tasks.** A restarted agent first goes on with the tasks it held. A heartbeat thread keeps its leases.
 * **Errors.** One exception class for each problem code of the API, all of them `SwarmError`.
 
-Addresses: `http://127.0.0.1:7420` (`127.0.0.1:7420` is the same), or `unix:/path/to/store/control.sock`. A `Swarm` may be used by several threads.
+Addresses: `http://127.0.0.1:7420` (`127.0.0.1:7420` is the same), `https://host:port` for a daemon with TLS (`cafile` names
+the certificate to trust where it is not one that the system knows), or `unix:/path/to/store/control.sock`. A `Swarm` may be
+used by several threads.
 """
 
 import http.client
@@ -41,6 +43,7 @@ import json
 import os
 import random
 import socket
+import ssl
 import threading
 import time
 import urllib.parse
@@ -48,10 +51,11 @@ import uuid
 import warnings
 
 __all__ = [
-    "AlreadyExists", "Agent", "Conflict", "Corrupt", "Diverged", "Effect", "EffectFailed", "FeedItem", "InProgress",
-    "Invalid", "LeaseLost", "LimitReached", "NotFound", "OutcomeUnknown", "Reply", "RequestIds", "RequestMismatch",
-    "RequestTooOld", "ResultNotKept", "SessionNotLive", "Swarm", "SwarmError", "Task", "Unavailable", "Unknown", "Unreachable",
-    "WrongState",
+    "Agent", "AlreadyExists", "Conflict", "Corrupt", "Diverged", "Effect", "EffectFailed", "FeedItem", "Forbidden",
+    "InProgress", "Internal", "Invalid", "LeaseLost", "LimitReached", "MethodNotAllowed", "NotFound", "OutcomeUnknown",
+    "PreconditionFailed", "Reply", "RequestIds", "RequestMismatch", "RequestTooOld", "ResultNotKept", "Retry",
+    "SessionNotLive", "StateFileInUse", "Swarm", "SwarmError", "Task", "TimedOut", "Unauthorized", "Unavailable",
+    "Unknown", "Unreachable", "UnsupportedMediaType", "WrongState",
 ]
 
 
@@ -73,6 +77,46 @@ class SwarmError(Exception):
 class Invalid(SwarmError):
     """The call itself is wrong: fix it."""
     code = "invalid"
+
+
+class Unauthorized(SwarmError):
+    """The daemon wants a token, and was shown none or another one."""
+    code = "unauthorized"
+
+
+class Forbidden(SwarmError):
+    """Not under this Host or from this Origin: the daemon's setting `hosts` or `origins` names the allowed ones."""
+    code = "forbidden"
+
+
+class MethodNotAllowed(SwarmError):
+    """The path is there, and does not take this method."""
+    code = "method_not_allowed"
+
+
+class TimedOut(SwarmError):
+    """The request took too long to arrive: nothing was done."""
+    code = "timeout"
+
+
+class PreconditionFailed(SwarmError):
+    """It is not where an `If-Match` expected it; `current` is the number now."""
+    code = "precondition_failed"
+
+
+class UnsupportedMediaType(SwarmError):
+    """Not a kind of body that this call takes."""
+    code = "unsupported_media_type"
+
+
+class Internal(SwarmError):
+    """A fault in the daemon: its log has the details."""
+    code = "internal"
+
+
+class Retry(SwarmError):
+    """Not now; nothing was done. Raised when `patience` is over."""
+    code = "retry"
 
 
 class NotFound(SwarmError):
@@ -151,7 +195,8 @@ class Diverged(SwarmError):
 
 
 class Unreachable(SwarmError):
-    """No daemon answered for `patience` seconds. A write may or may not have happened: repeat with the same request id."""
+    """No daemon answered for `patience` seconds, and a write may or may not have happened: repeat with the same request id.
+    Or none can: a certificate that is not trusted, TLS on one side only; then it is raised at once and nothing was done."""
     code = "unreachable"
 
 
@@ -303,23 +348,26 @@ class FeedItem:
 class Swarm:
     """One session on one daemon.
 
-    address     `http://host:port`, `host:port`, or `unix:/path/control.sock`
+    address     `http://host:port`, `host:port`, `https://host:port`, or `unix:/path/control.sock`
     session     `name` or `namespace/name`
     client      name in request ids; must be unique among those that write this session (default: random, kept in
                 `state_file`)
     state_file  where the request counter outlives this process
     actor       who writes, for the log (default: the client)
     token       bearer token, where the daemon wants one
+    cafile      with https: a PEM file of the certificates to trust, instead of the system's
     patience    seconds to go on trying while the daemon is away; None: for ever
     timeout     seconds to wait for one answer
     """
 
     def __init__(self, address, session, *, client=None, state_file=None, actor=None, token=None, patience=120.0,
-                 timeout=30.0):
+                 timeout=30.0, cafile=None):
         namespace, _, name = session.rpartition("/")
         self.session = f"{namespace or 'default'}/{name}"
-        self._root = "/v1/sessions/" + self.session
+        self._root = f"/v1/sessions/{_quote(namespace or 'default')}/{_quote(name)}"
         self._address, self._token, self._patience, self._timeout = _address(address), token, patience, timeout
+        is_tls = self._address.startswith("https:")
+        self._tls = ssl.create_default_context(cafile=cafile) if is_tls else None
         self.ids = RequestIds(client, state_file)
         self.actor = actor or self.ids.client
         self._local = threading.local()
@@ -333,7 +381,7 @@ class Swarm:
             return _UnixConnection("/" + path.lstrip("/") if path.startswith("//") else path, timeout)
         parts = urllib.parse.urlsplit(self._address)
         if parts.scheme == "https":
-            return http.client.HTTPSConnection(parts.hostname, parts.port or 443, timeout=timeout)
+            return http.client.HTTPSConnection(parts.hostname, parts.port or 443, timeout=timeout, context=self._tls)
         return _TcpConnection(parts.hostname, parts.port or 7420, timeout=timeout)
 
     def _headers(self, extra=None):
@@ -372,6 +420,7 @@ class Swarm:
                 pause_hint = answer_headers.get("Retry-After")
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
+                self._raise_hopeless(error)
                 problem, pause_hint = Unreachable(f"{self._address}: {error or type(error).__name__}"), None
                 if not fresh and attempt == 0:
                     # A kept connection that the other side had closed says nothing about the daemon.
@@ -397,6 +446,19 @@ class Swarm:
         if answer.will_close:
             self._drop()
         return answer.status, answer.headers, payload
+
+    def _raise_hopeless(self, error):
+        """Raises what no patience mends; none of it was carried out."""
+        if isinstance(error, http.client.InvalidURL):
+            raise Invalid(f"{error}") from None
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise Unreachable(f"{self._address}: the certificate is not trusted: {error.verify_message}",
+                              hint="cafile= names a PEM file with a certificate to trust") from None
+        if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+            raise Unreachable(f"{self._address}: no TLS is spoken there", hint="use http://") from None
+        # An alert of TLS in the place of a status line.
+        if isinstance(error, http.client.BadStatusLine) and str(error.line).startswith("\x15\x03"):
+            raise Unreachable(f"{self._address}: TLS is spoken there", hint="use https://") from None
 
     def _drop(self):
         connection, self._local.connection = getattr(self._local, "connection", None), None
@@ -571,6 +633,7 @@ class Swarm:
                     if until is not None and item.seq >= until:
                         return
             except (OSError, http.client.HTTPException) as error:
+                self._raise_hopeless(error)
                 if self._patience is not None and time.monotonic() - started > self._patience:
                     raise Unreachable(f"{self._address}: {error}") from None
             finally:

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -14,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "replay")]
 
 import check  # noqa: E402
+import swarmkeep_agent  # noqa: E402
 import traces  # noqa: E402
 import worker  # noqa: E402
 from evidence import Acks, Lines, do_outside, outside_counts, read_lines  # noqa: E402
@@ -194,6 +196,45 @@ class ClientTest(unittest.TestCase):
             with self.assertRaises(TypeError):
                 agent.effect_run("mail", wrong)
         self.assertEqual(len(self.server.seen), before)
+
+    def test_a_name_goes_into_the_path_as_it_is(self):
+        for name, path in [("team/spaced name", "team/spaced%20name"), ("ünï", "default/%C3%BCn%C3%AF"),
+                           ("a?b#c", "default/a%3Fb%23c")]:
+            swarm = Swarm(f"http://127.0.0.1:{self.server.server_address[1]}", name, client="c", patience=30)
+            self.answers(problem(400, "invalid"))
+            with self.assertRaises(Invalid):
+                swarm.open()
+            swarm.close()
+            self.assertEqual(self.server.seen[-1][1], f"/v1/sessions/{path}/open")
+
+    def test_every_code_has_its_class(self):
+        codes = ["invalid", "unauthorized", "forbidden", "not_found", "method_not_allowed", "timeout", "conflict",
+                 "already_exists", "lease_lost", "wrong_state", "session_not_live", "outcome_unknown", "in_progress",
+                 "diverged", "request_too_old", "precondition_failed", "limit", "unsupported_media_type",
+                 "request_mismatch", "internal", "corrupt", "retry", "unavailable", "unknown"]
+        for code in codes:
+            kind = swarmkeep_agent._BY_CODE[code]
+            self.assertIn(kind.__name__, swarmkeep_agent.__all__)
+        for name in swarmkeep_agent.__all__:
+            self.assertTrue(hasattr(swarmkeep_agent, name), name)
+
+    def test_what_patience_cannot_mend_is_said_at_once(self):
+        port = self.server.server_address[1]
+        secure = Swarm(f"https://127.0.0.1:{port}", "night", client="c", patience=None)
+        with self.assertRaisesRegex(Unreachable, "use http://"):
+            secure.info()
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def alert():
+            with listener.accept()[0] as stream:
+                stream.recv(65536)
+                stream.sendall(b"\x15\x03\x03\x00\x02\x02P")
+
+        threading.Thread(target=alert, daemon=True).start()
+        plain = Swarm(f"http://127.0.0.1:{listener.getsockname()[1]}", "night", client="c", patience=None)
+        with self.assertRaisesRegex(Unreachable, "use https://"):
+            plain.info()
+        listener.close()
 
     def test_an_address_may_do_without_its_scheme(self):
         port = self.server.server_address[1]

@@ -20,7 +20,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+};
 
 use crate::failure::Failure;
 
@@ -51,7 +54,7 @@ impl Endpoint {
         let Some(rest) = url.strip_prefix("http://") else {
             return Err(Failure::usage(
                 format!("URL `{url}` does not begin with http://"),
-                "give http://HOST:PORT; for TLS put a local tunnel in front",
+                "give http://HOST:PORT; for TLS go through a tunnel on this machine (docs/operations.md, Security)",
             ));
         };
         let authority = rest.trim_end_matches('/');
@@ -152,6 +155,8 @@ impl Answer {
 pub(crate) enum CallError {
     /// Nobody could be reached: nothing was sent.
     NotSent(io::Error),
+    /// What listens there speaks TLS, and wanted no plain HTTP: nothing was carried out.
+    Tls,
     /// It was sent, and no answer came: it may or may not have been carried out.
     Lost(String),
 }
@@ -160,6 +165,7 @@ impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotSent(error) => write!(f, "no connection: {error}"),
+            Self::Tls => f.write_str("what listens there speaks TLS"),
             Self::Lost(error) => write!(f, "the connection broke before an answer came: {error}"),
         }
     }
@@ -242,10 +248,21 @@ impl Client {
         let Some(sender) = &mut self.sender else {
             return Err(CallError::NotSent(io::ErrorKind::NotConnected.into()));
         };
-        sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-            Some(_) => CallError::NotSent(io::Error::other(error.into_error())),
-            None => CallError::Lost(error.into_error().to_string()),
-        })
+        let mut error = match sender.try_send_request(request).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        if error.take_message().is_some() {
+            return Err(CallError::NotSent(io::Error::other(error.into_error())));
+        }
+        let error = error.into_error();
+        if let Endpoint::Tcp { authority, .. } = &self.endpoint
+            && error.is_parse()
+            && speaks_tls(authority).await
+        {
+            return Err(CallError::Tls);
+        }
+        Err(CallError::Lost(error.to_string()))
     }
 
     fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
@@ -278,6 +295,19 @@ where
     // Ends by itself when the sender is dropped or the other side closes; its error is what the next call sees.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
+}
+
+/// Whether plain HTTP is answered there with an alert of TLS.
+async fn speaks_tls(authority: &str) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(authority).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+        let mut first = [0u8; 2];
+        stream.read_exact(&mut first).await?;
+        io::Result::Ok(first)
+    };
+    // A record of type alert (21), of major version 3.
+    matches!(tokio::time::timeout(CONNECT_TIMEOUT, ask).await, Ok(Ok([21, 3])))
 }
 
 /// A socket in a folder whose path is too long for a socket address is reached through the open folder.

@@ -57,6 +57,7 @@ impl Context {
 
     /// The daemon's settings, as they would be if it were started now, with these flags.
     pub(crate) fn settings(&self, flags: &[(String, String)]) -> Result<Settings, Failure> {
+        self.place.must_not_be_a_file()?;
         let file = self.config.clone().unwrap_or_else(|| self.place.settings_file());
         Settings::load(
             (&file, self.config.is_some()),
@@ -75,6 +76,10 @@ impl Context {
                     "is the daemon running there? `swarmkeep serve` starts one",
                 )),
             };
+        }
+        // A wrong settings file is the next start's trouble: a daemon that runs has its settings.
+        if let Ok(client) = daemon::find(&self.place).await {
+            return Ok(client);
         }
         let log_bytes = self.settings(&[])?.number("max_log_size");
         let start =
@@ -158,7 +163,10 @@ impl Context {
                 Ok(answer) => {
                     self.client = Some(client);
                     if answer.status != 503 {
-                        return answer.ok().map_err(|failure| naming_the_session(failure, &call.path));
+                        return match answer.ok() {
+                            Ok(answer) => Ok(answer),
+                            Err(failure) => Err(self.fitting(failure, &call).await),
+                        };
                     }
                     let failure = Failure::problem(answer.status, &answer.body);
                     may_be_done |= failure.code == "unknown";
@@ -168,6 +176,13 @@ impl Context {
                     format!("no connection to {}: {error}", client.endpoint()),
                     "is the daemon running? `swarmkeep doctor` looks",
                 ),
+                Err(CallError::Tls) => {
+                    return Err(Failure::usage(
+                        format!("{} speaks TLS, and this program does not", client.endpoint()),
+                        "on the daemon's machine give the store's folder instead: --store DIR; from elsewhere go through a \
+                         tunnel that ends the TLS (docs/operations.md, Security)",
+                    ));
+                }
                 Err(error @ CallError::Lost(_)) => {
                     may_be_done |= call.method != hyper::Method::GET;
                     Failure::unavailable(
@@ -182,6 +197,23 @@ impl Context {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
+    }
+
+    /// The same failure, with advice for the session that the call was about.
+    async fn fitting(&mut self, mut failure: Failure, call: &Call) -> Failure {
+        let Some(session) = session_of(call) else { return failure };
+        failure.next = failure.next.replace(" NAME", &format!(" {session}"));
+        if failure.code == "not_found"
+            && failure.what.starts_with("no record at seq")
+            && let Some(client) = &mut self.client
+            && let Ok(answer) = client.call(&Call::get(crate::verb::path(&session, ""))).await
+            && let Ok(Value::Object(shown)) = answer.json()
+            && let Some(head) = shown.get("head").and_then(|head| head.get("seq")).and_then(Value::as_u64)
+        {
+            failure.next =
+                format!("{session} ends at seq {head}; `swarmkeep session history {session}` shows its seqs");
+        }
+        failure
     }
 
     fn in_doubt(&self, may_be_done: bool, call: &Call, failure: Failure) -> Failure {
@@ -214,17 +246,26 @@ impl Context {
     }
 }
 
-/// Fills the session that the call was about in where the advice says NAME.
-fn naming_the_session(mut failure: Failure, path: &str) -> Failure {
-    let mut parts = path.split(['/', '?']).skip_while(|part| *part != "sessions").skip(1);
-    if let (Some(namespace), Some(name)) = (parts.next(), parts.next()) {
-        // Names need no escapes; what has some is no name, and the advice stays general.
-        let session = if namespace == "default" { name.to_owned() } else { format!("{namespace}/{name}") };
-        if !session.contains('%') {
-            failure.next = failure.next.replace(" NAME", &format!(" {session}"));
-        }
+/// The session that a call was about, as it is typed: the one that it would have made, else the one in its path.
+fn session_of(call: &Call) -> Option<String> {
+    let (path, _) = call.path.split_once('?').unwrap_or((&call.path, ""));
+    let named = |field: &str| {
+        let body: Value = serde_json::from_slice(&call.body).ok()?;
+        Some(body.get(field)?.as_str()?.to_owned())
+    };
+    if path == "/v1/verify" {
+        return named("session");
     }
-    failure
+    let mut parts = path.split('/').skip_while(|part| *part != "sessions").skip(1);
+    let of = (parts.next(), parts.next());
+    let session = match (of, parts.next()) {
+        ((None, None), _) | (_, Some("fork")) => named("name")?,
+        ((Some("default"), Some(name)), _) => name.to_owned(),
+        ((Some(namespace), Some(name)), _) => format!("{namespace}/{name}"),
+        _ => return None,
+    };
+    // Names need no escapes; what has some, or a space, is no name, and the advice stays general.
+    session.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte)).then_some(session)
 }
 
 /// One JSON value on one line of standard output.

@@ -20,7 +20,6 @@ use crate::{
     failure::{Exit, Failure},
     moment,
     place::Place,
-    served::Served,
 };
 
 /// A daemon that does not answer after this long is not waited for.
@@ -75,7 +74,7 @@ pub(crate) async fn reach(place: &Place, start: Start<'_>) -> Result<Client, Fai
         }
         if client.connect().await.is_ok() {
             if let Some(started) = &child {
-                started.tell(place, is_new);
+                started.tell(place, is_new).await;
             }
             return Ok(client);
         }
@@ -83,7 +82,14 @@ pub(crate) async fn reach(place: &Place, start: Start<'_>) -> Result<Client, Fai
             && let Ok(Some(status)) = started.child.try_wait()
             && status.code() != Some(Exit::Unavailable as i32)
         {
-            return Err(started.died(place, &format!("ended at once ({status})")));
+            let mut failure = started.died(place, &format!("ended at once ({status})"));
+            // It has said why in its own code: damage and wrong settings are not made better by trying again.
+            for (exit, code) in [(Exit::Corrupt, "corrupt"), (Exit::Usage, "usage")] {
+                if status.code() == Some(exit as i32) {
+                    (failure.exit, failure.code) = (exit, code.to_owned());
+                }
+            }
+            return Err(failure);
         }
         if Instant::now() >= deadline {
             return Err(match &child {
@@ -104,14 +110,24 @@ struct Started {
 
 impl Started {
     /// Once, for people: it stays when this verb is over.
-    fn tell(&self, place: &Place, is_new: bool) {
-        let served = Served::read(place);
+    async fn tell(&self, place: &Place, is_new: bool) {
+        // What it says of itself, a moment after its socket answers: it may have found another address than the last
+        // daemon, or none.
+        let said = || place.lock_hint().filter(|hint| hint.pid == Some(self.child.id()))?.address;
+        let mut at = said();
+        for _ in 0..20 {
+            if at.is_some() {
+                break;
+            }
+            sleep(POLL).await;
+            at = said();
+        }
+        let at = at.unwrap_or_default();
         let made = if is_new { format!("made a new store in {}, and ", place.dir.display()) } else { String::new() };
-        let at: Vec<String> = served.addresses.iter().map(|address| format!(", http://{address}")).collect();
         eprintln!(
             "swarmkeep: {made}started its daemon in the background (process {}{}); `{} stop` ends it",
             self.child.id(),
-            at.concat(),
+            at.split_whitespace().map(|url| format!(", {url}")).collect::<String>(),
             place.program()
         );
     }

@@ -11,7 +11,7 @@ pub(crate) mod folder;
 mod ledger;
 mod link;
 mod outside;
-mod process;
+pub(crate) mod process;
 mod reconciler;
 pub(crate) mod show;
 pub(crate) mod swarm;

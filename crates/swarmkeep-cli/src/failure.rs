@@ -72,11 +72,19 @@ impl Failure {
                 String::from_utf8_lossy(body).chars().take(200).collect::<String>()
             )
         });
+        let what = without_position(&what).to_owned();
         let (exit, advice) = advice(&code, status);
-        let advice = if code == "not_found" && what.starts_with("there is no session") {
-            "`swarmkeep session ls` shows which there are; `swarmkeep session open NAME` makes this one"
-        } else {
-            advice
+        let advice = match code.as_str() {
+            "not_found" if what.starts_with("there is no session") => {
+                "`swarmkeep session ls` shows which there are; `swarmkeep session open NAME` makes this one"
+            }
+            "already_exists" if what.contains("session of this name") => {
+                "use another name, or go on with the one there is: `swarmkeep session open NAME`"
+            }
+            "session_not_live" if !what.contains("paused") => {
+                "it has ended: `swarmkeep session fork NAME NEW` goes on from its state under a new name"
+            }
+            _ => advice,
         };
         // A hint to somebody who speaks HTTP is no help at a command line.
         let is_for_http = |hint: &String| ["POST ", "route", "header"].iter().any(|word| hint.contains(word));
@@ -121,6 +129,18 @@ struct Problem {
     current: Option<u64>,
 }
 
+/// Without where in a request's body something was wrong: nobody at a command line has seen that body.
+fn without_position(what: &str) -> &str {
+    let is_position = |rest: &str| {
+        rest.split_once(" column ")
+            .is_some_and(|(line, column)| line.parse::<u64>().is_ok() && column.parse::<u64>().is_ok())
+    };
+    match what.rsplit_once(" at line ") {
+        Some((before, rest)) if is_position(rest) => before,
+        _ => what,
+    }
+}
+
 /// The exit code of a problem, and what to do where the daemon gives no hint.
 fn advice(code: &str, status: u16) -> (Exit, &'static str) {
     match code {
@@ -128,10 +148,7 @@ fn advice(code: &str, status: u16) -> (Exit, &'static str) {
         "request_mismatch" => (Exit::Usage, "use another --request id: this one was used with another body"),
         "request_too_old" => (Exit::Usage, "use a new --request id: nothing was done under this one now"),
         "not_found" => (Exit::Refused, "check the name: `ls` of the same verb shows what there is"),
-        "already_exists" => (
-            Exit::Refused,
-            "use another name, or go on with the one there is (a session: `swarmkeep session open NAME`)",
-        ),
+        "already_exists" => (Exit::Refused, "use another name, or go on with the one there is"),
         "conflict" => (Exit::Refused, "somebody else was faster: look again, then decide again"),
         "lease_lost" => (Exit::Refused, "stop working on it: another worker has the task now"),
         "wrong_state" => (Exit::Refused, "`show` it to see how it stands"),
@@ -143,9 +160,10 @@ fn advice(code: &str, status: u16) -> (Exit, &'static str) {
             "find out whether it was done, then `swarmkeep effect resolve NAME KEY --done` or `--not-done`; never repeat it blindly",
         ),
         "unknown" => (Exit::Unknown, "repeat it with the same --request id: it is carried out at most once"),
-        "corrupt" | "needs_decision" | "quarantined" => {
-            (Exit::Corrupt, "`swarmkeep verify` says what is damaged; `swarmkeep recover --dry-run` what can be done")
-        }
+        "corrupt" | "needs_decision" | "quarantined" => (
+            Exit::Corrupt,
+            "`swarmkeep verify --repair` says what is damaged, and puts right what stands a second time",
+        ),
         "unavailable" | "retry" => {
             (Exit::Unavailable, "nothing was written: try again in a moment; `swarmkeep doctor` looks for the cause")
         }
@@ -168,6 +186,25 @@ mod tests {
         assert!(!failure.next.is_empty());
         assert_eq!(Failure::problem(503, br#"{"code":"unknown"}"#).exit, Exit::Unknown);
         assert_eq!(Failure::problem(500, br#"{"code":"corrupt"}"#).exit, Exit::Corrupt);
+    }
+
+    #[test]
+    fn what_comes_next_fits_what_is_wrong() {
+        let next = |code: &str, detail: &str| {
+            let body = serde_json::json!({ "code": code, "detail": detail }).to_string();
+            Failure::problem(409, body.as_bytes()).next
+        };
+        assert!(next("session_not_live", "the session is closed: fork it, or open another").contains("session fork"));
+        assert!(next("session_not_live", "the session is paused: resume it first").contains("session resume"));
+        assert!(next("already_exists", "a session of this name exists: `open` resumes it").contains("session open"));
+        assert!(!next("already_exists", "agent `a` is called `x`").contains("session open"));
+    }
+
+    #[test]
+    fn where_in_the_body_it_was_is_left_out() {
+        let body = br#"{"code":"invalid","detail":"at `name`: no such at line 1 column 50"}"#;
+        assert_eq!(Failure::problem(400, body).what, "at `name`: no such");
+        assert_eq!(without_position("stop at line 3 of it"), "stop at line 3 of it");
     }
 
     #[test]

@@ -18,19 +18,19 @@ fn millis(clock: ClockId) -> u64 {
     u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
-/// `2026-11-21 15:08:51`; an empty text for 0, which stands for "never".
+/// `2026-11-21 15:08:51Z`; an empty text for 0, which stands for "never".
 pub(crate) fn utc(ms: u64) -> String {
     if ms == 0 {
         return String::new();
     }
     let (year, month, day) = civil(ms / 86_400_000);
     let second = ms / 1000 % 86_400;
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// `20261121-150851`: for names of folders.
 pub(crate) fn stamp(ms: u64) -> String {
-    utc(ms.max(1)).replace(['-', ':'], "").replace(' ', "-")
+    utc(ms.max(1)).replace(['-', ':', 'Z'], "").replace(' ', "-")
 }
 
 /// `3 s ago`, `5 min ago`, `2 h ago`, else the day.
@@ -44,6 +44,11 @@ pub(crate) fn ago(ms: u64, now_ms: u64) -> String {
         seconds @ 3600..86_400 => format!("{} h ago", seconds / 3600),
         _ => utc(ms).chars().take(10).collect(),
     }
+}
+
+/// `1 file`, `2 files`: for words that take an s.
+pub(crate) fn counted(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
 }
 
 /// `1.5 KiB`, `3.0 MiB`: bytes for people.
@@ -90,8 +95,8 @@ mod tests {
 
     #[test]
     fn days_of_the_calendar() {
-        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00");
-        assert_eq!(utc(1_795_273_731_000), "2026-11-21 15:08:51");
+        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00Z");
+        assert_eq!(utc(1_795_273_731_000), "2026-11-21 15:08:51Z");
         assert_eq!(stamp(1_795_273_731_000), "20261121-150851");
         assert_eq!(utc(0), "");
     }

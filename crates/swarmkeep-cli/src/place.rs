@@ -50,7 +50,7 @@ impl Place {
 
     /// Whether a store is there. A folder with nothing but settings in it is none yet.
     pub(crate) fn is_a_store(&self) -> bool {
-        self.dir.join("records.db").exists() || self.dir.join("journal").exists()
+        is_a_store(&self.dir)
     }
 
     /// Refuses where there is no store: a name that was mistyped must not become a new one.
@@ -62,6 +62,17 @@ impl Place {
             "no_store",
             format!("there is no store in {} ({})", self.dir.display(), self.said_by),
             "is the folder spelled right? to make a store there: `swarmkeep serve`, or `swarmkeep session create NAME`",
+        ))
+    }
+
+    /// Refuses a file where a folder must be.
+    pub(crate) fn must_not_be_a_file(&self) -> Result<(), Failure> {
+        if !self.dir.exists() || self.dir.is_dir() {
+            return Ok(());
+        }
+        Err(Failure::usage(
+            format!("{} ({}) is not a folder", self.dir.display(), self.said_by),
+            "a store is a folder: give one with --store DIR",
         ))
     }
 
@@ -105,6 +116,11 @@ impl Place {
         let text = fs::read_to_string(self.dir.join("lock")).ok()?;
         serde_json::from_str(text.trim_end_matches(['\0', '\n', ' '])).ok()
     }
+}
+
+/// Whether a store is in this folder.
+pub(crate) fn is_a_store(dir: &Path) -> bool {
+    dir.join("records.db").exists() || dir.join("journal").exists()
 }
 
 /// A path, to be pasted into a shell.

@@ -67,6 +67,12 @@ impl Served {
     }
 }
 
+/// Addresses as URLs.
+pub(crate) fn urls(addresses: &[SocketAddr], tls: bool) -> Vec<String> {
+    let scheme = if tls { "https" } else { "http" };
+    addresses.iter().map(|address| format!("{scheme}://{address}")).collect()
+}
+
 fn path(place: &Place) -> std::path::PathBuf {
     Path::new(&place.dir).join("served.json")
 }

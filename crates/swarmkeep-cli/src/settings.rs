@@ -7,6 +7,7 @@ mod value;
 use std::{collections::BTreeMap, fmt, fs, path::Path};
 
 pub(crate) use self::known::{KNOWN, Known};
+use self::value::Kind;
 use crate::failure::Failure;
 
 /// Who said what a setting is.
@@ -79,7 +80,9 @@ impl Settings {
             let line = error.span().map_or(1, |span| text.get(..span.start).unwrap_or("").matches('\n').count() + 1);
             Failure::usage(
                 format!("settings file `{}`, line {line}: {}", path.display(), error.message()),
-                "one `name = value` a line; `swarmkeep serve --print-settings` shows all names",
+                unquoted(text.lines().nth(line - 1).unwrap_or_default()).unwrap_or_else(|| {
+                    "one `name = value` a line; `swarmkeep serve --print-settings` shows all names".into()
+                }),
             )
         })?;
         let place = format!("settings file `{}`", path.display());
@@ -87,6 +90,11 @@ impl Settings {
             let value = value::from_toml(value).ok_or_else(|| {
                 Failure::usage(format!("{place}: `{name}` is a table; settings are plain values"), allowed(name))
             })?;
+            // A path is meant as seen from the file that says it, wherever the daemon is started.
+            let value = match find(name) {
+                Some(known) if matches!(known.kind, Kind::File) && !value.is_empty() => beside(path, &value),
+                _ => value,
+            };
             self.set(name, &value, Said::File, &place)?;
         }
         Ok(())
@@ -143,10 +151,32 @@ impl Settings {
         value::list(self.text(name))
     }
 
+    /// How many somebody said.
+    pub(crate) fn changed(&self) -> usize {
+        self.values.values().filter(|(_, said)| *said != Said::Default).count()
+    }
+
     /// Who said so.
     pub(crate) fn said(&self, name: &str) -> &Said {
         self.values.get(name).map_or(&Said::Default, |(_, said)| said)
     }
+}
+
+/// A path of a settings file's, as seen from that file.
+fn beside(file: &Path, value: &str) -> String {
+    let folder = std::path::absolute(file).ok().and_then(|file| file.parent().map(Path::to_owned)).unwrap_or_default();
+    folder.join(value).to_string_lossy().into_owned()
+}
+
+/// What to do about a line that is no TOML because its text has no quotes.
+fn unquoted(line: &str) -> Option<String> {
+    let (name, value) = line.split_once('=')?;
+    let (known, value) = (find(name.trim())?, value.split('#').next().unwrap_or_default().trim());
+    if value.is_empty() || value.starts_with(['"', '\'', '[']) {
+        return None;
+    }
+    let value = if known.secret { "…" } else { value };
+    Some(format!("put text in quotes: {} = \"{value}\"", known.name))
 }
 
 fn find(name: &str) -> Option<&'static Known> {

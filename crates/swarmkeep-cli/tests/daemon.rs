@@ -207,3 +207,66 @@ fn a_folder_that_was_mistyped_does_not_become_a_store() {
     let served = ended(&mut serve).ok();
     assert!(served.err.contains("made a new store in"), "{served:?}");
 }
+
+#[test]
+fn a_daemon_that_works_is_not_ended_for_one_that_cannot_start() {
+    let store = Store::new();
+    store.run(&["session", "create", "work"]).ok();
+    let daemon = store.holder().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (taken, garbage) = (taken.local_addr().unwrap().to_string(), store.path("garbage.pem"));
+    fs::write(&garbage, "nothing").unwrap();
+    let (certificate, key) =
+        (format!("tls_certificate={}", garbage.display()), format!("tls_key={}", garbage.display()));
+    for (args, code) in [
+        (vec!["--listen", &taken], 3),
+        (vec!["--listen", "192.0.2.1:7420"], 2),
+        (vec!["--listen", "127.0.0.1:0", "--set", &certificate], 2),
+        (vec!["--listen", "127.0.0.1:0", "--set", &certificate, "--set", &key], 2),
+        (vec!["--listen", "127.0.0.1:0", "--set", "segment_bytes=1048577"], 2),
+    ] {
+        let all = [vec!["serve", "--take-over"], args].concat();
+        let refused = store.run(&all);
+        assert_eq!(refused.code, code, "{all:?}: {refused:?}");
+        assert_eq!(store.holder(), Some(daemon), "{all:?}: {refused:?}");
+    }
+    store.run(&["session", "show", "work", "--no-start"]).ok();
+}
+
+#[test]
+fn wrong_settings_are_the_next_starts_trouble() {
+    let store = Store::new();
+    store.run(&["session", "create", "work"]).ok();
+    let file = store.dir().join("swarmkeep.toml");
+    fs::write(&file, "listen = 127.0.0.1:7421\n").unwrap();
+    store.run(&["session", "ls"]).ok();
+    let doctor = store.run(&["doctor"]);
+    assert_eq!(doctor.code, 1, "{doctor:?}");
+    assert!(doctor.out.contains("put text in quotes: listen = \"127.0.0.1:7421\""), "{doctor:?}");
+    fs::write(&file, "tls_certificate = \"cert.pem\"\ntls_key = \"key.pem\"\n").unwrap();
+    let doctor = store.run(&["doctor"]);
+    assert_eq!(doctor.code, 1, "{doctor:?}");
+    let seen_from_the_file = store.dir().join("cert.pem").display().to_string();
+    assert!(doctor.out.contains(&seen_from_the_file), "{doctor:?}");
+}
+
+/// What it says of itself, and what is said to plain HTTP.
+#[test]
+fn tls_is_said_as_https_and_to_who_speaks_plain() {
+    let store = Store::new();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    fs::create_dir_all(store.dir()).unwrap();
+    fs::write(store.dir().join("cert.pem"), made.cert.pem()).unwrap();
+    fs::write(store.dir().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    fs::write(store.dir().join("swarmkeep.toml"), "tls_certificate = \"cert.pem\"\ntls_key = \"key.pem\"\n").unwrap();
+    let (mut daemon, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap();
+    assert!(url.starts_with("https://127.0.0.1:"), "{said}");
+    let doctor = store.run(&["doctor"]);
+    assert!(doctor.out.contains(url), "{doctor:?}");
+    let plain = store.run(&["session", "ls", "--url", &url.replace("https", "http")]);
+    assert_eq!(plain.code, 2, "{plain:?}");
+    assert!(plain.err.contains("speaks TLS"), "{plain:?}");
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}

@@ -73,6 +73,7 @@ fn a_session_that_is_set_aside_is_seen_everywhere() {
     assert_eq!(marked, ["hurt"], "{rows}");
 
     let shown = damaged(store.run(&["session", "show", "team/hurt"]));
+    assert!(shown.err.contains("recover --session team/hurt"), "an action first: {shown:?}");
     assert!(shown.out.contains("team/hurt") && shown.out.contains("SET ASIDE"), "{shown:?}");
     assert!(shown.err.contains("session history team/hurt") && shown.err.contains(", session team/hurt,"), "{shown:?}");
     let history = damaged(store.run(&["session", "history", "team/hurt"]));
@@ -84,6 +85,7 @@ fn a_session_that_is_set_aside_is_seen_everywhere() {
 
     let doctor = damaged(store.run(&["doctor"]));
     assert!(doctor.out.contains("session team/hurt"), "{doctor:?}");
+    assert!(damaged(store.run(&["recover"])).err.contains("verify --repair"), "no way round in a circle");
     for args in [vec!["recover"], vec!["verify"]] {
         let found = damaged(store.run(&args));
         assert!(found.out.contains("team/hurt") && !found.out.contains(&format!("session {id}")), "{found:?}");
@@ -91,7 +93,7 @@ fn a_session_that_is_set_aside_is_seen_everywhere() {
     let report = damaged(store.run(&["verify", "--json"]));
     assert_eq!(report.json()["findings"][0]["session_name"], "team/hurt", "{report:?}");
     let history = store.run(&["recover", "history"]).ok();
-    assert!(history.out.contains("1 sessions not back"), "{history:?}");
+    assert!(history.out.contains("1 lost session"), "{history:?}");
 
     let health = http(said["addresses"][0].as_str().unwrap(), "/api/health");
     assert_eq!((&health["status"], &health["metrics"]["damagedSessions"]), (&"degraded".into(), &1.into()), "{health}");
@@ -131,5 +133,18 @@ fn damage_of_the_journal_is_an_exit_code() {
     damaged(store.run(&["recover"]));
     damaged(store.run(&["doctor"]));
     let history = store.run(&["recover", "history"]).ok();
-    assert!(history.out.contains("1 damaged ranges"), "{history:?}");
+    assert!(history.out.contains("1 damaged range"), "{history:?}");
+}
+
+#[test]
+fn half_a_store_is_an_exit_code_and_the_hint_is_no_circle() {
+    let store = Store::new();
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["stop"]).ok();
+    for name in ["records.db", "records.db-wal", "records.db-shm"] {
+        let _ = fs::remove_file(store.dir().join(name));
+    }
+    let looked = damaged(store.run(&["doctor"]));
+    assert!(looked.out.contains("half of a store") && !looked.out.contains("doctor` says"), "{looked:?}");
+    damaged(store.run(&["session", "ls"]));
 }

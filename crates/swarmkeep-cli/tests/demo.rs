@@ -66,3 +66,19 @@ fn a_store_with_a_demo_in_it_is_not_used_again() {
     let nameless = store.run(&["demo", "--check"]);
     assert_eq!(nameless.code, 2, "{nameless:?}");
 }
+
+#[test]
+fn somebodys_store_is_not_used_and_its_daemon_goes_on() {
+    let store = Store::new();
+    store.run(&["session", "create", "nightly"]).ok();
+    let daemon = store.holder().unwrap();
+    let dir = store.dir();
+    let demo = ["demo", "--seconds", "4", "--store", dir.to_str().unwrap()];
+    let refused = store.run(&demo);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.err.contains("is a store already"), "{refused:?}");
+    assert_eq!(store.holder(), Some(daemon));
+    store.run(&["stop"]).ok();
+    assert_eq!(store.run(&demo).code, 1, "nobody holds it, and it is somebody's all the same");
+    assert!(!dir.join("demo").exists());
+}

@@ -64,7 +64,7 @@ fn a_session_and_its_life() {
     json_of(&store, &["session", "fork", "team/work", "team/other", "--at", "2"]);
     assert_eq!(store.run(&["memory", "get", "team/other", "k"]).ok().out, "1\n");
     let dry = store.run(&["session", "rewind", "team/work", "--to", "2", "--dry-run"]).ok();
-    assert!(dry.out.contains("did not"), "{dry:?}");
+    assert!(dry.out.contains("did not") && dry.out.contains("value: 2 → 1"), "{dry:?}");
     assert_eq!(store.run(&["memory", "get", "team/work", "k"]).ok().out, "2\n");
     json_of(&store, &["session", "rewind", "team/work", "--to", "2"]);
     assert_eq!(store.run(&["memory", "get", "team/work", "k"]).ok().out, "1\n");
@@ -347,6 +347,16 @@ fn hints_work_when_they_are_pasted() {
     run(&["session", "show", "nobody"]).ok();
     let beyond = run(&["session", "rewind", "team/work", "--to", "99", "--dry-run"]);
     assert!(paste(&commands(&beyond.err)[0]).ok().out.contains("session_created"), "{beyond:?}");
+    for verb in
+        [&["session", "state", "team/work", "--at", "99"][..], &["session", "rewind", "team/work", "--to", "99"]]
+    {
+        let beyond = run(verb);
+        assert!(beyond.err.contains("team/work ends at seq "), "{beyond:?}");
+    }
+    let taken = run(&["session", "fork", "team/work", "team/work"]);
+    assert!(taken.err.contains("another name"), "{taken:?}");
+    let spaced = run(&["session", "create", "spaced name"]);
+    assert!(!spaced.err.contains("column"), "{spaced:?}");
     let started = {
         run(&["stop"]).ok();
         run(&["session", "ls"]).ok()

@@ -56,6 +56,17 @@ struct Control {
 }
 
 impl Server {
+    /// Whether [`Server::bind`] would take these settings: what is allowed where, and whether certificate and key can be
+    /// used. Touches no address, so whether one is free is not known from it.
+    ///
+    /// # Errors
+    /// `invalid`, naming the setting.
+    pub fn check(settings: &ServerSettings) -> Result<(), Error> {
+        settings.check_all()?;
+        settings.tls.as_ref().map(Secure::read).transpose()?;
+        Ok(())
+    }
+
     /// Listens everywhere the settings say. From then on connections queue up; [`Server::run`] answers them.
     ///
     /// The control socket is made with mode 0600. A file that is there already is taken away only when nobody answers on

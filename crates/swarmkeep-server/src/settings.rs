@@ -113,7 +113,8 @@ impl ServerSettings {
             format!("{address} can be reached from other machines: {missing} must be set for that"),
         )
         .hint(format!(
-            "listen on 127.0.0.1:{} instead, or put a TLS proxy on this machine in front of it",
+            "set token, tls_certificate and tls_key (docs/operations.md, Security); or listen on 127.0.0.1:{}, with a TLS \
+             proxy of this machine in front of it",
             address.port()
         )))
     }

@@ -6,15 +6,16 @@ use swarmkeep_core::{
     record::RecordError,
 };
 
+const MENDS: &str = "`swarmkeep recover --session NAME` puts right what stands a second time; for the rest restore a copy of the \
+                     store's folder (docs/recovery.md)";
+
 /// A record that cannot be used.
 pub(crate) fn record(error: RecordError) -> Error {
     let kind = match error {
         RecordError::Newer(_) | RecordError::Class(_) => ErrorKind::Unavailable,
         _ => ErrorKind::Corrupt,
     };
-    Error::new(kind, error.to_string())
-        .hint("`swarmkeep doctor` says what is damaged and where a good copy is")
-        .caused_by(error)
+    Error::new(kind, error.to_string()).hint(MENDS).caused_by(error)
 }
 
 /// A log that did not do it.
@@ -54,8 +55,7 @@ pub(crate) fn log(error: LogError) -> Error {
         }
         LogError::Corrupt(damage) => {
             let message = damage.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            Error::new(ErrorKind::Corrupt, format!("damaged: {message}"))
-                .hint("`swarmkeep doctor` says what is damaged and where a good copy is")
+            Error::new(ErrorKind::Corrupt, format!("damaged: {message}")).hint(MENDS)
         }
         other => Error::new(ErrorKind::Unavailable, other.to_string()),
     }

@@ -50,6 +50,22 @@ impl Folder {
         self.own().join("outside.log")
     }
 
+    /// What it takes on the disk, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        fn below(dir: &Path) -> u64 {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries
+                .map(|entry| match entry.metadata() {
+                    Ok(metadata) if metadata.is_dir() => below(&entry.path()),
+                    // Blocks: segments are made longer than what is written into them.
+                    Ok(metadata) => std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
+                    Err(_) => 0,
+                })
+                .sum()
+        }
+        below(&self.store)
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.store.join("daemon.log")
     }

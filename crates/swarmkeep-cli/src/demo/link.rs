@@ -64,7 +64,9 @@ impl Link {
     async fn write(&mut self, call: Call) -> Result<Came, Failure> {
         self.counter += 1;
         let request = format!("{}:{}", self.name, self.counter);
-        let call = call.header("idempotency-key", request.clone());
+        // The client is one life of an agent: the record names the agent.
+        let actor = self.name.split('.').next().unwrap_or_default().to_owned();
+        let call = call.header("idempotency-key", request.clone()).header("swarmkeep-actor", actor);
         let answer = self.until_answered(&call).await?;
         if answer.status >= 400 {
             let failure = Failure::problem(answer.status, &answer.body);

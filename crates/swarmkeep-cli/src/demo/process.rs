@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{folder::Folder, worker::DieAt};
+use crate::failure::Failure;
 
 /// A daemon of the demo's store. It ends with this process, however that ends: its input is a pipe from here.
 #[derive(Debug)]
@@ -35,6 +36,20 @@ impl Daemon {
         self.child.id().unwrap_or(0)
     }
 
+    /// Refuses to go on unless this very process holds the demo's store: to kill another one would prove nothing.
+    pub(crate) fn must_hold(&self, folder: &Folder) -> Result<(), Failure> {
+        let holder = holder(folder)?;
+        if holder == Some(self.pid()) {
+            return Ok(());
+        }
+        let who = holder.map_or("nobody".to_owned(), |pid| format!("process {pid}"));
+        Err(Failure::refused(
+            "not_the_holder",
+            format!("{who} holds {}, not the demo's own daemon {}", folder.store.display(), self.pid()),
+            "end what else uses that folder, and give the demo one of its own with --store",
+        ))
+    }
+
     /// How it ended, if it did.
     pub(crate) fn ended(&mut self) -> Option<String> {
         self.child.try_wait().ok().flatten().map(|status| status.to_string())
@@ -54,6 +69,23 @@ impl Daemon {
         }
         Ok(self.child.wait().await?.success())
     }
+}
+
+/// The process that holds the demo's store, by its own word.
+pub(crate) fn holder(folder: &Folder) -> Result<Option<u32>, Failure> {
+    match swarmkeep::lock::holder(&folder.store) {
+        Ok(holder) => Ok(holder.map(|holder| holder.pid)),
+        Err(error) => Err(Failure::unavailable(
+            format!("{}: {error}", folder.store.join("lock").display()),
+            "`swarmkeep doctor` looks at the folder",
+        )),
+    }
+}
+
+/// Where the demo's store is served over TCP now, as a URL.
+pub(crate) fn served_at(folder: &Folder) -> Option<String> {
+    let address = swarmkeep::lock::holder(&folder.store).ok()??.address?;
+    address.split_whitespace().next().map(str::to_owned)
 }
 
 /// What an agent says it is doing.

@@ -67,6 +67,7 @@ pub(crate) async fn run(folder: &Folder, show: &Show, seconds: u64, seed: u64) -
     let link = |name: &str| Link::new(&folder.socket(), &folder.acknowledged(), name);
     let mut probe = link("demo")?;
     set_up(&mut probe).await?;
+    daemon.must_hold(folder)?;
     let (news, mut heard) = mpsc::channel(1024);
     let (settled, settled_seen) = watch::channel((0, 0));
     let (stop, stopped) = watch::channel(false);
@@ -237,6 +238,7 @@ impl Run<'_> {
     /// `kill -9`, start, and the time until a write is acknowledged again.
     async fn kill_daemon(&mut self, why: &str) -> Result<(), Failure> {
         let Some(daemon) = self.daemon.take() else { return Ok(()) };
+        daemon.must_hold(self.folder)?;
         let pid = daemon.pid();
         let at_ms = self.at_ms();
         self.show.daemon_killed();
@@ -269,6 +271,7 @@ impl Run<'_> {
             }
         }
         let took_ms = moment::monotonic_us().saturating_sub(killed_us) as f64 / 1000.0;
+        daemon.must_hold(self.folder)?;
         self.ran.back_ms.push(took_ms);
         let paint = self.show.paint();
         let after = if why.is_empty() { String::new() } else { paint.dim(format_args!("   {why}")) };

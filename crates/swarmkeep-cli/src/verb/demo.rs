@@ -9,6 +9,7 @@ use crate::{
     demo::{
         check::{self, Verdict},
         folder::{Folder, SESSION},
+        process,
         show::Show,
         swarm::{self, Ran, median},
         worker::AGENTS,
@@ -77,6 +78,7 @@ impl Demo {
                 "give another folder with --store, or check that one again: swarmkeep demo --check",
             ));
         }
+        refuse_a_store(&folder)?;
         folder.make()?;
         let seed = match self.seed {
             Some(seed) => seed,
@@ -100,6 +102,18 @@ impl Demo {
         let verdict = check::check(folder, &folder.socket()).await?;
         tell(context, folder, &verdict, &Ran::default(), self.seed.unwrap_or(0))
     }
+}
+
+/// The demo kills the daemon of its store, and adds a session: that is for a store of its own, never for somebody's.
+fn refuse_a_store(folder: &Folder) -> Result<(), Failure> {
+    if !place::is_a_store(&folder.store) && process::holder(folder)?.is_none() {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        "already_exists",
+        format!("{} is a store already, and the demo wants one of its own", folder.store.display()),
+        "give a folder that is not there yet, or leave --store out",
+    ))
 }
 
 fn tell(context: &Context, folder: &Folder, verdict: &Verdict, ran: &Ran, seed: u64) -> Result<(), Failure> {
@@ -181,16 +195,26 @@ fn summary(paint: Paint, folder: &Folder, verdict: &Verdict, ran: &Ran) {
     say!("  {}\n", edge("╰", "╯"));
     let store = place::shown(&folder.store);
     let program = hint::program();
-    let port = free_port();
-    let listen = if port == DEFAULT_PORT { String::new() } else { format!(" --listen 127.0.0.1:{port}") };
-    say!("  The store stays: {store}\n");
+    let (how, to_serve, url) = match process::served_at(folder) {
+        Some(url) => ("it is served", url.clone(), url),
+        None => {
+            let port = free_port();
+            let listen = if port == DEFAULT_PORT { String::new() } else { format!(" --listen 127.0.0.1:{port}") };
+            (
+                "serve it",
+                format!("{program} --store {store} serve --take-over{listen}"),
+                format!("http://127.0.0.1:{port}"),
+            )
+        }
+    };
+    say!("  The store stays: {store} ({}; nothing else needs it)\n", moment::bytes(folder.bytes()));
     say!("  {}", paint.bold("What now?"));
     let steps = [
         ("look", "how it stands", format!("{program} --store {store} session show {SESSION}")),
         ("", "what happened", format!("{program} --store {store} session history {SESSION} --last 20")),
         ("", "who was there", format!("{program} --store {store} agent ls {SESSION}")),
-        ("connect", "serve it", format!("{program} --store {store} serve --take-over{listen}")),
-        ("", "in Python", format!("Swarm(\"http://127.0.0.1:{port}\", \"{SESSION}\")")),
+        ("connect", how, to_serve),
+        ("", "in Python", format!("Swarm(\"{url}\", \"{SESSION}\")")),
         ("learn", "every verb", format!("{program} --help")),
     ];
     for (step, what, command) in steps {

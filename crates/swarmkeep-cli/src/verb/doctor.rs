@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     context::{Context, print_json},
     failure::{Exit, Failure},
-    hint,
+    hint, moment,
     say::say,
     table::printable,
 };
@@ -92,18 +92,18 @@ impl Doctor {
                 }
             }
         }
-        let count = findings.iter().filter(|finding| finding.grade == worst).count();
+        let count = findings.iter().filter(|finding| finding.grade == worst).count() as u64;
         match worst {
             Grade::Ok | Grade::Warn => Ok(()),
             Grade::Bad => Err(Failure::refused(
                 "unfit",
-                format!("{count} things are not as they must be"),
+                format!("not as it must be: {}", moment::counted(count, "thing")),
                 "do what stands beside them above",
             )),
             Grade::Damaged => Err(Failure::new(
                 Exit::Corrupt,
                 "corrupt",
-                format!("{count} things are damaged"),
+                format!("damaged: {}", moment::counted(count, "thing")),
                 format!("do what stands beside them above; {} verify proves the rest", context.place.program()),
             )),
         }

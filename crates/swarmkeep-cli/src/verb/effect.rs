@@ -29,7 +29,7 @@ pub(crate) enum Verb {
         /// For which task
         #[arg(long)]
         task: Option<String>,
-        /// The process that will do it: another one after a crash
+        /// The process that will do it; another one of the same --agent is how a crash is seen at once, not at the deadline
         #[arg(long, default_value = "cli")]
         instance: String,
         /// What is asked for; JSON, or text
@@ -148,8 +148,10 @@ impl Verb {
             }
             Self::Resolve { session, effect, verdict, value, by, write } => {
                 write.note(context);
-                let by = by
-                    .unwrap_or_else(|| format!("user:{}", std::env::var("USER").unwrap_or_else(|_| "unnamed".into())));
+                let by = by.unwrap_or_else(|| match crate::context::user() {
+                    user if user.starts_with("user:") => user,
+                    nameless => format!("user:{nameless}"),
+                });
                 let mut typed = Typed::default();
                 let mut resolve = json!({ "effect": effect, "by": by });
                 if !verdict.not_done

@@ -50,7 +50,7 @@ impl Recover {
             let report = verify::ask(context, Some(session), true).await?;
             let names = names(context, &report).await;
             context.answer(&report, |context| verify::show(context, &report, &names))?;
-            return verify::judge(&report);
+            return verify::judge(&report, true);
         }
         let mut answer = context.get_json("/v1/recoveries").await?;
         let store = context.get_json("/v1/store").await?;
@@ -113,25 +113,33 @@ pub(super) fn set_aside(store: &Value) -> &[Value] {
 fn in_short(report: &Value) -> String {
     let count = |name: &str| entries(field(report, name), "").len() as u64;
     let counts = [
-        (count("damage"), "damaged ranges"),
-        (number(report, "sessions_failed"), "sessions not back"),
-        (count("possibly_acknowledged"), "doubtful ends"),
+        (count("damage"), "damaged range"),
+        (number(report, "sessions_failed"), "lost session"),
+        (count("possibly_acknowledged"), "doubtful end"),
     ];
     let said: Vec<String> =
-        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| moment::counted(*count, what)).collect();
     said.join(", ")
 }
 
 /// Damage is an exit code, so that a script need not read the report.
 fn judge(context: &Context, report: &Value) -> Result<(), Failure> {
-    let damage = entries(field(report, "damage"), "").len();
+    let damage = entries(field(report, "damage"), "").len() as u64;
     let failed = number(report, "sessions_failed").max(entries(field(report, "set_aside"), "").len() as u64);
     if damage == 0 && failed == 0 {
         return Ok(());
     }
     Err(Failure::corrupt(
-        format!("{damage} damaged ranges, {failed} sessions that do not come back; the others go on"),
-        format!("{} doctor says what to do; nothing was overwritten", context.place.program()),
+        format!(
+            "{}; not back, while the others go on: {}",
+            moment::counted(damage, "damaged range"),
+            moment::counted(failed, "session")
+        ),
+        format!(
+            "{} verify --repair puts right what stands a second time; for the rest restore a copy of the folder, or see \
+             docs/recovery.md, \"Frames that are lost\"; nothing was overwritten",
+            context.place.program()
+        ),
     ))
 }
 
@@ -200,7 +208,10 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             if plan.lost == 0 {
                 paint.green("nothing that was acknowledged")
             } else {
-                paint.red(format_args!("{} damaged ranges that exist nowhere else", plan.lost))
+                paint.red(format_args!(
+                    "{}, not to be had elsewhere",
+                    moment::counted(plan.lost as u64, "damaged range")
+                ))
             }
         );
         say!("{}", paint.dim("Nothing was touched."));
@@ -209,7 +220,7 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::corrupt(
-        format!("{} damaged ranges, {} of them nowhere else", plan.damage.len(), plan.lost),
+        format!("{}, {} of them nowhere else", moment::counted(plan.damage.len() as u64, "damaged range"), plan.lost),
         format!(
             "keep a copy of {} before the next start, which goes on without what is lost (docs/recovery.md)",
             context.place.shown()
@@ -251,7 +262,7 @@ async fn full(context: &Context) -> Result<(), Failure> {
         }
         verify::show(context, &report, &names);
     })?;
-    verify::judge(&report)?;
+    verify::judge(&report, true)?;
     judge(context, &recovery)
 }
 

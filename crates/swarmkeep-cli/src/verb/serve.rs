@@ -1,11 +1,11 @@
 //! `swarmkeep serve`: the daemon. Holds the store, answers over HTTP and the control socket, and parks at its end.
 
+pub(super) mod bind;
+
 use std::{
     fs::File,
     io::{IsTerminal, Write as _},
     net::SocketAddr,
-    os::fd::AsRawFd,
-    path::PathBuf,
     time::Duration,
 };
 
@@ -13,7 +13,6 @@ use clap::Args;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use swarmkeep::{Error, ErrorKind, Swarmkeep};
-use swarmkeep_server::{Secret, Server, ServerSettings, Tls};
 use tokio::{
     io::AsyncReadExt,
     signal::unix::{SignalKind, signal},
@@ -27,15 +26,13 @@ use crate::{
     moment,
     names::Names,
     say::say,
-    served::Served,
-    settings::{KNOWN, Said, Settings},
+    served::{self, Served},
+    settings::{KNOWN, Settings},
     table::Table,
 };
 
 /// After a second signal the close is given this long; what was not applied by then, the next start applies.
 const HURRY: Duration = Duration::from_secs(2);
-/// Longest path of a socket, with its closing zero and the suffix it is made under.
-const SOCKET_PATH_BYTES: usize = 90;
 
 /// See the module.
 #[derive(Debug, Args)]
@@ -74,17 +71,19 @@ impl Serve {
         for note in &settings.notes {
             let _ = writeln!(std::io::stderr(), "swarmkeep: {note}");
         }
+        // Before anything is made, and before a daemon that works is ended for this one.
+        bind::check(context, &settings)?;
         let is_new = !context.place.is_a_store();
         context.place.make()?;
         let signals = Signals::listen(self.while_input)?;
-        let _starting = self.make_way(context).await?;
-        let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), engine_settings(&settings))
+        let _starting = self.make_way(context, &settings).await?;
+        let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), bind::engine_settings(&settings))
             .await
             .map_err(refused)?;
         if is_new && !self.detached {
             let _ = writeln!(std::io::stderr(), "swarmkeep: made a new store in {}", context.place.dir.display());
         }
-        let (server, _folder) = match bind(context, &settings, &keep, self.detached).await {
+        let (server, _folder) = match bind::bind(context, &settings, &keep, self.detached).await {
             Ok(bound) => bound,
             Err(failure) => {
                 keep.close().await.map_err(refused)?;
@@ -92,7 +91,7 @@ impl Serve {
             }
         };
         let addresses = server.addresses();
-        let urls: Vec<String> = addresses.iter().map(|address| format!("http://{address}")).collect();
+        let urls = served::urls(&addresses, bind::speaks_tls(&settings));
         if let Err(error) = keep.say_address(&urls.join(" ")) {
             tracing::warn!(%error, "the lock file does not say where this daemon answers");
         }
@@ -111,7 +110,7 @@ impl Serve {
 
     /// A store that another process holds: says who, or takes it over. What is returned keeps other verbs from starting a
     /// daemon of their own until this one answers.
-    async fn make_way(&self, context: &Context) -> Result<Option<File>, Failure> {
+    async fn make_way(&self, context: &Context, settings: &Settings) -> Result<Option<File>, Failure> {
         let place = &context.place;
         let Some(pid) = stop::holder(place)? else { return Ok(None) };
         let served = Served::read(place);
@@ -136,6 +135,7 @@ impl Serve {
                 ),
             ));
         }
+        bind::room(settings, &served)?;
         let folder = File::open(&place.dir).ok();
         if let Some(folder) = &folder {
             // Somebody who starts a daemon this very moment has it: then the store's own lock decides.
@@ -233,98 +233,6 @@ fn log_to_stderr(level: &str) {
     let _ = subscriber.try_init();
 }
 
-fn engine_settings(settings: &Settings) -> swarmkeep::Settings {
-    swarmkeep::Settings {
-        resident_bytes: settings.number("resident_bytes"),
-        readers: usize::try_from(settings.number("readers")).unwrap_or(4),
-        segment_bytes: settings.number("segment_bytes"),
-        unapplied_bytes: settings.number("unapplied_bytes"),
-        journal_keep: settings.number("journal_keep"),
-        pack_after_ms: settings.number("pack_after"),
-    }
-}
-
-fn server_settings(settings: &Settings) -> Result<ServerSettings, Failure> {
-    let token = match settings.text("token") {
-        "" => None,
-        token => Some(Secret::new(token).map_err(refused)?),
-    };
-    let tls = match (settings.text("tls_certificate"), settings.text("tls_key")) {
-        ("", "") => None,
-        ("", _) | (_, "") => {
-            return Err(Failure::usage(
-                "TLS needs both settings `tls_certificate` and `tls_key`",
-                "set both, or neither",
-            ));
-        }
-        (certificate, key) => Some(Tls { certificate: certificate.into(), key: key.into() }),
-    };
-    Ok(ServerSettings {
-        listen: settings.list("listen").iter().filter_map(|address| address.parse().ok()).collect(),
-        control_socket: None,
-        hosts: settings.list("hosts"),
-        origins: settings.list("origins"),
-        token,
-        tls,
-        connections: usize::try_from(settings.number("connections")).unwrap_or(usize::MAX),
-        feeds: usize::try_from(settings.number("feeds")).unwrap_or(usize::MAX),
-        drain: Duration::from_millis(settings.number("drain")),
-    })
-}
-
-/// Listens. Where nobody says an address, it is the one at which the store was served last; a detached daemon that finds it
-/// taken takes a free port, who asked for a port gets it or is told. The folder is held open where the socket's path goes
-/// through it.
-async fn bind(
-    context: &Context,
-    settings: &Settings,
-    keep: &Swarmkeep,
-    detached: bool,
-) -> Result<(Server, Option<File>), Failure> {
-    let mut server = server_settings(settings)?;
-    let (socket, folder) = socket_path(context)?;
-    server.control_socket = Some(socket);
-    if *settings.said("listen") != Said::Default {
-        return Ok((Server::bind(keep.clone(), server).await.map_err(refused)?, folder));
-    }
-    let served = Served::read(&context.place);
-    let mut candidates = served.candidates(&server.listen, detached, server.token.is_some()).into_iter().peekable();
-    while let Some(listen) = candidates.next() {
-        if listen.is_none() {
-            tracing::warn!(
-                "this store was served with a token, and none is set: answering at the control socket alone"
-            );
-        }
-        server.listen = listen.unwrap_or_default();
-        match Server::bind(keep.clone(), server.clone()).await {
-            // Taken; or not allowed without the TLS that it was served with.
-            Err(error)
-                if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Invalid) && candidates.peek().is_some() =>
-            {
-                tracing::info!(%error, "trying another address");
-            }
-            bound => return Ok((bound.map_err(refused)?, folder)),
-        }
-    }
-    Err(Failure::unavailable("there is no address to listen on", "say one: --listen 127.0.0.1:7420"))
-}
-
-/// A socket's path may have about 100 bytes; a longer one is reached through the open folder, where the system can.
-fn socket_path(context: &Context) -> Result<(PathBuf, Option<File>), Failure> {
-    let path = context.place.socket();
-    if path.as_os_str().len() <= SOCKET_PATH_BYTES || !cfg!(target_os = "linux") {
-        return Ok((path, None));
-    }
-    let folder = File::open(&context.place.dir).map_err(|error| {
-        Failure::unavailable(
-            format!("{}: {error}", context.place.dir.display()),
-            "`swarmkeep doctor` looks at the folder",
-        )
-    })?;
-    let through = PathBuf::from(format!("/proc/self/fd/{}/control.sock", folder.as_raw_fd()));
-    Ok((through, Some(folder)))
-}
-
 fn greet(context: &Context, keep: &Swarmkeep, urls: &[String]) -> Result<(), Failure> {
     let report = keep.last_recovery();
     let recovery = serde_json::to_value(&report).unwrap_or_default();
@@ -351,7 +259,7 @@ fn greet(context: &Context, keep: &Swarmkeep, urls: &[String]) -> Result<(), Fai
     for found in recover::lines(&recovery, &Names::look(&context.place.dir, &recovery)) {
         line("found", found);
     }
-    line("started", format!("{} UTC, process {}", moment::utc(moment::now_ms()), std::process::id()));
+    line("started", format!("{}, process {}", moment::utc(moment::now_ms()), std::process::id()));
     Ok(())
 }
 

@@ -27,7 +27,7 @@ impl Verify {
         let names = super::recover::names(context, &report).await;
         names.add_to(&mut report);
         context.answer(&report, |context| show(context, &report, &names))?;
-        judge(&report)
+        judge(&report, self.repair)
     }
 }
 
@@ -92,12 +92,18 @@ pub(super) fn repairs(report: &Value, names: &Names) -> Vec<String> {
         .collect()
 }
 
-pub(super) fn judge(report: &Value) -> Result<(), Failure> {
-    match entries(super::field(report, "findings"), "").len() {
-        0 => Ok(()),
-        count => Err(Failure::corrupt(
-            format!("{count} things do not agree or are damaged"),
-            "stop writing to those sessions and keep a copy of the store's folder; nothing was overwritten",
-        )),
+/// `repaired`: what could be put right was.
+pub(super) fn judge(report: &Value, repaired: bool) -> Result<(), Failure> {
+    let found = entries(super::field(report, "findings"), "").len() as u64;
+    if found == 0 {
+        return Ok(());
     }
+    let next = if repaired {
+        "keep a copy of the store's folder, and restore one from before the damage if there is one; what stands where is in \
+         docs/recovery.md, \"Rows that are damaged\" and \"Frames that are lost\""
+    } else {
+        "keep a copy of the store's folder; then `swarmkeep verify --repair` puts right what stands a second time, in the \
+         journal or in a kept copy"
+    };
+    Err(Failure::corrupt(format!("damaged, or not in agreement: {}", moment::counted(found, "thing")), next))
 }

@@ -167,7 +167,7 @@ fn clock(dir: &Path) -> Finding {
             "set it: until it has caught up, new records take the time of the last one",
         );
     }
-    Finding::ok(name, format!("says {} UTC", moment::utc(now_ms)))
+    Finding::ok(name, format!("says {}", moment::utc(now_ms)))
 }
 
 fn open_files() -> Finding {

@@ -1,6 +1,6 @@
 //! The store: who holds it, how far its parts have come, what exists once only.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
 
@@ -11,7 +11,8 @@ use crate::{
     daemon::is_alive,
     moment,
     names::Names,
-    verb::{entries, field, number, text},
+    served::Served,
+    verb::{entries, field, number, serve, text},
 };
 
 const SET_ASIDE: &str =
@@ -24,6 +25,9 @@ pub(super) async fn look(context: &Context) -> Vec<Finding> {
     };
     let connected = client.connect().await;
     let mut findings = vec![holder(context, connected.is_ok())];
+    if context.url.is_none() {
+        findings.push(settings(context));
+    }
     if connected.is_err() {
         findings.extend(files(context));
         return findings;
@@ -53,7 +57,18 @@ fn holder(context: &Context, answers: bool) -> Finding {
     let pid = hint.as_ref().and_then(|hint| hint.pid);
     let since = moment::utc(hint.as_ref().and_then(|hint| hint.started_at_ms).unwrap_or(0));
     let at = hint.as_ref().and_then(|hint| hint.address.clone()).unwrap_or_default();
+    let waits_for_token = Served::read(&context.place).wants_token;
     match (answers, pid) {
+        (true, Some(pid)) if context.url.is_none() && at.is_empty() && waits_for_token => Finding::warn(
+            name,
+            format!(
+                "process {pid} since {since}, answers at control.sock alone: the store was served with a token, and none is set"
+            ),
+            "for TCP set `token` in the settings file, then `swarmkeep stop`: the next start answers there again",
+        ),
+        (true, Some(pid)) if context.url.is_none() && at.is_empty() => {
+            Finding::ok(name, format!("process {pid} since {since}, answers at control.sock alone"))
+        }
         (true, Some(pid)) if context.url.is_none() => {
             Finding::ok(name, format!("process {pid} since {since}, answers {at}"))
         }
@@ -64,6 +79,22 @@ fn holder(context: &Context, answers: bool) -> Finding {
             format!("wait a moment; then look at it: ps -p {pid}. Its end (also kill -9) loses nothing acknowledged"),
         ),
         _ => Finding::ok(name, "nobody: the next verb that needs one starts a daemon"),
+    }
+}
+
+/// Whether a daemon could be started with the settings as they are now.
+fn settings(context: &Context) -> Finding {
+    let name = "settings";
+    let checked = context.settings(&[]).and_then(|settings| {
+        serve::bind::check(context, &settings)?;
+        Ok(settings)
+    });
+    match checked {
+        Ok(settings) => match settings.changed() {
+            0 => Finding::ok(name, "the defaults"),
+            count => Finding::ok(name, format!("{count} that somebody said, all as they may be")),
+        },
+        Err(failure) => Finding::bad(name, format!("no daemon starts with them: {}", failure.what), failure.next),
     }
 }
 
@@ -100,7 +131,8 @@ fn files(context: &Context) -> Vec<Finding> {
             findings.push(Finding::ok(
                 "parts",
                 format!(
-                    "journal {count} files of {}, records.db {}, views.db {views}",
+                    "journal {} of {}, records.db {}, views.db {views}",
+                    moment::counted(count as u64, "file"),
                     moment::bytes(bytes),
                     moment::bytes(records)
                 ),
@@ -136,15 +168,25 @@ fn planned(context: &Context) -> Option<Finding> {
         Ok(plan) if plan.damage.is_empty() => None,
         Ok(plan) => Some(Finding::damaged(
             "journal",
-            format!("{} damaged ranges, {} of them nowhere else", plan.damage.len(), plan.lost),
+            format!(
+                "{}, {} of them nowhere else",
+                moment::counted(plan.damage.len() as u64, "damaged range"),
+                plan.lost
+            ),
             format!("{} recover --dry-run says which, and what the next start does", context.place.program()),
         )),
-        Err(error) if error.kind == swarmkeep::ErrorKind::Corrupt => {
-            Some(Finding::damaged("journal", error.message.clone(), error.hint.unwrap_or_default()))
+        Err(error) if error.kind == swarmkeep::ErrorKind::Corrupt && is_whole(&context.place.dir) => {
+            // Not the hint: it leads here.
+            let next = "restore the whole folder from one copy; docs/recovery.md, \"The store cannot be opened\", has each message";
+            Some(Finding::damaged("journal", error.message.clone(), next))
         }
         // Half a store, or one of a newer program: said elsewhere.
         Err(_) => None,
     }
+}
+
+fn is_whole(dir: &Path) -> bool {
+    dir.join("journal").exists() && dir.join("records.db").exists()
 }
 
 fn half(there: &str, missing: &str) -> Finding {
@@ -158,7 +200,7 @@ fn half(there: &str, missing: &str) -> Finding {
 fn quarantine(count: usize) -> Finding {
     Finding::warn(
         "quarantine",
-        format!("{count} files hold bytes that could not be used"),
+        format!("bytes that could not be used, in {}", moment::counted(count as u64, "file")),
         "`swarmkeep recover history` says whose they are; keep them until that is settled",
     )
 }
@@ -208,11 +250,18 @@ fn parts(store: &Value, names: &Names) -> Vec<Finding> {
 async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
     let answer: Value = client.call(&Call::get("/v1/recoveries")).await.ok()?.json().ok()?;
     let last = entries(&answer, "recoveries").first()?;
-    let damage = entries(field(last, "damage"), "").len();
+    let damage = entries(field(last, "damage"), "").len() as u64;
     let (failed, doubts) = (number(last, "sessions_failed"), entries(field(last, "possibly_acknowledged"), "").len());
-    let next = format!("{} recover says which, and whose they are", context.place.program());
+    let program = context.place.program();
+    let next = format!(
+        "{program} recover says which, and whose they are; {program} verify --repair puts right what stands a second time"
+    );
     if damage > 0 || failed > 0 {
-        let what = format!("found {damage} damaged ranges; {failed} sessions did not come back");
+        let what = format!(
+            "found {}; did not come back: {}",
+            moment::counted(damage, "damaged range"),
+            moment::counted(failed, "session")
+        );
         return Some(Finding::damaged("last start", what, next));
     }
     (doubts > 0).then(|| Finding::warn("last start", format!("found {doubts} doubtful ends of the journal"), next))

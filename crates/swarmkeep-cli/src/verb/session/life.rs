@@ -94,11 +94,9 @@ pub(crate) async fn rewind(
             ));
         }
         if !context.json {
-            say!(
-                "would set {session} back from seq {head} to {to}, and did not. What has changed since, and would be undone (effects stay):"
-            );
+            say!("would set {session} back from seq {head} to {to}, and did not. What would change:");
         }
-        return super::look::diff(context, session, to, Some(head)).await;
+        return super::look::undone(context, session, to, head).await;
     }
     let mut body = json!({ "to": to });
     if let (Some(reason), Some(fields)) = (reason, body.as_object_mut()) {

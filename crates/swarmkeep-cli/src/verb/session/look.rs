@@ -167,13 +167,14 @@ async fn show_damaged(context: &mut Context, session: &str, mut failure: Failure
         line("status", format!("{}, {} as damaged", text(&row, "status"), paint.red("SET ASIDE")));
         line("owner", printable(&plain(&row, "owner")));
         line("created", moment::utc(number(&row, "created_at")));
-        line("head", format!("seq {} before the damage", number(&row, "seq")));
+        line("head", format!("seq {}, by the lists", number(&row, "seq")));
     }
     let names = super::super::recover::names(context, &Value::from(failure.what.as_str())).await;
     failure.what = names.put_into(&failure.what);
     failure.next = format!(
-        "what is before the damage is readable: {program} session history {session}; to settle it: restore a copy of the \
-         store, or see docs/recovery.md, \"Frames that are lost\"; {program} doctor says the rest"
+        "{program} recover --session {session} puts right what stands a second time; what is before the damage is readable: \
+         {program} session history {session}; for what stands nowhere else restore a copy of the store, or see \
+         docs/recovery.md, \"Frames that are lost\""
     );
     failure
 }
@@ -196,7 +197,55 @@ pub(crate) async fn diff(context: &mut Context, session: &str, from: u64, to: Op
     if context.json {
         return print_json(&diff);
     }
-    let changes = entries(&diff, "changes");
+    show_changes(context, &diff);
+    Ok(())
+}
+
+/// What a rewind from `head` to `to` would change.
+pub(crate) async fn undone(context: &mut Context, session: &str, to: u64, head: u64) -> Result<(), Failure> {
+    let pairs = [("from", Some(to.to_string())), ("to", Some(head.to_string()))];
+    let mut diff = context.get_json(path(session, "/diff") + &query(&pairs)).await?;
+    turn_round(&mut diff);
+    context.answer(&diff, |context| {
+        show_changes(context, &diff);
+        say!("Effects stay as they are. A task that was claimed at seq {to} is pending again.");
+    })
+}
+
+/// Turns a diff into that of the rewind from its end to its beginning: effects stay, and leases end.
+fn turn_round(diff: &mut Value) {
+    let Some(fields) = diff.as_object_mut() else { return };
+    let (from, to) = (fields.remove("from"), fields.remove("to"));
+    fields.extend([("from".to_owned(), to.unwrap_or_default()), ("to".to_owned(), from.unwrap_or_default())]);
+    let Some(changes) = fields.get_mut("changes").and_then(Value::as_array_mut) else { return };
+    changes.retain(|change| !matches!(text(change, "table"), "effects" | "requests"));
+    for change in changes.iter_mut().filter_map(Value::as_object_mut) {
+        let kind = match change.get("kind").and_then(Value::as_str) {
+            Some("added") => "removed",
+            Some("removed") => "added",
+            _ => "changed",
+        };
+        let is_task = change.get("table").is_some_and(|table| table == "tasks");
+        let (before, mut after) = (change.remove("after"), change.remove("before"));
+        if let Some(task) = after.as_mut().and_then(Value::as_object_mut)
+            && is_task
+            && task.get("status").is_some_and(|status| status == "running")
+        {
+            task.extend([
+                ("status".to_owned(), "pending".into()),
+                ("agent_id".to_owned(), Value::Null),
+                ("lease".to_owned(), Value::Null),
+            ]);
+        }
+        change.insert("kind".into(), kind.into());
+        change.extend(
+            [("before", before), ("after", after)].into_iter().filter_map(|(name, row)| Some((name.to_owned(), row?))),
+        );
+    }
+}
+
+fn show_changes(context: &Context, diff: &Value) {
+    let changes = entries(diff, "changes");
     for change in changes {
         let paint = context.paint;
         let what = printable(&format!("{} {}", text(change, "table"), text(change, "id")));
@@ -231,5 +280,4 @@ pub(crate) async fn diff(context: &mut Context, session: &str, from: u64, to: Op
     if changes.is_empty() {
         say!("{}", context.paint.dim("nothing changed"));
     }
-    Ok(())
 }
