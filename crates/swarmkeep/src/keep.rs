@@ -84,6 +84,8 @@ pub(crate) struct Engine {
     pub(crate) generation: AtomicU64,
     pub(crate) recovery: Mutex<Option<RecoveryReport>>,
     pub(crate) freed: Mutex<Freed>,
+    /// When the detector last looked at the monotonic clock; 0: never yet.
+    pub(crate) pulse_ms: AtomicU64,
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) checkpoints: tokio::sync::mpsc::Sender<SessionId>,
     closing: watch::Sender<bool>,
@@ -212,6 +214,7 @@ impl Swarmkeep {
             generation: AtomicU64::new(0),
             recovery: Mutex::new(report),
             freed: Mutex::default(),
+            pulse_ms: AtomicU64::new(0),
             ready: watch::channel(false).0,
             checkpoints,
             closing: watch::channel(false).0,

@@ -155,9 +155,25 @@ impl Watch {
         }
     }
 
-    /// A sign of life for a lease.
+    /// A sign of life for a lease. Whoever gives it may have looked a while ago: the clock of another lease, which has begun
+    /// since, is left alone.
     pub(crate) fn renew_lease(&self, session: SessionId, task: &EntityId, number: u64, lease_ms: u64) {
-        self.start(session, About::Lease(task.clone()), number, lease_ms);
+        let at_ms = self.clock.monotonic_ms().saturating_add(lease_ms);
+        let about = About::Lease(task.clone());
+        let mut timers = self.timers.lock();
+        if timers.set.get(&(session, about.clone())).is_none_or(|timer| timer.number == number) {
+            timers.set(session, about, Timer { at_ms, length_ms: lease_ms, number });
+        }
+    }
+
+    /// A clock was due for a lease that is over. The one that is on now has its own, or gets one: no lease goes without.
+    pub(crate) fn see_to_lease(&self, session: SessionId, task: &EntityId, number: u64, lease_ms: u64) {
+        let at_ms = self.clock.monotonic_ms().saturating_add(lease_ms);
+        let about = About::Lease(task.clone());
+        let mut timers = self.timers.lock();
+        if !timers.set.contains_key(&(session, about.clone())) {
+            timers.set(session, about, Timer { at_ms, length_ms: lease_ms, number });
+        }
     }
 
     /// Puts a deadline off: there is a reason to believe in life.
@@ -255,6 +271,24 @@ mod tests {
         hand.0.store(199, Ordering::Relaxed);
         assert_eq!(watch.take_due(10).len(), 1);
         assert_eq!(watch.len(), 0);
+    }
+
+    #[test]
+    fn a_late_sign_of_life_does_not_take_the_next_lease_s_clock() {
+        let hand = Arc::new(Hand(AtomicU64::new(0)));
+        let watch = Watch::new(hand.clone());
+        let (session, task) = (SessionId([1; 16]), EntityId::new("t").unwrap());
+        watch.note(session, &claimed(1));
+        watch.note(session, &claimed(2));
+        hand.0.store(50, Ordering::Relaxed);
+        watch.renew_lease(session, &task, 1, 100);
+        hand.0.store(100, Ordering::Relaxed);
+        assert_eq!(watch.take_due(10).iter().map(|due| due.number).collect::<Vec<_>>(), [2]);
+        // However it was lost: who looks sees to it that there is one.
+        watch.see_to_lease(session, &task, 2, 100);
+        watch.see_to_lease(session, &task, 2, 1_000_000);
+        hand.0.store(200, Ordering::Relaxed);
+        assert_eq!(watch.take_due(10).len(), 1);
     }
 
     #[test]

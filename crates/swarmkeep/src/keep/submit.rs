@@ -213,17 +213,19 @@ impl Engine {
         slot.durable_seq.fetch_max(commit.head.seq.0, Ordering::AcqRel);
         let published = match &mut *slot.phase.lock() {
             Phase::Live(live) if live.generation == generation => {
-                Some((live.commit(commit), live.checkpoint_due(self.clock.monotonic_ms())))
+                // Under the session's lock, as what came before and what comes after: clocks start and stop in the order of
+                // the records.
+                for body in live.commit(commit).iter().filter_map(|record| record.body.as_ref()) {
+                    self.watch.note(slot.id, &body.event);
+                }
+                Some(live.checkpoint_due(self.clock.monotonic_ms()))
             }
             _ => None,
         };
-        let Some((records, due)) = published else {
+        let Some(due) = published else {
             self.drop_outdated(slot.id, commit.head.seq);
             return;
         };
-        for body in records.iter().filter_map(|record| record.body.as_ref()) {
-            self.watch.note(slot.id, &body.event);
-        }
         if due {
             // A full queue means the checkpoints are behind already; the next commit asks again.
             let _ = self.checkpoints.try_send(slot.id);

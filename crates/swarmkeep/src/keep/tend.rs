@@ -4,7 +4,7 @@
 //! Each loop holds the store only while it works, survives an error, and ends when the store closes or is dropped.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -31,6 +31,8 @@ use crate::{
 const BEAT: Duration = Duration::from_millis(200);
 /// Deadlines taken at a time.
 const DUE_PER_BEAT: usize = 1024;
+/// Of them, recorded at the same time.
+const SETTLED_AT_ONCE: usize = 64;
 /// Checkpoints saved at a time, in one transaction.
 const CHECKPOINTS_AT_ONCE: usize = 1024;
 /// Bytes of encoded checkpoints that wait for their round's transaction.
@@ -40,6 +42,7 @@ const CHECKPOINTS_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) fn start(engine: &Arc<Engine>, checkpoints: mpsc::Receiver<SessionId>) -> Vec<JoinHandle<()>> {
     vec![
+        tokio::spawn(pulse(Arc::downgrade(engine), engine.closing.subscribe())),
         tokio::spawn(beat(Arc::downgrade(engine), engine.closing.subscribe())),
         tokio::spawn(save_checkpoints(Arc::downgrade(engine), checkpoints, engine.closing.subscribe())),
         tokio::spawn(until_closing(return_all(Arc::downgrade(engine)), engine.closing.subscribe())),
@@ -53,29 +56,48 @@ async fn until_closing(work: impl Future<Output = ()>, mut closing: tokio::sync:
     }
 }
 
-async fn beat(engine: Weak<Engine>, mut closing: tokio::sync::watch::Receiver<bool>) {
+/// Looks at the clock and does nothing else, so that a gap between two looks is never work of ours.
+async fn pulse(engine: Weak<Engine>, mut closing: tokio::sync::watch::Receiver<bool>) {
     let mut interval = tokio::time::interval(BEAT);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut last_ms = None;
     loop {
         tokio::select! {
             _ = interval.tick() => {}
             _ = closing.wait_for(|closing| *closing) => return,
         }
         let Some(engine) = engine.upgrade() else { return };
-        let now_ms = engine.clock.monotonic_ms();
-        if last_ms.is_some_and(|last_ms| now_ms.saturating_sub(last_ms) > MISSED_BEAT_MS) {
-            tracing::warn!("this process was stopped for a while: every lease and deadline gets its full time again");
-            engine.watch.rearm();
+        engine.feel_pulse();
+    }
+}
+
+async fn beat(engine: Weak<Engine>, mut closing: tokio::sync::watch::Receiver<bool>) {
+    let mut interval = tokio::time::interval(BEAT);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            _ = closing.wait_for(|closing| *closing) => return,
         }
-        last_ms = Some(now_ms);
+        let Some(engine) = engine.upgrade() else { return };
+        // After a stop this may run before the pulse does.
+        engine.feel_pulse();
+        let mut settling = JoinSet::new();
         for due in engine.watch.take_due(DUE_PER_BEAT) {
-            if let Err(error) = engine.settle_due(&due).await {
-                tracing::warn!(session = %due.session, %error, "a deadline could not be recorded; trying again");
-                engine.watch.put_off(&due, 1_000);
+            if settling.len() >= SETTLED_AT_ONCE {
+                settling.join_next().await;
             }
+            // Together: they share syncs.
+            settling.spawn(settle(engine.clone(), due));
         }
-        engine.sweep(now_ms);
+        while settling.join_next().await.is_some() {}
+        engine.sweep(engine.clock.monotonic_ms());
+    }
+}
+
+async fn settle(engine: Arc<Engine>, due: Due) {
+    if let Err(error) = engine.settle_due(&due).await {
+        tracing::warn!(session = %due.session, %error, "a deadline could not be recorded; trying again");
+        engine.watch.put_off(&due, 1_000);
     }
 }
 
@@ -124,6 +146,16 @@ fn unsaved(id: SessionId, error: &Error) {
 }
 
 impl Engine {
+    /// A pulse that was missing for a while means that this process was: it passes no verdict on others' silence.
+    fn feel_pulse(&self) {
+        let now_ms = self.clock.monotonic_ms();
+        let last_ms = self.pulse_ms.swap(now_ms, Ordering::AcqRel);
+        if last_ms != 0 && now_ms.saturating_sub(last_ms) > MISSED_BEAT_MS {
+            tracing::warn!("this process was stopped for a while: every lease and deadline gets its full time again");
+            self.watch.rearm();
+        }
+    }
+
     async fn encode_if_due(self: &Arc<Self>, id: SessionId) -> Result<Option<Checkpoint>, Error> {
         let now_ms = self.clock.monotonic_ms();
         let due = self.residency.get(id).is_some_and(|slot| match &*slot.phase.lock() {
@@ -192,6 +224,10 @@ impl Engine {
             },
             About::Lease(task) => {
                 let Some(lease) = state.tasks.get(task).and_then(|task| task.lease.clone()) else { return Ok(()) };
+                if lease.number != due.number {
+                    self.watch.see_to_lease(due.session, task, lease.number, lease.lease_ms);
+                    return Ok(());
+                }
                 // An agent that waits for a model call is alive for as long as the call may take.
                 let busy_ms = state
                     .effects
