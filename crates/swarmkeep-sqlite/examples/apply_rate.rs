@@ -10,7 +10,7 @@ use swarmkeep_core::{
     log::{Head, Position},
     record::{self, Body},
 };
-use swarmkeep_sqlite::{ApplyBatch, Entry, Mode, Options, RecordsDb, Source, ViewsDb, What};
+use swarmkeep_sqlite::{ApplyBatch, Entry, Mode, Options, RecordsDb, Source, Vfs, ViewsDb, What};
 
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>().unwrap());
@@ -18,7 +18,7 @@ fn main() {
     let records = arguments.next().unwrap_or(600_000);
     let batch = arguments.next().unwrap_or(20_000);
     let dir = tempfile::tempdir_in(".").unwrap();
-    let options = Options { store_id: None, create: true, mode: Mode::WalNormal, now_ms: 0 };
+    let options = Options { store_id: None, create: true, mode: Mode::WalNormal, now_ms: 0, vfs: Vfs::default() };
     let mut db = RecordsDb::open(&dir.path().join("records.db"), options).unwrap();
     let mut views = ViewsDb::open(&dir.path().join("views.db"), options).unwrap();
     let names: Vec<SessionName> = (0..sessions).map(|n| format!("session-{n}").parse().unwrap()).collect();

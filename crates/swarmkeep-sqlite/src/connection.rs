@@ -19,6 +19,25 @@ pub enum Mode {
     RollbackFull,
 }
 
+/// Whose files a database lies on: the operating system's, or those of a VFS that SQLite knows by a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Vfs(Option<&'static str>);
+
+impl Vfs {
+    /// The VFS of this name. Whoever made it syncs its directories.
+    #[must_use]
+    pub const fn named(name: &'static str) -> Self {
+        Self(Some(name))
+    }
+
+    fn open(self, path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+        match self.0 {
+            None => Connection::open_with_flags(path, flags),
+            Some(name) => Connection::open_with_flags_and_vfs(path, flags, name),
+        }
+    }
+}
+
 /// The first SQLite without the WAL-reset fault (a write racing a checkpoint could lose pages).
 const LIBRARY_MIN: i32 = 3_051_003;
 /// How long a lock of somebody else is waited for: a person's `sqlite3` reading views.db, a checkpoint.
@@ -32,13 +51,13 @@ const CACHE_KIB_WRITER: i64 = 32 * 1024;
 const CACHE_KIB_READER: i64 = 4 * 1024;
 
 /// Opens for writing; `create`: makes the file if it is not there.
-pub(crate) fn writer(path: &Path, create: bool, mode: Mode) -> Result<Connection> {
+pub(crate) fn writer(vfs: Vfs, path: &Path, create: bool, mode: Mode) -> Result<Connection> {
     library()?;
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if create {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
     }
-    let connection = Connection::open_with_flags(path, flags)?;
+    let connection = vfs.open(path, flags)?;
     settle(&connection, CACHE_KIB_WRITER)?;
     let (journal, synchronous) = match mode {
         Mode::WalNormal => ("wal", 1),
@@ -59,10 +78,9 @@ pub(crate) fn writer(path: &Path, create: bool, mode: Mode) -> Result<Connection
 }
 
 /// Opens for reading only.
-pub(crate) fn reader(path: &Path) -> Result<Connection> {
+pub(crate) fn reader(vfs: Vfs, path: &Path) -> Result<Connection> {
     library()?;
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let connection = vfs.open(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     settle(&connection, CACHE_KIB_READER)?;
     expect(&connection, "query_only", 1)?;
     Ok(connection)
@@ -121,7 +139,10 @@ pub(crate) fn without_waiting<T>(connection: &Connection, work: impl FnOnce(&Con
 }
 
 /// SQLite syncs the directory after it made a journal, not after it made the file itself.
-pub(crate) fn sync_directory(path: &Path) -> Result<()> {
+pub(crate) fn sync_directory(vfs: Vfs, path: &Path) -> Result<()> {
+    if vfs != Vfs::default() {
+        return Ok(());
+    }
     #[cfg(not(target_family = "wasm"))]
     {
         let directory = match path.parent() {
@@ -144,7 +165,7 @@ mod tests {
     #[test]
     fn a_statement_is_compiled_once_whatever_is_bound() {
         let folder = tempfile::tempdir().unwrap();
-        let connection = writer(&folder.path().join("a.db"), true, Mode::WalNormal).unwrap();
+        let connection = writer(Vfs::default(), &folder.path().join("a.db"), true, Mode::WalNormal).unwrap();
         connection.execute_batch("CREATE TABLE t (a INTEGER, b INTEGER); CREATE INDEX i ON t (a, b)").unwrap();
         let mut statement =
             connection.prepare("SELECT b FROM t WHERE a = ?1 AND b > ?2 ORDER BY b DESC LIMIT ?3").unwrap();

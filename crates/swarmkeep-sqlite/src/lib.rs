@@ -6,7 +6,7 @@
 //! # `records.db`: authoritative
 //!
 //! ```text
-//! RecordsDb::open(path, Options { store_id, create, mode, now_ms })
+//! RecordsDb::open(path, Options { store_id, create, mode, now_ms, vfs })
 //!   .apply(&ApplyBatch { position, frame_hash, incarnation, entries })   one transaction, one chunk per session
 //!   .anchor() / .position()          how far it has come: position, frame hash, store id, incarnation
 //!   .wal_checkpoint()                into the main file, read back by another connection: Some(anchor), or None: later
@@ -57,7 +57,7 @@ mod records;
 mod views;
 
 pub use self::{
-    connection::Mode,
+    connection::{Mode, Vfs},
     error::{Result, SqliteError},
     log::SqliteLog,
     migration::{Found, Migration, Schema},

@@ -8,8 +8,9 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use crate::{
-    connection::{self, Mode},
+    connection::{self, Vfs},
     error::{Result, SqliteError},
+    records::Options,
 };
 
 /// One step of a schema.
@@ -56,9 +57,10 @@ impl Schema {
         self.migrations.last().map_or(0, |migration| migration.version)
     }
 
-    /// Opens a file of this kind for writing, brought up to date; `now_ms` is written beside each step.
-    pub(crate) fn open(&self, path: &Path, create: bool, mode: Mode, now_ms: u64) -> Result<Connection> {
-        let fresh = match self.look(path) {
+    /// Opens a file of this kind for writing, brought up to date.
+    pub(crate) fn open(&self, path: &Path, options: Options) -> Result<Connection> {
+        let Options { vfs, create, mode, now_ms, .. } = options;
+        let fresh = match self.look_on(vfs, path) {
             Ok(found) => found == Found::Empty,
             Err(SqliteError::NotFound(_)) if create => true,
             // A rollback journal is waiting to be rolled back, which a read-only connection may not do: the writing one
@@ -66,11 +68,11 @@ impl Schema {
             Err(SqliteError::ReadOnly(_)) => false,
             Err(error) => return Err(error),
         };
-        let mut connection = connection::writer(path, create, mode)?;
+        let mut connection = connection::writer(vfs, path, create, mode)?;
         self.check(&connection, path)?;
         self.migrate(&mut connection, now_ms)?;
         if fresh {
-            connection::sync_directory(path)?;
+            connection::sync_directory(vfs, path)?;
         }
         Ok(connection)
     }
@@ -80,7 +82,15 @@ impl Schema {
     /// # Errors
     /// `Newer`, `Changed`, `Foreign`, `NotFound`, `Damaged`.
     pub fn look(&self, path: &Path) -> Result<Found> {
-        self.check(&connection::reader(path)?, path)
+        self.look_on(Vfs::default(), path)
+    }
+
+    /// [`Schema::look`] at a file of a VFS.
+    ///
+    /// # Errors
+    /// As [`Schema::look`].
+    pub fn look_on(&self, vfs: Vfs, path: &Path) -> Result<Found> {
+        self.check(&connection::reader(vfs, path)?, path)
     }
 
     fn check(&self, connection: &Connection, path: &Path) -> Result<Found> {

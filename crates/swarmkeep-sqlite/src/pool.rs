@@ -13,7 +13,8 @@ use rusqlite::{Connection, InterruptHandle, TransactionBehavior};
 use swarmkeep_core::clock::Clock;
 
 use crate::{
-    SNAPSHOT_MS_MAX, connection,
+    SNAPSHOT_MS_MAX,
+    connection::{self, Vfs},
     error::{Result, SqliteError},
 };
 
@@ -45,15 +46,23 @@ impl std::fmt::Debug for ReaderPool {
 }
 
 impl ReaderPool {
-    /// Opens `connections` of them, at least 4 and at most 8, to a file that exists.
+    /// Opens `connections` of them, at least 1 and at most 8, to a file that exists.
     ///
     /// # Errors
     /// `NotFound`, `Damaged`, or whatever SQLite says.
     pub fn open(path: &Path, connections: usize, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::open_on(Vfs::default(), path, connections, clock)
+    }
+
+    /// [`ReaderPool::open`], of a file of a VFS.
+    ///
+    /// # Errors
+    /// As [`ReaderPool::open`].
+    pub fn open_on(vfs: Vfs, path: &Path, connections: usize, clock: Arc<dyn Clock>) -> Result<Self> {
         let mut free = Vec::new();
         let mut running = Vec::new();
-        for _ in 0..connections.clamp(4, 8) {
-            let mut connection = connection::reader(path)?;
+        for _ in 0..connections.clamp(1, 8) {
+            let mut connection = connection::reader(vfs, path)?;
             let deadline = Arc::new(AtomicU64::new(IDLE));
             let (clock, watched) = (Arc::clone(&clock), Arc::clone(&deadline));
             connection

@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     codec::Packer,
-    connection::{self, Mode},
+    connection::{self, Mode, Vfs},
     error::{Result, SqliteError},
     migration::{Migration, Schema},
 };
@@ -52,6 +52,8 @@ pub struct Options {
     pub mode: Mode,
     /// Written beside migrations, for people.
     pub now_ms: u64,
+    /// Whose files it lies on.
+    pub vfs: Vfs,
 }
 
 /// How far a `records.db` has come, and in which store: what it and a journal know of each other.
@@ -89,7 +91,7 @@ impl RecordsDb {
     /// # Errors
     /// `Newer`, `Changed`, `Foreign` (another application's file, or another store's): the file was not touched.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        let mut connection = RECORDS_SCHEMA.open(path, options.create, options.mode, options.now_ms)?;
+        let mut connection = RECORDS_SCHEMA.open(path, options)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: Option<Vec<u8>> =
             transaction.query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| row.get(0)).optional()?;
@@ -107,7 +109,14 @@ impl RecordsDb {
             return Err(SqliteError::Foreign { file: path.display().to_string(), what });
         }
         transaction.commit().map_err(SqliteError::of_commit)?;
-        Ok(Self { connection, path: path.to_owned(), options, anchor, packer: Packer::new(), poisoned: false })
+        let mut db =
+            Self { connection, path: path.to_owned(), options, anchor, packer: Packer::new(), poisoned: false };
+        if anchor.position == Position(0) {
+            // Nothing was applied yet: the file itself may not be durable. Whatever is begun upon it, such as a journal that
+            // names its store, must not outlive it.
+            db.wal_checkpoint()?;
+        }
+        Ok(db)
     }
 
     /// Closes the connection and opens another, after [`SqliteError::Unknown`]: what was committed is read from the file.
@@ -221,7 +230,7 @@ impl RecordsDb {
                 return Ok(None);
             }
         }
-        let witness = row::anchor(&connection::reader(&self.path)?)?;
+        let witness = row::anchor(&connection::reader(self.options.vfs, &self.path)?)?;
         if witness != self.anchor {
             return Err(SqliteError::damaged(
                 None,

@@ -55,7 +55,7 @@ impl ViewsDb {
     /// # Errors
     /// `Newer`, `Changed`, `Foreign`: the file was not touched. Whoever meets one may put the file aside and open again.
     pub fn open(path: &Path, options: crate::Options) -> Result<Self> {
-        let mut connection = VIEWS_SCHEMA.open(path, options.create, options.mode, options.now_ms)?;
+        let mut connection = VIEWS_SCHEMA.open(path, options)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: Option<Vec<u8>> =
             transaction.query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| row.get(0)).optional()?;

@@ -16,7 +16,7 @@ use swarmkeep_core::{
     query::{Of, Query},
     session::{self, Circumstances, NewSession, Request, Staged},
 };
-use swarmkeep_sqlite::{Mode, Options, SqliteLog};
+use swarmkeep_sqlite::{Mode, Options, SqliteLog, Vfs};
 
 struct Files {
     dir: tempfile::TempDir,
@@ -25,7 +25,7 @@ struct Files {
 }
 
 fn open(dir: &Path, mode: Mode) -> Result<Arc<dyn Log>, LogError> {
-    let options = Options { store_id: None, create: true, mode, now_ms: 1 };
+    let options = Options { store_id: None, create: true, mode, now_ms: 1, vfs: Vfs::default() };
     std::fs::create_dir_all(dir).unwrap();
     Ok(Arc::new(SqliteLog::open(&dir.join("records.db"), &dir.join("views.db"), options)?))
 }

@@ -113,6 +113,14 @@ impl BlobFiles {
         }
     }
 
+    /// The sessions that have blobs, sorted.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sessions(&self) -> io::Result<Vec<SessionId>> {
+        Ok(self.disk.list(&self.dir)?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
     /// Removes a blob, durably. One that is not there is no error.
     ///
     /// # Errors
@@ -123,18 +131,22 @@ impl BlobFiles {
         gone(self.disk.sync_dir(&folder))
     }
 
-    /// Removes all blobs of a session, durably.
+    /// Removes all blobs of a session, durably, but for those of a newer session of the same id.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn remove_session(&self, session: SessionId) -> io::Result<()> {
+    pub fn remove_session(&self, session: SessionId, newer: &[BlobId]) -> io::Result<()> {
         let folder = self.folder(session);
         let names = match self.disk.list(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             names => names?,
         };
-        for name in names {
+        let stay = |name: &String| name.parse().is_ok_and(|id| newer.contains(&id));
+        for name in names.iter().filter(|name| !stay(name)) {
             gone(self.disk.remove(&folder.join(name)))?;
+        }
+        if names.iter().any(stay) {
+            return self.disk.sync_dir(&folder);
         }
         gone(self.disk.remove_dir(&folder))?;
         self.disk.sync_dir(&self.dir)

@@ -1,14 +1,17 @@
 //! The file layer: the few things the journal and the blob files ask of a file system, as a trait, so that tests can put a
-//! disk under them that loses power, lies, and runs out of room ([`simulated`]).
+//! disk under them, and under the databases, that loses power, lies, and runs out of room (`simulated`, a feature).
 //!
 //! The obligations are those of POSIX with nothing assumed beyond them: a write is in the page cache until `sync_data` of
 //! its file has returned `Ok`, a name is until `sync_dir` of its directory has, a failed sync leaves it unknown which pages
 //! were written and must not be repeated in hope (the kernel may have marked them clean).
 
 mod real;
+#[cfg(feature = "simulated")]
 pub mod simulated;
 
 use std::{fmt, io, path::Path, sync::Arc};
+
+use swarmkeep_sqlite::Vfs;
 
 pub use real::RealDisk;
 
@@ -74,6 +77,17 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+
+    /// Whether a file has this name.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+
+    /// How SQLite gets at the files of this disk.
+    fn vfs(&self) -> Vfs {
+        Vfs::default()
+    }
 }
 
 /// An open file. Any method may be called from any thread.

@@ -14,6 +14,7 @@ mod lane;
 mod mend;
 mod open;
 mod quarantine;
+mod settle;
 
 use std::{
     path::{Path, PathBuf},
@@ -38,13 +39,14 @@ use swarmkeep_core::{
 use swarmkeep_sqlite::{ReaderPool, RecordsReader, Source, SqliteError};
 use tokio::sync::oneshot;
 
-pub use self::mend::Mended;
 use self::{
     applier::{Ask, Progress},
     keeper::Keeper,
     lane::Lanes,
     mend::Mender,
+    settle::Settle,
 };
+pub use self::{mend::Mended, open::Pace};
 use crate::{
     blobs::BlobFiles,
     damage,
@@ -461,6 +463,9 @@ impl EmbeddedLog {
         if let Some(head) = self.lanes.head(session) {
             return Ok(Some(head));
         }
+        if self.lanes.is_leaving(session) {
+            return Ok(None);
+        }
         Ok(self.read_records(|records| records.head(session))?.map(|(head, _)| head))
     }
 
@@ -472,6 +477,9 @@ impl EmbeddedLog {
             && tail.after <= after
         {
             return Ok(tail.bytes.clone());
+        }
+        if tail.is_none() && self.lanes.is_leaving(session) {
+            return Err(LogError::NotFound);
         }
         let stored = match self.read_records(|records| records.read(session, after, max_bytes)) {
             // All of it is in the journal.
@@ -523,6 +531,10 @@ impl EmbeddedLog {
         }
         self.check_applied()?;
         self.check_whole(session)?;
+        if self.lanes.is_leaving(session) {
+            let detail = "a removal of this session is being carried out".into();
+            return Err(LogError::Refused { kind: Refused::Busy, detail });
+        }
         for blob in &mut group.blobs {
             if blob.bytes.len() > limits::BLOB_INLINE_BYTES {
                 // Rare and slow: its own file, synced, before the record that names it enters a group.
@@ -560,18 +572,6 @@ impl EmbeddedLog {
                 Err(AppendRefused::Stale) => Err(LogError::Conflict(lane.durable)),
                 Err(refused) => Err(refusal(refused)),
             };
-        }
-    }
-
-    /// A group's receipt resolved: its lane has one less in flight.
-    fn settled(lanes: &Lanes, session: SessionId, failed: bool) {
-        let mut shard = lanes.shard(session);
-        if let Some(lane) = shard.get_mut(&session) {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
-            if failed {
-                // What was sent is void; the next group follows what is durable.
-                lane.sent = lane.durable;
-            }
         }
     }
 }
@@ -621,7 +621,7 @@ impl Log for EmbeddedLog {
             Ok(receipt) => receipt,
             Err(error) => return Box::pin(std::future::ready(Err(error))),
         };
-        let mut settling = Settle { lanes: self.lanes.clone(), session, receipt: Some(receipt) };
+        let mut settling = Settle::new(self.lanes.clone(), session, receipt);
         Box::pin(async move {
             let position = settling.wait().await?;
             // Relaxed is the caller's not waiting; whoever waits gets the whole of it.
@@ -681,6 +681,9 @@ impl Log for EmbeddedLog {
     }
 
     fn load(&self, session: SessionId, at_or_below: Seq) -> LogFuture<'_, Option<Checkpoint>> {
+        if self.lanes.is_leaving(session) {
+            return Box::pin(std::future::ready(Ok(None)));
+        }
         let loaded = match self.read_records(|records| records.load(session, at_or_below)) {
             // Everything it has is still in the journal.
             Err(LogError::NotFound) => Ok(None),
@@ -696,6 +699,9 @@ impl Log for EmbeddedLog {
                     true => log.blobs.get(session, id),
                     false => Ok(blob.bytes),
                 };
+            }
+            if log.lanes.is_leaving(session) {
+                return Err(LogError::NotFound);
             }
             match log.read_records(|records| records.blob(session, id))? {
                 Some(bytes) => Ok(bytes),
@@ -735,9 +741,6 @@ impl Log for EmbeddedLog {
             let receipt =
                 self.journal.append(entry, self.journal.generation(), Durability::Durable).map_err(refusal)?;
             let position = receipt.await.map_err(lost)?;
-            if what == Remove::All {
-                self.lanes.removed(session);
-            }
             // Visible at once: whoever reads after this must not find what was removed.
             self.progress.applied(position).await;
             self.watchers.moved(session);
@@ -753,33 +756,6 @@ impl Log for EmbeddedLog {
 /// Whether a blob is a file of its own: it came without its bytes.
 fn is_file(blob: &Blob) -> bool {
     blob.bytes.is_empty() && blob.id.0 != *blake3::hash(&[]).as_bytes()
-}
-
-/// A receipt waited for; the lane hears of it also when nobody waits any more.
-struct Settle {
-    lanes: Arc<Lanes>,
-    session: SessionId,
-    receipt: Option<crate::journal::Receipt>,
-}
-
-impl Settle {
-    async fn wait(&mut self) -> Result<Position, LogError> {
-        let Some(receipt) = &mut self.receipt else {
-            return Err(LogError::Unknown("settled already".into()));
-        };
-        let outcome = receipt.await;
-        self.receipt = None;
-        EmbeddedLog::settled(&self.lanes, self.session, outcome.is_err());
-        outcome.map_err(lost)
-    }
-}
-
-impl Drop for Settle {
-    fn drop(&mut self) {
-        if self.receipt.take().is_some() {
-            EmbeddedLog::settled(&self.lanes, self.session, false);
-        }
-    }
 }
 
 impl Drop for EmbeddedLog {

@@ -121,6 +121,16 @@ impl<'c> RecordsReader<'c> {
         row::anchor(self.connection)
     }
 
+    /// Whether the file has its tables and nothing in them: it was being made when the power went.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn is_unborn(&self) -> Result<bool> {
+        let sql = "SELECT NOT EXISTS (SELECT 1 FROM meta) AND NOT EXISTS (SELECT 1 FROM sessions) \
+                   AND NOT EXISTS (SELECT 1 FROM chunks)";
+        Ok(self.connection.query_row(sql, [], |row| row.get(0))?)
+    }
+
     /// Where a session ends, and under which holder it was written last. `None`: no such session.
     ///
     /// # Errors
@@ -442,6 +452,15 @@ impl<'c> RecordsReader<'c> {
         )?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         stored_observations(statement.query((session.0, after_id, bound(through.0), limit))?)
+    }
+
+    /// Whether this session was removed, and none of its id was made since.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub fn is_removed(&self, session: SessionId) -> Result<bool> {
+        let mut statement = self.connection.prepare_cached("SELECT 1 FROM removed WHERE session = ?1")?;
+        Ok(statement.exists([session.0])? && self.head(session)?.is_none())
     }
 
     /// Sessions that were removed beyond a position.

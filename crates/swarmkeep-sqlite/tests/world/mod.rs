@@ -8,10 +8,10 @@ use swarmkeep_core::{
     log::{Head, Position},
     record::{self, Body},
 };
-use swarmkeep_sqlite::{ApplyBatch, Entry, Mode, Options, What};
+use swarmkeep_sqlite::{ApplyBatch, Entry, Mode, Options, Vfs, What};
 
 pub fn options() -> Options {
-    Options { store_id: Some([7; 16]), create: true, mode: Mode::WalNormal, now_ms: 1_000 }
+    Options { store_id: Some([7; 16]), create: true, mode: Mode::WalNormal, now_ms: 1_000, vfs: Vfs::default() }
 }
 
 pub fn batch(position: u64, entries: Vec<Entry>) -> ApplyBatch {

@@ -65,6 +65,10 @@ impl Disk for RealDisk {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
 }
 
 impl DiskFile for RealFile {

@@ -1,9 +1,17 @@
-//! A disk in memory that loses power, for tests: here, in the crate's own, and in a simulator.
+//! A disk in memory that loses power, for tests: here, in the crate's own, and in a simulator. Journal, databases and blob
+//! files of a store all lie on it: SQLite reaches it by a VFS of its own ([`Disk::vfs`]).
 //!
 //! It keeps two versions of everything: what is on the platter and what the page cache shows. Writes are tracked by
 //! 512-byte sector until `sync_data`, names until `sync_dir`. [`SimDisk::crash`] gives the disk as it may be after loss of
 //! power, [`SimDisk::kill`] the same disk after the process died (the page cache survives, and is still not durable).
 //! Handles from before either are dead: a thread that still runs cannot write to the disk's next life.
+//!
+//! With [`SimDisk::keep_moments`] it keeps a picture of itself before every call that changes something: one run of a
+//! store gives every moment at which it could have died. Pictures share the pages in which they do not differ.
+
+mod content;
+mod inode;
+mod sqlite;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,13 +19,16 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use parking_lot::Mutex;
+use swarmkeep_sqlite::Vfs;
+use swarmkeep_vfs::Mount;
 
+use self::{inode::Inode, sqlite::Mounted};
 use super::{Disk, DiskFile, OpenHow};
 
 /// What a disk writes in one piece, in bytes.
@@ -98,12 +109,14 @@ pub struct Fault {
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
     life: u64,
+    /// Under which name SQLite knows it: made when it is asked for.
+    mount: Arc<OnceLock<Mount>>,
 }
 
 #[derive(Debug)]
 struct State {
     life: u64,
-    inodes: BTreeMap<u64, Inode>,
+    inodes: BTreeMap<u64, Arc<Inode>>,
     next_inode: u64,
     names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
@@ -116,21 +129,15 @@ struct State {
     changes: u64,
     dies_at: Option<u64>,
     capacity: Option<u64>,
+    /// What [`SimDisk::note`] was last told.
+    noted: u64,
+    moments: Option<Vec<State>>,
 }
 
 #[derive(Debug, Clone)]
 struct NameChange {
     remove: Option<PathBuf>,
     add: Option<(PathBuf, u64)>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Inode {
-    cached: Vec<u8>,
-    durable: Vec<u8>,
-    /// Sectors that a sync will write, in the order they were last written.
-    dirty: Vec<usize>,
-    length_dirty: bool,
 }
 
 #[derive(Debug)]
@@ -191,30 +198,45 @@ impl SimDisk {
             changes: 0,
             dies_at: None,
             capacity: None,
+            noted: 0,
+            moments: None,
         };
-        Self { state: Arc::new(Mutex::new(state)), life: 0 }
+        Self::of(state)
+    }
+
+    fn of(state: State) -> Self {
+        Self { life: state.life, state: Arc::new(Mutex::new(state)), mount: Arc::default() }
     }
 
     /// A copy of everything, with a life of its own.
     #[must_use]
     pub fn fork(&self) -> Self {
-        let state = self.state.lock();
-        let copy = State {
-            life: state.life,
-            inodes: state.inodes.clone(),
-            next_inode: state.next_inode,
-            names: state.names.clone(),
-            durable_names: state.durable_names.clone(),
-            directories: state.directories.clone(),
-            name_changes: state.name_changes.clone(),
-            faults: Vec::new(),
-            calls: BTreeMap::new(),
-            all_calls: 0,
-            changes: 0,
-            dies_at: None,
-            capacity: state.capacity,
-        };
-        Self { life: copy.life, state: Arc::new(Mutex::new(copy)) }
+        Self::of(self.state.lock().picture())
+    }
+
+    /// From now on a picture is kept of the moment before every call that changes something.
+    pub fn keep_moments(&self) {
+        self.state.lock().moments = Some(Vec::new());
+    }
+
+    /// The moments kept, and the present one. None are kept from here on.
+    #[must_use]
+    pub fn moments(&self) -> Vec<Self> {
+        let mut state = self.state.lock();
+        let mut moments = state.moments.take().unwrap_or_default();
+        moments.push(state.picture());
+        moments.into_iter().map(Self::of).collect()
+    }
+
+    /// Something outside the store that belongs to this moment, such as how much has been acknowledged.
+    pub fn note(&self, what: u64) {
+        self.state.lock().noted = what;
+    }
+
+    /// What was noted last.
+    #[must_use]
+    pub fn noted(&self) -> u64 {
+        self.state.lock().noted
     }
 
     /// Adds a fault.
@@ -266,7 +288,8 @@ impl SimDisk {
         state.life += 1;
         state.faults.clear();
         state.dies_at = None;
-        Self { state: Arc::clone(&self.state), life: state.life }
+        state.moments = None;
+        Self { state: Arc::clone(&self.state), life: state.life, mount: Arc::default() }
     }
 
     /// Power is lost. Old handles are dead; what is returned is what the disk holds afterwards.
@@ -290,8 +313,8 @@ impl SimDisk {
                 change.apply(&mut names);
             }
         }
-        for inode in state.inodes.values_mut() {
-            inode.lose(loss, &dice);
+        for inode in state.inodes.values_mut().filter(|inode| inode.is_dirty()) {
+            Arc::make_mut(inode).lose(loss, &dice);
         }
         state.names.clone_from(&names);
         state.durable_names = names;
@@ -305,20 +328,47 @@ impl SimDisk {
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.state.lock();
         let inode = state.names.get(path)?;
-        state.inodes.get(inode).map(|inode| inode.cached.clone())
+        state.inodes.get(inode).map(|inode| inode.cached.to_vec())
     }
 
-    /// Overwrites bytes in place, on the platter and in the cache: what rot does.
+    /// Changes one byte in place, on the platter and in the cache: what rot does.
     pub fn rot(&self, path: &Path, offset: usize, change: impl FnOnce(&mut u8)) {
+        self.alter(path, |bytes| {
+            if let Some(byte) = bytes.get_mut(offset) {
+                change(byte);
+            }
+        });
+    }
+
+    /// Changes a file's bytes on the platter and in the cache, behind everybody's back.
+    pub fn alter(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state.lock();
         let Some(inode) = state.names.get(path).copied().and_then(|inode| state.inodes.get_mut(&inode)) else { return };
-        if let Some(byte) = inode.cached.get_mut(offset) {
-            change(byte);
-            let byte = *byte;
-            if let Some(durable) = inode.durable.get_mut(offset) {
-                *durable = byte;
+        Arc::make_mut(inode).alter(change);
+    }
+
+    /// A file's length in bytes; `None`: there is none of this name.
+    ///
+    /// # Errors
+    /// What a fault says.
+    pub fn size(&self, path: &Path) -> io::Result<Option<u64>> {
+        self.enter(Call::Other)?;
+        let state = self.state.lock();
+        Ok(state.names.get(path).and_then(|inode| state.inodes.get(inode)).map(|inode| inode.cached.len() as u64))
+    }
+
+    /// The hash of every file's name and bytes, as the cache shows them: equal disks have equal ones.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let state = self.state.lock();
+        let mut hasher = blake3::Hasher::new();
+        for (name, inode) in &state.names {
+            hasher.update(name.as_os_str().as_encoded_bytes());
+            if let Some(inode) = state.inodes.get(inode) {
+                inode.cached.hash(&mut hasher);
             }
         }
+        *hasher.finalize().as_bytes()
     }
 
     /// Every file's name, sorted.
@@ -337,6 +387,10 @@ impl SimDisk {
         *state.calls.entry(call).or_default() += 1;
         if !matches!(call, Call::Open | Call::Read | Call::Other) {
             state.changes += 1;
+            if state.moments.is_some() {
+                let picture = state.picture();
+                state.moments.get_or_insert_default().push(picture);
+            }
         }
         if state.dies_at.is_some_and(|at| state.changes >= at) {
             return Err(io::Error::other("this process is dying"));
@@ -376,6 +430,27 @@ impl NameChange {
 }
 
 impl State {
+    /// The files as they are, without faults, with a life of its own.
+    fn picture(&self) -> Self {
+        Self {
+            life: self.life,
+            inodes: self.inodes.clone(),
+            next_inode: self.next_inode,
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            directories: self.directories.clone(),
+            name_changes: self.name_changes.clone(),
+            faults: Vec::new(),
+            calls: BTreeMap::new(),
+            all_calls: 0,
+            changes: 0,
+            dies_at: None,
+            capacity: self.capacity,
+            noted: self.noted,
+            moments: None,
+        }
+    }
+
     fn change(&mut self, change: NameChange) {
         change.clone().apply(&mut self.names);
         self.name_changes.push(change);
@@ -386,79 +461,6 @@ impl State {
         let mut named: BTreeSet<u64> = self.names.values().chain(self.durable_names.values()).copied().collect();
         named.extend(self.name_changes.iter().filter_map(|change| change.add.as_ref().map(|(_, inode)| *inode)));
         self.inodes.retain(|inode, _| named.contains(inode));
-    }
-}
-
-impl Inode {
-    fn write(&mut self, bytes: &[u8], offset: usize) {
-        let end = offset + bytes.len();
-        if self.cached.len() < end {
-            self.cached.resize(end, 0);
-            self.length_dirty = true;
-        }
-        if let Some(place) = self.cached.get_mut(offset..end) {
-            place.copy_from_slice(bytes);
-        }
-        if !bytes.is_empty() {
-            let sectors = offset / SECTOR..=(end - 1) / SECTOR;
-            self.dirty.retain(|sector| !sectors.contains(sector));
-            self.dirty.extend(sectors);
-        }
-    }
-
-    fn sector(&self, sector: usize) -> &[u8] {
-        let start = (sector * SECTOR).min(self.cached.len());
-        self.cached.get(start..(start + SECTOR).min(self.cached.len())).unwrap_or_default()
-    }
-
-    fn settle(&mut self, sector: usize, bytes: &[u8]) {
-        let start = sector * SECTOR;
-        let end = start + bytes.len();
-        if self.durable.len() < end {
-            self.durable.resize(end, 0);
-        }
-        if let Some(place) = self.durable.get_mut(start..end) {
-            place.copy_from_slice(bytes);
-        }
-    }
-
-    fn sync(&mut self) {
-        // Not a copy of the cache: pages that a failed sync marked clean are not written.
-        for sector in std::mem::take(&mut self.dirty) {
-            let bytes = self.sector(sector).to_vec();
-            self.settle(sector, &bytes);
-        }
-        if std::mem::take(&mut self.length_dirty) {
-            self.durable.resize(self.cached.len(), 0);
-        }
-    }
-
-    fn lose(&mut self, loss: Loss, dice: &Dice) {
-        let dirty = std::mem::take(&mut self.dirty);
-        let cut = dice.below(dirty.len());
-        for (index, sector) in dirty.into_iter().enumerate() {
-            let mut bytes = self.sector(sector).to_vec();
-            let kept = match loss {
-                Loss::Nothing => false,
-                Loss::Everything => true,
-                Loss::Subset | Loss::Garbage => dice.coin(),
-                Loss::Prefix => index <= cut,
-            };
-            if loss == Loss::Prefix && index == cut {
-                bytes.truncate(dice.below(bytes.len()));
-            }
-            if kept {
-                self.settle(sector, &bytes);
-            } else if loss == Loss::Garbage && dice.coin() {
-                bytes.iter_mut().for_each(|byte| *byte = dice.next().to_le_bytes()[0]);
-                self.settle(sector, &bytes);
-            }
-        }
-        let length_kept = loss == Loss::Everything || (loss != Loss::Nothing && dice.coin());
-        if std::mem::take(&mut self.length_dirty) && length_kept {
-            self.durable.resize(self.cached.len(), 0);
-        }
-        self.cached.clone_from(&self.durable);
     }
 }
 
@@ -477,12 +479,14 @@ impl Disk for SimDisk {
                 }
                 let inode = state.next_inode;
                 state.next_inode += 1;
-                state.inodes.insert(inode, Inode::default());
+                state.inodes.insert(inode, Arc::default());
                 state.change(NameChange { remove: None, add: Some((path.to_owned(), inode)) });
                 inode
             }
         };
-        Ok(Arc::new(SimFile { disk: self.clone(), inode }))
+        // Without the mount: a file that SQLite has open must not keep alive what SQLite knows the disk by.
+        let disk = Self { mount: Arc::default(), ..self.clone() };
+        Ok(Arc::new(SimFile { disk, inode }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -558,28 +562,42 @@ impl Disk for SimDisk {
         let used: u64 = state.inodes.values().map(|inode| inode.cached.len() as u64).sum();
         Ok(state.capacity.unwrap_or(1 << 40).saturating_sub(used))
     }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.size(path)?.is_some())
+    }
+
+    fn vfs(&self) -> Vfs {
+        if let Some(mount) = self.mount.get() {
+            return Vfs::named(mount.name());
+        }
+        let handle = Mounted(Self { mount: Arc::default(), ..self.clone() });
+        match swarmkeep_vfs::mount(Arc::new(handle)) {
+            Ok(mount) => Vfs::named(self.mount.get_or_init(|| mount).name()),
+            // SQLite knows no such name: every open of a database says so.
+            Err(_) => Vfs::named("swarmkeep-unmounted"),
+        }
+    }
 }
 
 impl SimFile {
     fn with<T>(&self, work: impl FnOnce(&mut Inode) -> T) -> io::Result<T> {
         let mut state = self.disk.state.lock();
         // A file without a name lives on while it is open; here its writes go nowhere, which nothing can see.
-        state.inodes.get_mut(&self.inode).map(work).ok_or_else(|| io::ErrorKind::NotFound.into())
+        state
+            .inodes
+            .get_mut(&self.inode)
+            .map(|inode| work(Arc::make_mut(inode)))
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
 impl DiskFile for SimFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         self.disk.enter(Call::Read)?;
-        self.with(|inode| {
-            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(inode.cached.len());
-            let from = inode.cached.get(start..).unwrap_or_default();
-            let count = from.len().min(bytes.len());
-            for (to, from) in bytes.iter_mut().zip(from) {
-                *to = *from;
-            }
-            count
-        })
+        let state = self.disk.state.lock();
+        let inode = state.inodes.get(&self.inode).ok_or(io::ErrorKind::NotFound)?;
+        Ok(inode.cached.read(bytes, usize::try_from(offset).unwrap_or(usize::MAX)))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -615,10 +633,9 @@ impl DiskFile for SimFile {
                 Ok(())
             }
             Some(failure) => {
-                inode.dirty.clear();
-                if failure == Failure::SyncDrops {
-                    inode.cached.clone_from(&inode.durable);
-                    inode.length_dirty = false;
+                match failure {
+                    Failure::SyncDrops => inode.drop_pages(),
+                    _ => inode.mark_clean(),
                 }
                 Err(io::Error::from_raw_os_error(5))
             }
@@ -628,15 +645,13 @@ impl DiskFile for SimFile {
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         self.disk.enter(Call::Write)?;
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        self.with(|inode| {
-            inode.length_dirty |= inode.cached.len() != bytes;
-            inode.cached.resize(bytes, 0);
-            inode.dirty.retain(|sector| sector * SECTOR < bytes);
-        })
+        self.with(|inode| inode.set_len(bytes))
     }
 
     fn len(&self) -> io::Result<u64> {
         self.disk.enter(Call::Other)?;
-        self.with(|inode| inode.cached.len() as u64)
+        let state = self.disk.state.lock();
+        let inode = state.inodes.get(&self.inode).ok_or(io::ErrorKind::NotFound)?;
+        Ok(inode.cached.len() as u64)
     }
 }

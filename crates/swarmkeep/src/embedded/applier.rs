@@ -16,7 +16,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use swarmkeep_core::{
-    Seq, SessionId,
+    SessionId,
     checkpoint::Checkpoint,
     log::{Damage, LogError, Observation, Position, Remove},
 };
@@ -40,7 +40,7 @@ const LINGER: Duration = Duration::from_millis(250);
 /// A batch is closed at this size: it bounds the transaction, and how long a save waits for its turn.
 const BATCH_BYTES: usize = 16 << 20;
 /// After so many applied bytes the write-ahead logs are copied into the main files, so that segments can be retired.
-const RETIRE_BYTES: usize = 32 << 20;
+pub(super) const RETIRE_BYTES: usize = 32 << 20;
 /// The same when nothing has come in for so long.
 const IDLE: Duration = Duration::from_secs(2);
 /// Tries to copy the write-ahead log before the end, when a reader is in the way.
@@ -182,6 +182,8 @@ pub(super) struct Applier {
     pub(super) quarantine: Quarantine,
     /// What makes second copies of retired segments, if anything does.
     pub(super) keeper: Option<Arc<Keeper>>,
+    /// See [`RETIRE_BYTES`].
+    pub(super) retire_bytes: usize,
 }
 
 struct Batch {
@@ -339,7 +341,7 @@ impl Applier {
         self.progress.unapplied.send_modify(|unapplied| *unapplied -= batch.bytes.min(*unapplied));
         self.tabulate(&apply);
         self.since_retired += batch.bytes;
-        if self.since_retired >= RETIRE_BYTES {
+        if self.since_retired >= self.retire_bytes {
             self.retire();
         }
         true
@@ -463,7 +465,7 @@ impl Applier {
     fn let_go(&self, frames: &[Arc<Frame>]) {
         for entry in frames.iter().flat_map(|frame| &frame.entries) {
             match entry {
-                Entry::Records(group) => self.lanes.applied(group.session, group.head.seq),
+                Entry::Records(group) => self.lanes.applied(group.session, group.head),
                 Entry::Remove { session, what: Remove::All, .. } => self.forget(*session),
                 _ => {}
             }
@@ -471,8 +473,8 @@ impl Applier {
     }
 
     fn forget(&self, session: SessionId) {
-        self.lanes.applied(session, Seq(u64::MAX));
-        if let Err(error) = self.blobs.remove_session(session) {
+        let newer = self.lanes.left(session);
+        if let Err(error) = self.blobs.remove_session(session, &newer) {
             tracing::warn!(%session, %error, "blob files of a removed session are still there");
         }
         if let Some(keeper) = &self.keeper {

@@ -49,6 +49,9 @@ pub(super) struct Lanes {
     /// append, which is rarely true.
     any_aside: AtomicBool,
     aside: Mutex<HashMap<SessionId, Damage>>,
+    /// Sessions whose removal is durable and not yet carried out in records.db: what it has of them is not there any more.
+    any_leaving: AtomicBool,
+    leaving: Mutex<HashMap<SessionId, usize>>,
 }
 
 impl Lanes {
@@ -57,6 +60,8 @@ impl Lanes {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             any_aside: AtomicBool::new(false),
             aside: Mutex::default(),
+            any_leaving: AtomicBool::new(false),
+            leaving: Mutex::default(),
         }
     }
 
@@ -113,13 +118,14 @@ impl Lanes {
         lane.tail.push_back(group.clone());
     }
 
-    /// records.db has everything of this session up to `seq`, visible to new readers.
-    pub(super) fn applied(&self, session: SessionId, seq: Seq) {
+    /// records.db has everything of this session up to `head`, visible to new readers.
+    pub(super) fn applied(&self, session: SessionId, head: Head) {
         let mut shard = self.shard(session);
         let lanes = shard.len();
         if let Some(lane) = shard.get_mut(&session) {
-            while lane.tail.front().is_some_and(|group| group.head.seq <= seq) {
-                lane.tail.pop_front();
+            // By hash: after a removal another session of this id may be waiting here, which records.db does not have.
+            if let Some(last) = lane.tail.iter().position(|group| group.head == head) {
+                lane.tail.drain(..=last);
             }
             if lane.tail.is_empty() && lanes > ROOMY_LANES {
                 lane.tail = VecDeque::new();
@@ -130,9 +136,32 @@ impl Lanes {
         }
     }
 
-    /// Everything of this session is gone.
-    pub(super) fn removed(&self, session: SessionId) {
+    /// The removal of this session is durable: it is gone from here on, whatever records.db still has of it.
+    pub(super) fn leaves(&self, session: SessionId) {
+        *self.leaving.lock().entry(session).or_default() += 1;
+        self.any_leaving.store(true, Ordering::Release);
         self.shard(session).remove(&session);
+    }
+
+    /// records.db has carried the removal out. The blobs of a session of the same id that was made since.
+    pub(super) fn left(&self, session: SessionId) -> Vec<BlobId> {
+        let mut leaving = self.leaving.lock();
+        if let Some(times) = leaving.get_mut(&session) {
+            *times -= 1;
+            if *times == 0 {
+                leaving.remove(&session);
+            }
+        }
+        self.any_leaving.store(!leaving.is_empty(), Ordering::Release);
+        drop(leaving);
+        let shard = self.shard(session);
+        let tail = shard.get(&session).into_iter().flat_map(|lane| &lane.tail);
+        tail.flat_map(|group| &group.blobs).map(|blob| blob.id).collect()
+    }
+
+    /// Whether what records.db has of this session is no longer to be shown.
+    pub(super) fn is_leaving(&self, session: SessionId) -> bool {
+        self.any_leaving.load(Ordering::Acquire) && self.leaving.lock().contains_key(&session)
     }
 
     /// The durable head, if the session has a lane.

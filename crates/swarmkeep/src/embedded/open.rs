@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use swarmkeep_core::{
     Error, ErrorKind,
     clock::{Clock, Entropy},
-    log::{Position, Watchers},
+    log::{Position, Remove, Watchers},
 };
 use swarmkeep_sqlite::{
     Anchor, Found, Mode, Options, RECORDS_SCHEMA, ReaderPool, RecordsDb, RecordsReader, SqliteError, VIEWS_SCHEMA,
@@ -19,7 +19,7 @@ use swarmkeep_sqlite::{
 
 use super::{
     EmbeddedLog,
-    applier::{Applier, Progress},
+    applier::{Applier, Progress, RETIRE_BYTES},
     keeper::{self, Keeper},
     lane::Lanes,
     mend::{Made, Mender},
@@ -34,6 +34,28 @@ use crate::{
     settings::Settings,
 };
 
+/// How often a store does what its settings leave to it. Tests of the disk take small steps.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    /// The journal's own settings.
+    pub journal: journal::Settings,
+    /// After so many applied bytes the write-ahead logs are copied into the main files, so that segments can be retired.
+    pub retire_bytes: usize,
+}
+
+impl Pace {
+    /// As a store with these settings has it.
+    #[must_use]
+    pub fn of(settings: &Settings) -> Self {
+        let journal = journal::Settings {
+            segment_bytes: settings.segment_bytes,
+            keep_bytes: keeper::wait_bytes(settings),
+            ..journal::Settings::default()
+        };
+        Self { journal, retire_bytes: RETIRE_BYTES }
+    }
+}
+
 impl EmbeddedLog {
     /// Opens the store in `folder`, or makes one there. Blocks; takes as long as reading what was not yet applied.
     ///
@@ -46,36 +68,60 @@ impl EmbeddedLog {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, Error> {
-        Self::open_on(Arc::new(RealDisk), folder, settings, clock, entropy)
+        let disk = RealDisk;
+        disk.create_dir(folder).map_err(|error| unusable(folder, error))?;
+        let lock = StoreLock::take(folder, &holder(&*clock, None)).map_err(locked)?;
+        let opened = Self::open_on(Arc::new(disk), folder, settings, clock, entropy)?;
+        *opened.lock.lock() = Some(lock);
+        Ok(opened)
     }
 
-    pub(crate) fn open_on(
+    /// [`EmbeddedLog::open`] on a disk of one's own. Whoever has it sees to it that nobody else opens the store.
+    ///
+    /// # Errors
+    /// As [`EmbeddedLog::open`].
+    pub fn open_on(
         disk: Arc<dyn Disk>,
         folder: &Path,
         settings: &Settings,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, Error> {
+        Self::open_at_pace(disk, folder, settings, Pace::of(settings), clock, entropy)
+    }
+
+    /// [`EmbeddedLog::open_on`], at a pace of one's own.
+    ///
+    /// # Errors
+    /// As [`EmbeddedLog::open`].
+    pub fn open_at_pace(
+        disk: Arc<dyn Disk>,
+        folder: &Path,
+        settings: &Settings,
+        pace: Pace,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, Error> {
         let begun_ms = clock.monotonic_ms();
-        make_folder(folder).map_err(|error| unusable(folder, error))?;
-        let lock = StoreLock::take(folder, &holder(&*clock, None)).map_err(locked)?;
+        disk.create_dir(folder).map_err(|error| unusable(folder, error))?;
+        let vfs = disk.vfs();
         let (records_path, views_path) = (folder.join("records.db"), folder.join("views.db"));
         let fresh = look(disk.as_ref(), folder, &clock)?;
         let mut id = [0; 16];
         entropy.fill(&mut id);
-        let options =
-            Options { store_id: fresh.then_some(id), create: fresh, mode: Mode::WalNormal, now_ms: clock.now_ms() };
-        let records = RecordsDb::open(&records_path, options).map_err(|error| database(&records_path, error))?;
-        sync_folder(disk.as_ref(), folder)?;
-        let anchor = records.anchor();
-        let (views, views_rebuilt) = open_views(&views_path, &records, clock.now_ms())?;
-        let vouch = vouch(&anchor);
-        let journal_settings = journal::Settings {
-            segment_bytes: settings.segment_bytes,
-            keep_bytes: keeper::wait_bytes(settings),
-            ..journal::Settings::default()
+        let options = Options {
+            store_id: fresh.then_some(id),
+            create: fresh,
+            mode: Mode::WalNormal,
+            now_ms: clock.now_ms(),
+            vfs,
         };
-        let mut opened = Journal::open(disk.clone(), folder, journal_settings, Some(vouch), clock.clone(), entropy)
+        let records = RecordsDb::open(&records_path, options).map_err(|error| database(&records_path, error))?;
+        let anchor = records.anchor();
+        let (views, views_rebuilt) = open_views(disk.as_ref(), &views_path, &records, clock.now_ms())?;
+        sync_folder(disk.as_ref(), folder)?;
+        let vouch = vouch(&anchor);
+        let mut opened = Journal::open(disk.clone(), folder, pace.journal, Some(vouch), clock.clone(), entropy)
             .map_err(|error| journal_error(folder, error))?;
         let store = opened.store;
         let quarantine = Quarantine::new(disk.clone(), folder);
@@ -96,14 +142,17 @@ impl EmbeddedLog {
         for frame in unapplied {
             hand_over(&lanes, &progress, &watchers, frame);
         }
+        if !report.clean {
+            finish_removals(&records, &lanes, &blobs).map_err(|error| database(&records_path, error))?;
+        }
         let incarnation = opened.incarnation;
         let (sink_lanes, sink_progress, sink_watchers) = (lanes.clone(), progress.clone(), watchers.clone());
         let sink = Box::new(move |frame: Arc<Frame>| hand_over(&sink_lanes, &sink_progress, &sink_watchers, frame));
         let journal = Arc::new(opened.start(sink).map_err(|error| unusable(folder, error))?);
 
-        let read_records = ReaderPool::open(&records_path, settings.readers, clock.clone());
+        let read_records = ReaderPool::open_on(vfs, &records_path, settings.readers, clock.clone());
         let read_records = Arc::new(read_records.map_err(|error| database(&records_path, error))?);
-        let read_views = ReaderPool::open(&views_path, settings.readers, clock.clone());
+        let read_views = ReaderPool::open_on(vfs, &views_path, settings.readers, clock.clone());
         let read_views = Arc::new(read_views.map_err(|error| database(&views_path, error))?);
         let keeper = match settings.journal_keep {
             0 => None,
@@ -138,6 +187,7 @@ impl EmbeddedLog {
             views_behind: false,
             quarantine,
             keeper: keeper.clone(),
+            retire_bytes: pace.retire_bytes,
         };
         let applier = std::thread::Builder::new()
             .name("swarmkeep-applier".into())
@@ -161,17 +211,31 @@ impl EmbeddedLog {
             clock,
             unapplied_bytes: usize::try_from(settings.unapplied_bytes).unwrap_or(usize::MAX),
             applier: Mutex::new(Some(applier)),
-            lock: Mutex::new(Some(lock)),
+            lock: Mutex::new(None),
         })
     }
+}
+
+/// Blob files of sessions whose removal was carried out in records.db just before the end: nothing else would remove them.
+fn finish_removals(records: &RecordsDb, lanes: &Lanes, blobs: &BlobFiles) -> Result<(), SqliteError> {
+    for session in blobs.sessions()? {
+        if lanes.head(session).is_none() && records.reader().is_removed(session)? {
+            blobs.remove_session(session, &[])?;
+        }
+    }
+    Ok(())
 }
 
 /// A frame is durable: readable through its sessions' lanes, and the applier's, from now on.
 fn hand_over(lanes: &Lanes, progress: &Progress, watchers: &Watchers, frame: Arc<Frame>) {
     for entry in &frame.entries {
-        if let Entry::Records(group) = entry {
-            lanes.durable(group);
-            watchers.moved(group.session);
+        match entry {
+            Entry::Records(group) => {
+                lanes.durable(group);
+                watchers.moved(group.session);
+            }
+            Entry::Remove { session, what: Remove::All, .. } => lanes.leaves(*session),
+            _ => {}
         }
     }
     progress.hand_over(frame);
@@ -184,17 +248,15 @@ pub(super) fn holder(clock: &dyn Clock, address: Option<String>) -> Holder {
     Holder { pid: std::process::id(), address, started_at_ms }
 }
 
-fn make_folder(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
 /// Looks before anything is opened for writing, so that a store that is refused is as it was: a database that was open for
 /// writing copies its write-ahead log into itself when it closes. True: neither records.db nor a journal, a new store.
 fn look(disk: &dyn Disk, folder: &Path, clock: &Arc<dyn Clock>) -> Result<bool, Error> {
     let (records, views, journal) = (folder.join("records.db"), folder.join("views.db"), folder.join("journal"));
-    let names =
-        if journal.exists() { disk.list(&journal).map_err(|error| unusable(&journal, error))? } else { Vec::new() };
+    let names = match disk.list(&journal) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(unusable(&journal, error)),
+    };
     let has_journal = names.iter().any(|name| name.ends_with(".segment"));
     let half = |there: &str, missing: &str| {
         let message = format!("{} has {there} but no {missing}: this is half of a store", folder.display());
@@ -202,20 +264,31 @@ fn look(disk: &dyn Disk, folder: &Path, clock: &Arc<dyn Clock>) -> Result<bool, 
             "bring back {missing} from where {there} came from, or move the folder away and begin a new store; nothing was changed"
         )))
     };
-    // A crash while records.db was being made leaves an empty one.
-    let has_records =
-        records.exists() && RECORDS_SCHEMA.look(&records).map_err(|error| database(&records, error))? != Found::Empty;
-    if !has_records {
+    // A crash while records.db was being made leaves an empty one, or one that waits to be rolled back to that, or one with
+    // tables and nothing in them. The journal is made when records.db is durable, so there is none then.
+    let has_records = disk.exists(&records).map_err(|error| unusable(&records, error))?
+        && match RECORDS_SCHEMA.look_on(disk.vfs(), &records) {
+            Ok(found) => found != Found::Empty,
+            Err(SqliteError::ReadOnly(_)) if !has_journal => false,
+            Err(error) => return Err(database(&records, error)),
+        };
+    let reader = match has_records {
+        true => Some(
+            ReaderPool::open_on(disk.vfs(), &records, 1, clock.clone()).map_err(|error| database(&records, error))?,
+        ),
+        false => None,
+    };
+    let unborn = |reader: &ReaderPool| reader.read(|connection| RecordsReader::new(connection).is_unborn());
+    let Some(reader) = reader.filter(|reader| has_journal || !unborn(reader).unwrap_or(false)) else {
         return if has_journal { half("a journal", "records.db") } else { Ok(true) };
-    }
-    let anchor = ReaderPool::open(&records, 1, clock.clone())
-        .and_then(|reader| reader.read(|connection| RecordsReader::new(connection).anchor()))
-        .map_err(|error| database(&records, error))?;
+    };
+    let anchor =
+        reader.read(|connection| RecordsReader::new(connection).anchor()).map_err(|error| database(&records, error))?;
     // A crash between making the two leaves a records.db in which nothing was ever applied.
     if !has_journal && anchor.position != Position(0) {
         return half("records.db", "journal");
     }
-    if let Err(error @ SqliteError::Newer { .. }) = VIEWS_SCHEMA.look(&views) {
+    if let Err(error @ SqliteError::Newer { .. }) = VIEWS_SCHEMA.look_on(disk.vfs(), &views) {
         return Err(database(&views, error));
     }
     journal::inspect(disk, folder, Some(vouch(&anchor))).map_err(|error| journal_error(folder, error))?;
@@ -232,10 +305,11 @@ fn vouch(anchor: &Anchor) -> Vouch {
 }
 
 /// views.db is derived: one that is damaged, ahead, another store's or another program's is put aside and made again.
-fn open_views(path: &Path, records: &RecordsDb, now_ms: u64) -> Result<(ViewsDb, bool), Error> {
-    let options = Options { store_id: Some(records.anchor().store_id), create: true, mode: Mode::WalNormal, now_ms };
+fn open_views(disk: &dyn Disk, path: &Path, records: &RecordsDb, now_ms: u64) -> Result<(ViewsDb, bool), Error> {
+    let store_id = Some(records.anchor().store_id);
+    let options = Options { store_id, create: true, mode: Mode::WalNormal, now_ms, vfs: disk.vfs() };
     let applied = records.position().0;
-    let was_there = path.exists();
+    let was_there = disk.exists(path).map_err(|error| unusable(path, error))?;
     match ViewsDb::open(path, options) {
         Ok(views) if views.position() <= applied => return Ok((views, !was_there && applied > Position(0))),
         Ok(views) => drop(views),
@@ -245,14 +319,14 @@ fn open_views(path: &Path, records: &RecordsDb, now_ms: u64) -> Result<(ViewsDb,
     let folder = path.with_file_name("quarantine");
     let aside = folder.join(format!("views-{now_ms}.db"));
     tracing::warn!(aside = %aside.display(), "views.db does not belong to records.db as it is; put aside and built again");
-    make_folder(&folder).and_then(|()| std::fs::rename(path, &aside)).map_err(|error| unusable(path, error))?;
+    disk.create_dir(&folder).and_then(|()| disk.rename(path, &aside)).map_err(|error| unusable(path, error))?;
     for suffix in ["-wal", "-shm"] {
         let name = |path: &Path| {
             let mut name = path.as_os_str().to_owned();
             name.push(suffix);
             name
         };
-        match std::fs::rename(name(path), name(&aside)) {
+        match disk.rename(Path::new(&name(path)), Path::new(&name(&aside))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(path, error)),
             _ => {}
         }

@@ -55,6 +55,9 @@ impl Disk for Buggy {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         RealDisk.free_bytes(path)
     }
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.exists(path)
+    }
 }
 
 async fn until(holds: impl Fn() -> bool) {

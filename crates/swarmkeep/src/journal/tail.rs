@@ -173,8 +173,9 @@ pub fn inspect(disk: &dyn Disk, store_dir: &Path, vouch: Option<Vouch>) -> Resul
     };
     inspection.incarnation = inspection.incarnation.max(last.header.incarnation);
 
-    // The newest segment that begins at or before what is not applied: all before it has been.
-    let start = chain.iter().rposition(|found| found.header.first_position.0 <= records.0 + 1).unwrap_or(0);
+    // The newest segment before which everything has been applied. By the last frame with entries, not by its own first
+    // position: seals have positions too, and an older segment whose successor was retired without it has no known end.
+    let start = chain.iter().rposition(|found| found.header.data_position.0 <= records.0).unwrap_or(0);
     for (found, next) in chain.iter().zip(chain.iter().skip(1)).take(start) {
         let end = if next.header.previous_number == found.header.number { next.header.previous_end } else { 0 };
         inspection.segments.push((found.header.number, found.bytes, next.header.data_position, end));

@@ -12,7 +12,7 @@ use swarmkeep_core::{
     log::{Commit, Durability, Grant, Group, Head, Hints, Log, LogFuture, Observation, Position, Remove, Take},
     query::{Page, Query},
 };
-use swarmkeep_sqlite::{Mode, Options, SqliteLog};
+use swarmkeep_sqlite::{Mode, Options, SqliteLog, Vfs};
 
 /// SQLite in a folder of its own, in RAM where the system has a file system there, removed with the last handle.
 pub struct Ephemeral {
@@ -38,7 +38,7 @@ impl Ephemeral {
         let folder =
             parent.join(format!("swarmkeep-{}-{made}-{:016x}", std::process::id(), u64::from_le_bytes(random)));
         std::fs::create_dir(&folder).map_err(|error| unavailable(Box::new(error)))?;
-        let options = Options { store_id: None, create: true, mode: Mode::WalFull, now_ms: 0 };
+        let options = Options { store_id: None, create: true, mode: Mode::WalFull, now_ms: 0, vfs: Vfs::default() };
         let within = SqliteLog::open(&folder.join("records.db"), &folder.join("views.db"), options)
             .map_err(|error| unavailable(Box::new(error)))?;
         Ok(Self { within, folder })

@@ -43,8 +43,8 @@ fn kept_read_listed_removed() {
     blobs.remove(SESSION, one.id).unwrap();
     blobs.remove(SESSION, one.id).unwrap();
     assert_eq!(blobs.list(SESSION).unwrap(), [two.id]);
-    blobs.remove_session(SESSION).unwrap();
-    blobs.remove_session(SESSION).unwrap();
+    blobs.remove_session(SESSION, &[]).unwrap();
+    blobs.remove_session(SESSION, &[]).unwrap();
     assert!(blobs.list(SESSION).unwrap().is_empty());
 }
 

@@ -1,0 +1,122 @@
+//! What a test did, said in one line for people and one for the report.
+
+use std::{
+    io::Write,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use swarmkeep_core::clock::Clock;
+
+use super::check::Checked;
+
+/// A number from the environment.
+pub fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// The seed of the history.
+pub fn seed() -> u64 {
+    number("SWARMKEEP_DISK_SEED", 1)
+}
+
+/// How many images, faults or corruptions a test tries.
+pub fn images(otherwise: u64) -> usize {
+    let images = number("SWARMKEEP_DISK_IMAGES", otherwise);
+    usize::try_from(images).unwrap_or(usize::MAX)
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What came of a number of trials.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub trials: u64,
+    /// Trials that another one had been equal to, byte for byte: not opened again.
+    pub repeated: u64,
+    pub checked: Checked,
+    pub failed: Vec<String>,
+}
+
+impl Tally {
+    pub fn take(&mut self, outcome: Result<Checked, String>, name: impl FnOnce() -> String) {
+        self.trials += 1;
+        match outcome {
+            Ok(checked) => self.checked += checked,
+            Err(error) => self.failed.push(format!("{}: {error}", name())),
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.trials += other.trials;
+        self.repeated += other.repeated;
+        self.checked += other.checked;
+        self.failed.extend(other.failed);
+    }
+
+    /// Prints it, and fails the test if a trial failed.
+    pub fn report(&self, test: &str, seed: u64, writes: u64, began_ms: u64) {
+        self.say(test, seed, writes, began_ms);
+        for failed in self.failed.iter().take(10) {
+            println!("  {failed}");
+        }
+        assert!(
+            self.failed.is_empty(),
+            "{} of {} trials failed; again: SWARMKEEP_DISK_SEED={seed} cargo test -p swarmkeep --test whole {test} -- \
+             --nocapture",
+            self.failed.len(),
+            self.trials
+        );
+    }
+
+    pub fn say(&self, test: &str, seed: u64, writes: u64, began_ms: u64) {
+        let ms = now_ms().saturating_sub(began_ms);
+        let Self { trials, repeated, checked, failed } = self;
+        println!(
+            "{test}: seed {seed}, {writes} acknowledged writes, {trials} trials ({repeated} more were equal to one of \
+             them), {} checks of acknowledged records, {} of states, {} of blobs, {} failed, {ms} ms",
+            checked.acknowledged,
+            checked.states,
+            checked.blobs,
+            failed.len()
+        );
+        let Ok(path) = std::env::var("SWARMKEEP_DISK_FIGURES") else { return };
+        let line = serde_json::json!({
+            "test": test, "seed": seed, "writes": writes, "trials": trials, "repeated": repeated,
+            "checks": checked.acknowledged, "states": checked.states, "blobs": checked.blobs, "failed": failed.len(),
+            "ms": ms,
+        });
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
+}
+
+pub fn now_ms() -> u64 {
+    swarmkeep::SystemClock::new().now_ms()
+}
+
+/// Does the jobs on every core, each core with a runtime of its own.
+pub fn spread<J: Sync>(jobs: &[J], work: impl Fn(&tokio::runtime::Runtime, &J, &mut Tally) + Sync) -> Tally {
+    let next = AtomicUsize::new(0);
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let mut all = Tally::default();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores)
+            .map(|_| {
+                scope.spawn(|| {
+                    let runtime = runtime();
+                    let mut tally = Tally::default();
+                    while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        work(&runtime, job, &mut tally);
+                    }
+                    tally
+                })
+            })
+            .collect();
+        for worker in workers {
+            all.join(worker.join().unwrap());
+        }
+    });
+    all
+}

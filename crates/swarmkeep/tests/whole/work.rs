@@ -1,0 +1,266 @@
+//! What the store is asked to do: a history drawn from a seed. The acknowledgements are written down outside the store, after
+//! each has come.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::Bytes;
+use swarmkeep::{disk::simulated::SimDisk, embedded::EmbeddedLog};
+use swarmkeep_core::{
+    EntityId, Epoch, RequestId, Seq, SessionId, SessionName,
+    checkpoint::Checkpoint,
+    command::Command,
+    json::Json,
+    log::{Blob, Durability, Log, Observation, Remove},
+    session::{self, Circumstances, Group, NewSession, Request, Session, Staged},
+    state::forked_base,
+    testing::{self, Draw},
+};
+
+use super::world::{Fact, Fixed, STORE, Story, open_by};
+
+/// A store at work.
+pub struct Work {
+    pub disk: SimDisk,
+    pub kept: bool,
+    pub fixed: Arc<Fixed>,
+    pub story: Story,
+    draw: Draw,
+    log: Option<EmbeddedLog>,
+    sessions: BTreeMap<SessionId, Session>,
+    names: u64,
+    requests: u64,
+}
+
+/// Why it went no further: what the store said.
+pub type Stopped = String;
+
+impl Work {
+    pub fn new(disk: SimDisk, seed: u64) -> Self {
+        swarmkeep::disk::Disk::create_dir(&disk, std::path::Path::new(STORE)).unwrap();
+        Self {
+            disk,
+            kept: seed % 2 == 1,
+            fixed: Fixed::new(seed),
+            story: Story::default(),
+            draw: Draw::new(seed),
+            log: None,
+            sessions: BTreeMap::new(),
+            names: 0,
+            requests: 0,
+        }
+    }
+
+    pub async fn open(&mut self) -> Result<(), Stopped> {
+        self.log = Some(open_by(&self.disk, self.kept, self.fixed.clone()).map_err(|error| format!("{error:?}"))?);
+        Ok(())
+    }
+
+    fn log(&self) -> &EmbeddedLog {
+        self.log.as_ref().unwrap()
+    }
+
+    fn happened(&mut self, fact: Fact) {
+        self.story.facts.push(fact);
+        self.disk.note(self.story.facts.len() as u64);
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.fixed.now_ms.fetch_add(1 + self.draw.below(1500) as u64, Ordering::SeqCst)
+    }
+
+    /// Opens, works, closes and opens again.
+    pub async fn run(&mut self, opens: usize, steps: usize) -> Result<(), Stopped> {
+        for nth in 0..opens {
+            self.open().await?;
+            for _ in 0..steps {
+                self.step().await?;
+            }
+            if nth + 1 < opens && nth % 2 == 0 {
+                // Parked; every other time it just ends.
+                self.log().close().map_err(|error| format!("{error:?}"))?;
+            }
+            self.log = None;
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self) -> Result<(), Stopped> {
+        let live = self.sessions.len();
+        match self.draw.below(24) {
+            0 | 1 if live < 5 => self.create().await,
+            _ if live < 2 => self.create().await,
+            2 if live < 6 => self.fork().await,
+            3 => self.save().await,
+            4 if live > 3 => self.remove().await,
+            5 => self.trim().await,
+            6 => self.blob(3_000).await,
+            7 => self.blob(66_000).await,
+            8 => self.observe().await,
+            9..12 => self.write(3).await,
+            _ => self.write(1).await,
+        }
+    }
+
+    fn pick(&mut self) -> SessionId {
+        let ids: Vec<SessionId> = self.sessions.keys().copied().collect();
+        ids[self.draw.below(ids.len())]
+    }
+
+    fn stage(&mut self, id: SessionId, request: Request) -> Option<Group> {
+        let now_ms = self.tick();
+        let epoch = Epoch(self.log().incarnation());
+        let number = self.draw.number();
+        let mut salt = 0u128;
+        let mut salts = || {
+            salt += 1;
+            (u128::from(number) << 64 | salt).to_le_bytes()
+        };
+        let session = self.sessions.get_mut(&id).unwrap();
+        match session.stage(request, Circumstances { epoch, now_ms, salts: &mut salts }) {
+            Ok(Staged::Group(group)) => Some(*group),
+            _ => None,
+        }
+    }
+
+    /// What is on its way to the store, whatever becomes of it.
+    fn sent(&mut self, group: &Group) {
+        let life = self.story.lives.entry(group.log.session).or_default();
+        life.records.extend(group.records.iter().map(|record| record.hash));
+        let seq = group.state.head.seq.0;
+        assert_eq!(life.records.len() as u64, seq);
+        life.ends.insert(seq);
+        life.states.insert(seq, group.state.hash());
+        life.blobs.extend(group.log.blobs.iter().map(|blob| (seq, blob.id)));
+    }
+
+    /// Sends groups of different sessions at once, and waits for all.
+    async fn send(&mut self, groups: Vec<Group>) -> Result<(), Stopped> {
+        for group in &groups {
+            self.sent(group);
+        }
+        let sent: Vec<_> =
+            groups.iter().map(|group| self.log().append(group.log.clone(), Durability::Durable)).collect();
+        let mut stopped = Ok(());
+        for (group, receipt) in groups.iter().zip(sent) {
+            match receipt.await {
+                Ok(_) => self.happened(Fact::Acknowledged(group.log.session, group.state.head.seq.0)),
+                Err(error) => stopped = Err(format!("{error:?}")),
+            }
+        }
+        stopped
+    }
+
+    fn name(&mut self) -> NewSession {
+        self.names += 1;
+        NewSession::new(SessionName::new("test", &format!("s{}", self.names)).unwrap())
+    }
+
+    async fn create(&mut self) -> Result<(), Stopped> {
+        let new = self.name();
+        let (epoch, now_ms, salt) = (Epoch(self.log().incarnation()), self.tick(), self.draw.number());
+        let mut salts = || u128::from(salt).to_le_bytes();
+        let circumstances = Circumstances { epoch, now_ms, salts: &mut salts };
+        let (session, group) = session::create(new, &testing::actor(), circumstances).unwrap();
+        self.sessions.insert(group.log.session, session);
+        self.send(vec![group]).await
+    }
+
+    async fn fork(&mut self) -> Result<(), Stopped> {
+        let from = self.pick();
+        let base = forked_base(self.sessions[&from].staged());
+        let blob = Blob::new(Bytes::from(base.canonical()));
+        if blob.bytes.len() > 4_000 {
+            return Ok(());
+        }
+        let new = self.name();
+        let (epoch, now_ms, salt) = (Epoch(self.log().incarnation()), self.tick(), self.draw.number());
+        let mut salts = || u128::from(salt).to_le_bytes();
+        let circumstances = Circumstances { epoch, now_ms, salts: &mut salts };
+        let (session, group) = session::fork(new, &base, blob, None, None, &testing::actor(), circumstances).unwrap();
+        self.sessions.insert(group.log.session, session);
+        self.send(vec![group]).await
+    }
+
+    async fn write(&mut self, most: usize) -> Result<(), Stopped> {
+        let mut ids: Vec<SessionId> = self.sessions.keys().copied().collect();
+        let mut groups = Vec::new();
+        for _ in 0..most.min(ids.len()) {
+            let id = ids.swap_remove(self.draw.below(ids.len()));
+            let mut request = Request::new(testing::actor(), Vec::new());
+            for _ in 0..1 + self.draw.below(2) {
+                let command = testing::command(&mut self.draw, self.sessions[&id].staged());
+                if !matches!(command, Command::Expire { .. } | Command::Pause { .. } | Command::Park { .. }) {
+                    request.commands.push(command);
+                }
+            }
+            self.requests += 1;
+            let client = EntityId::new("client").unwrap();
+            request.id = Some(RequestId::Counted { client, counter: self.requests });
+            groups.extend(self.stage(id, request));
+        }
+        self.send(groups).await
+    }
+
+    async fn blob(&mut self, bytes: usize) -> Result<(), Stopped> {
+        let id = self.pick();
+        let mut content = vec![0; bytes];
+        blake3::Hasher::new().update(&self.draw.number().to_le_bytes()).finalize_xof().fill(&mut content);
+        let blob = Blob::new(Bytes::from(content));
+        let command = Command::Record {
+            kind: "blob".into(),
+            aggregate: None,
+            payload: Json::null(),
+            blobs: BTreeMap::from([("it".to_owned(), blob.id)]),
+        };
+        let mut request = Request::new(testing::actor(), vec![command]);
+        request.blobs.push(blob);
+        let group = self.stage(id, request);
+        self.send(group.into_iter().collect()).await
+    }
+
+    async fn save(&mut self) -> Result<(), Stopped> {
+        let id = self.pick();
+        let checkpoint = Checkpoint::of(self.sessions[&id].staged());
+        self.log().save(id, checkpoint).await.map_err(|error| format!("{error:?}"))
+    }
+
+    async fn observe(&mut self) -> Result<(), Stopped> {
+        let id = self.pick();
+        let metric = Observation::Metric {
+            agent: EntityId::new("agent0").unwrap(),
+            kind: "usage".into(),
+            name: "tokens".into(),
+            value: 1.5,
+            tags: Json::parse("{}").unwrap(),
+            at_ms: 5,
+        };
+        self.log().observe(id, vec![metric]).await.map_err(|error| format!("{error:?}"))
+    }
+
+    async fn remove(&mut self) -> Result<(), Stopped> {
+        let id = self.pick();
+        self.sessions.remove(&id);
+        self.happened(Fact::Removing(id));
+        let epoch = Epoch(self.log().incarnation());
+        self.log().remove(id, epoch, Remove::All).await.map_err(|error| format!("{error:?}"))?;
+        self.happened(Fact::Removed(id));
+        Ok(())
+    }
+
+    async fn trim(&mut self) -> Result<(), Stopped> {
+        let id = self.pick();
+        let checkpoint = Checkpoint::of(self.sessions[&id].staged());
+        let through = checkpoint.head.seq.0.saturating_sub(3);
+        self.log().save(id, checkpoint).await.map_err(|error| format!("{error:?}"))?;
+        if through == 0 {
+            return Ok(());
+        }
+        self.happened(Fact::Trimming(id, through));
+        let epoch = Epoch(self.log().incarnation());
+        let what = Remove::RecordsThrough(Seq(through));
+        self.log().remove(id, epoch, what).await.map_err(|error| format!("{error:?}"))
+    }
+}

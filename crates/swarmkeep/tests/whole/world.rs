@@ -1,0 +1,140 @@
+//! A store on a simulated disk, what was asked of it, and what it answered.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use swarmkeep::{
+    Error, Settings,
+    disk::simulated::SimDisk,
+    embedded::{EmbeddedLog, Pace},
+};
+use swarmkeep_core::{
+    BlobId, Hash, SessionId,
+    clock::{Clock, Entropy},
+};
+
+pub const STORE: &str = "/store";
+
+/// Time that moves with the steps of the workload, and randomness that is none.
+#[derive(Debug, Default)]
+pub struct Fixed {
+    pub now_ms: AtomicU64,
+    drawn: AtomicU64,
+    seed: u64,
+}
+
+impl Fixed {
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self { now_ms: AtomicU64::new(1_767_225_600_000), drawn: AtomicU64::new(0), seed })
+    }
+}
+
+impl Clock for Fixed {
+    fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::SeqCst)
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        0
+    }
+}
+
+impl Entropy for Fixed {
+    fn fill(&self, bytes: &mut [u8]) {
+        let count = self.drawn.fetch_add(1, Ordering::SeqCst);
+        let mut stream =
+            blake3::Hasher::new().update(&self.seed.to_le_bytes()).update(&count.to_le_bytes()).finalize_xof();
+        stream.fill(bytes);
+    }
+}
+
+/// Small steps: many segments, often retired.
+pub fn settings(kept: bool) -> Settings {
+    Settings { readers: 1, journal_keep: if kept { 1 << 30 } else { 0 }, ..Settings::default() }
+}
+
+pub fn pace(settings: &Settings) -> Pace {
+    let mut pace = Pace::of(settings);
+    pace.journal.segment_bytes = 16 * 1024;
+    pace.journal.spares_ahead = 0;
+    pace.journal.seal_after_ms = 3_600_000;
+    pace.retire_bytes = 12 * 1024;
+    pace
+}
+
+/// The store on a disk; `seed` for what it draws: never the same for two lives of one disk.
+pub fn open(disk: &SimDisk, kept: bool, seed: u64) -> Result<EmbeddedLog, Error> {
+    open_by(disk, kept, Fixed::new(seed))
+}
+
+pub fn open_by(disk: &SimDisk, kept: bool, fixed: Arc<Fixed>) -> Result<EmbeddedLog, Error> {
+    let settings = settings(kept);
+    let pace = pace(&settings);
+    EmbeddedLog::open_at_pace(Arc::new(disk.clone()), Path::new(STORE), &settings, pace, fixed.clone(), fixed)
+}
+
+/// Something that happened outside the store under test, in order: what was acknowledged, and what was asked that takes
+/// something away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fact {
+    /// Records through this seq were acknowledged.
+    Acknowledged(SessionId, u64),
+    /// A session's removal was asked for.
+    Removing(SessionId),
+    /// It was acknowledged.
+    Removed(SessionId),
+    /// Removal of a session's records through this seq was asked for.
+    Trimming(SessionId, u64),
+}
+
+/// Everything that was ever written to a session, acknowledged or not.
+#[derive(Debug, Clone, Default)]
+pub struct Life {
+    /// By seq from 1.
+    pub records: Vec<Hash>,
+    /// Where groups end.
+    pub ends: BTreeSet<u64>,
+    /// Hash of the state at the end of each group, by seq.
+    pub states: BTreeMap<u64, Hash>,
+    /// Blobs, and the seq that introduced each.
+    pub blobs: Vec<(u64, BlobId)>,
+}
+
+/// The whole of it.
+#[derive(Debug, Clone, Default)]
+pub struct Story {
+    pub facts: Vec<Fact>,
+    pub lives: BTreeMap<SessionId, Life>,
+}
+
+/// What a number of facts comes to for one session.
+#[derive(Debug, Clone, Default)]
+pub struct Owed {
+    /// There through this seq at least.
+    pub acknowledged: u64,
+    /// Maybe not there any more through the highest of these that a checkpoint stands at or above.
+    pub trimmed: Vec<u64>,
+    pub removing: bool,
+    pub removed: bool,
+}
+
+impl Story {
+    pub fn owed(&self, facts: usize) -> BTreeMap<SessionId, Owed> {
+        let mut owed: BTreeMap<SessionId, Owed> = self.lives.keys().map(|id| (*id, Owed::default())).collect();
+        for fact in &self.facts[..facts] {
+            match *fact {
+                Fact::Acknowledged(session, seq) => owed.entry(session).or_default().acknowledged = seq,
+                Fact::Removing(session) => owed.entry(session).or_default().removing = true,
+                Fact::Removed(session) => owed.entry(session).or_default().removed = true,
+                Fact::Trimming(session, seq) => owed.entry(session).or_default().trimmed.push(seq),
+            }
+        }
+        owed
+    }
+}
