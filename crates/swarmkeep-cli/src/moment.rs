@@ -48,7 +48,7 @@ pub(crate) fn ago(ms: u64, now_ms: u64) -> String {
 
 /// `1 file`, `2 files`: for words that take an s.
 pub(crate) fn counted(count: u64, one: &str) -> String {
-    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+    format!("{} {one}{}", thousands(count), if count == 1 { "" } else { "s" })
 }
 
 /// `1.5 KiB`, `3.0 MiB`: bytes for people.

@@ -365,3 +365,13 @@ fn hints_work_when_they_are_pasted() {
     let nobody = run(&["session", "ls", "--no-start"]);
     assert!(nobody.err.contains("no daemon answers"), "{nobody:?}");
 }
+
+#[test]
+fn verify_reads_what_was_acknowledged_just_now() {
+    let store = Store::new();
+    for count in 1..=3 {
+        store.run(&["session", "create", &format!("s{count}")]).ok();
+        let report = json_of(&store, &["verify"]);
+        assert_eq!((&report["sessions"], &report["records"]), (&count.into(), &count.into()), "{report}");
+    }
+}

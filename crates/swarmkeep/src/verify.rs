@@ -101,7 +101,13 @@ impl Swarmkeep {
             embedded.mend_session_rows().await;
         }
         // records.db says which sessions there are, the views may be wrong about it; what is in the journal only is in the
-        // views before it is asked for.
+        // views before it is asked for: a session whose records wait to be applied must not pass unread.
+        if let Some(embedded) = &engine.embedded
+            && let Err(error) = embedded.views_settled().await
+        {
+            let what = format!("sessions made a moment ago may be missing in this proof: {error}");
+            report.findings.push(Finding { session: None, place: "views", what });
+        }
         let mut sessions = engine.tabulated_sessions().await?;
         if let Some(embedded) = &engine.embedded {
             match embedded.stored_sessions() {

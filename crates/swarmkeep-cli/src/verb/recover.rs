@@ -308,7 +308,10 @@ pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
         ));
     }
     if let Some(all) = field(report, "all_checked_ms").as_u64() {
-        lines.push(format!("{} live sessions read and verified after {all} ms", number(report, "sessions_checked")));
+        lines.push(format!(
+            "{} read and verified after {all} ms",
+            moment::counted(number(report, "sessions_checked"), "live session")
+        ));
     }
     for (name, what) in [
         ("tail_kept", "kept, though nothing vouches that it was acknowledged"),

@@ -31,7 +31,7 @@ pub(crate) enum Verb {
     Ls(look::Ls),
     /// One session: how it stands and how much is in it
     Show { session: Name },
-    /// The whole state, as it is or was
+    /// The whole state, as it is or was; with --json also the requests that were carried out
     State {
         session: Name,
         /// As it was at this seq

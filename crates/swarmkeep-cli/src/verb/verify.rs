@@ -43,16 +43,17 @@ pub(super) async fn ask(context: &mut Context, session: Option<&str>, repair: bo
 
 pub(super) fn show(context: &Context, report: &Value, names: &Names) {
     let paint = context.paint;
-    let count = |name: &str| moment::thousands(number(report, name));
+    let count = |name: &str, one: &str| moment::counted(number(report, name), one);
     say!(
-        "{} sessions, {} records ({}), {} checkpoints: read, hashed, folded, compared with RAM and views",
-        count("sessions"),
-        count("records"),
+        "{}, {} ({}), {}: read, hashed, folded, compared with RAM and views",
+        count("sessions", "session"),
+        count("records", "record"),
         moment::bytes(number(report, "bytes")),
-        count("checkpoints")
+        count("checkpoints", "checkpoint")
     );
     if number(report, "views_not_compared") > 0 {
-        say!("{} sessions were written to meanwhile: their views were not compared", count("views_not_compared"));
+        let missed = count("views_not_compared", "session");
+        say!("written to meanwhile, so that their views were not compared: {missed}");
     }
     for line in repairs(report, names) {
         say!("{}  {line}", paint.yellow("REPAIRED"));

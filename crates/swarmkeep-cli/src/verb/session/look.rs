@@ -138,7 +138,10 @@ pub(crate) async fn show(context: &mut Context, session: &str) -> Result<(), Fai
             .into_iter()
             .flatten()
             .filter(|(_, count)| count.as_u64() != Some(0))
-            .map(|(what, count)| format!("{count} {what}"))
+            .map(|(what, count)| match count.as_u64() {
+                Some(1) => moment::counted(1, what.trim_end_matches('s')),
+                _ => format!("{count} {what}"),
+            })
             .collect();
         line("holds", counts.join(", "));
         if let Some(origin) = field(&answer, "forked_from").as_object() {
@@ -179,14 +182,18 @@ async fn show_damaged(context: &mut Context, session: &str, mut failure: Failure
     failure
 }
 
-/// The canonical state is JSON already: with `--json` it is passed through as it came, else set out for reading.
+/// The canonical state is JSON already: with `--json` it is passed through as it came, else set out for reading, without
+/// the requests that were carried out, which are there for programs that repeat one.
 pub(crate) async fn state(context: &mut Context, session: &str, at: Option<u64>) -> Result<(), Failure> {
     let answer = context.get(path(session, "/state") + &query(&[("at", at.map(|at| at.to_string()))])).await?;
     if context.json {
         crate::say::out(format_args!("{}\n", String::from_utf8_lossy(&answer.body)));
         return Ok(());
     }
-    let state: Value = answer.json()?;
+    let mut state: Value = answer.json()?;
+    if let Some(fields) = state.as_object_mut() {
+        fields.remove("requests");
+    }
     say!("{}", serde_json::to_string_pretty(&state).unwrap_or_default());
     Ok(())
 }
