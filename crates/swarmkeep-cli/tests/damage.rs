@@ -89,6 +89,7 @@ fn a_session_that_is_set_aside_is_seen_everywhere() {
     for args in [vec!["recover"], vec!["verify"]] {
         let found = damaged(store.run(&args));
         assert!(found.out.contains("team/hurt") && !found.out.contains(&format!("session {id}")), "{found:?}");
+        assert!(!found.err.contains("0 damaged") && !found.out.contains("session NAME"), "{found:?}");
     }
     let report = damaged(store.run(&["verify", "--json"]));
     assert_eq!(report.json()["findings"][0]["session_name"], "team/hurt", "{report:?}");

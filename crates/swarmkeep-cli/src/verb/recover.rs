@@ -130,17 +130,26 @@ fn judge(context: &Context, report: &Value) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::corrupt(
-        format!(
-            "{}; not back, while the others go on: {}",
-            moment::counted(damage, "damaged range"),
-            moment::counted(failed, "session")
-        ),
+        format!("{}; the others go on", harm(damage, failed)),
         format!(
             "{} verify --repair puts right what stands a second time; for the rest restore a copy of the folder, or see \
              docs/recovery.md, \"Frames that are lost\"; nothing was overwritten",
             context.place.program()
         ),
     ))
+}
+
+/// What is damaged and what does not come back: what there is of the two.
+pub(super) fn harm(damage: u64, failed: u64) -> String {
+    let counts = [(damage, "damaged range"), (failed, "session")];
+    let said: Vec<String> =
+        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| moment::counted(*count, what)).collect();
+    said.join(", ") + if failed > 0 { " not back" } else { "" }
+}
+
+/// What is wrong with one of several things, without the advice for who meets it alone: that comes once, at the end.
+pub(super) fn without_hint(what: &str) -> &str {
+    what.split_once(" (`swarmkeep ").map_or(what, |(what, _)| what)
 }
 
 /// Whether a daemon answers for the store.
@@ -333,7 +342,7 @@ pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
         lines.push(format!(
             "session {} does not come back: {}",
             names.of(text(problem, "session")),
-            printable(&names.put_into(text(problem, "what")))
+            printable(&names.put_into(without_hint(text(problem, "what"))))
         ));
     }
     for aside in entries(field(report, "set_aside"), "") {

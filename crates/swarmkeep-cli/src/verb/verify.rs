@@ -65,7 +65,7 @@ pub(super) fn show(context: &Context, report: &Value, names: &Names) {
             paint.red("DAMAGED"),
             text(finding, "place"),
             names.of(&plain(finding, "session")),
-            printable(&names.put_into(text(finding, "what")))
+            printable(&names.put_into(super::recover::without_hint(text(finding, "what"))))
         );
     }
     if findings.is_empty() {

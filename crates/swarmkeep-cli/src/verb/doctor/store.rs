@@ -12,7 +12,7 @@ use crate::{
     moment,
     names::Names,
     served::Served,
-    verb::{entries, field, number, serve, text},
+    verb::{entries, field, number, recover, serve, text},
 };
 
 const SET_ASIDE: &str =
@@ -257,11 +257,7 @@ async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
         "{program} recover says which, and whose they are; {program} verify --repair puts right what stands a second time"
     );
     if damage > 0 || failed > 0 {
-        let what = format!(
-            "found {}; did not come back: {}",
-            moment::counted(damage, "damaged range"),
-            moment::counted(failed, "session")
-        );
+        let what = format!("found {}", recover::harm(damage, failed));
         return Some(Finding::damaged("last start", what, next));
     }
     (doubts > 0).then(|| Finding::warn("last start", format!("found {doubts} doubtful ends of the journal"), next))

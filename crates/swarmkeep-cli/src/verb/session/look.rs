@@ -175,7 +175,7 @@ async fn show_damaged(context: &mut Context, session: &str, mut failure: Failure
     let names = super::super::recover::names(context, &Value::from(failure.what.as_str())).await;
     failure.what = names.put_into(&failure.what);
     failure.next = format!(
-        "{program} recover --session {session} puts right what stands a second time; what is before the damage is readable: \
+        "{program} recover --session {session} puts right what stands a second time; what is before the damage, if anything, is readable: \
          {program} session history {session}; for what stands nowhere else restore a copy of the store, or see \
          docs/recovery.md, \"Frames that are lost\""
     );
