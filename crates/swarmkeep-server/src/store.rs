@@ -16,6 +16,15 @@ const RECOVERIES: usize = 100;
 pub(crate) fn routes(api: Api) -> Api {
     api.get("/v1/store", standing, Op::read("store", "How the store and the server stand", Content::Json("Store")))
         .get(
+            "/v1/store/copies",
+            copies,
+            Op::read(
+                "storeCopies",
+                "Which records stand in records.db alone: neither the journal nor a kept copy has them",
+                Content::Json("Copies"),
+            ),
+        )
+        .get(
             "/v1/recoveries",
             recoveries,
             Op::read("listRecoveries", "What coming back found, newest first", Content::Json("Recoveries")),
@@ -67,6 +76,14 @@ async fn standing(call: Call) -> Answer {
         },
         None,
     )
+}
+
+async fn copies(call: Call) -> Answer {
+    let keep = call.app.keep().clone();
+    let found = tokio::task::spawn_blocking(move || keep.one_copy())
+        .await
+        .map_err(|error| Problem::new("internal", format!("comparing the copies broke off: {error}")))??;
+    json(&found, None)
 }
 
 #[derive(Debug, Serialize)]

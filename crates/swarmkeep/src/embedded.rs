@@ -9,6 +9,7 @@
 //! A store is a folder: `lock journal/ records.db views.db blobs/ quarantine/`, and `control.sock` while it is held.
 
 mod applier;
+mod copies;
 mod keeper;
 mod lane;
 mod mend;
@@ -46,7 +47,11 @@ use self::{
     mend::Mender,
     settle::Settle,
 };
-pub use self::{mend::Mended, open::Pace};
+pub use self::{
+    copies::{OnceRange, OneCopy},
+    mend::Mended,
+    open::Pace,
+};
 use crate::{
     blobs::BlobFiles,
     damage,

@@ -30,7 +30,7 @@ use crate::{
     allocator::Freed,
     clock::{OsEntropy, SystemClock},
     damage,
-    embedded::EmbeddedLog,
+    embedded::{EmbeddedLog, OneCopy},
     log::Ephemeral,
     recovery::RecoveryReport,
     residency::Residency,
@@ -323,6 +323,18 @@ impl Swarmkeep {
     /// What the store says.
     pub fn recoveries(&self, most: usize) -> Result<Vec<RecoveryReport>, Error> {
         self.engine.embedded.as_ref().map_or_else(|| Ok(Vec::new()), |embedded| embedded.reports(most))
+    }
+
+    /// What stands in records.db alone, and would be lost with it. Reads the journal's segments; blocks. A store that is not
+    /// in a folder has nothing to compare: all zeros.
+    ///
+    /// # Errors
+    /// What records.db says.
+    pub fn one_copy(&self) -> Result<OneCopy, Error> {
+        self.engine
+            .embedded
+            .as_ref()
+            .map_or_else(|| Ok(OneCopy::default()), |embedded| embedded.one_copy().map_err(damage::log))
     }
 
     /// Says in the store's lock file where this holder can be reached.

@@ -167,3 +167,30 @@ async fn a_removed_session_does_not_live_on_in_a_copy() {
     keep.close().await.unwrap();
     assert!(!holds(folder.path(), gone));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_once_is_counted_and_listed() {
+    for budget in [0, 64 << 20] {
+        let folder = tempfile::tempdir().unwrap();
+        let keep = open(folder.path(), budget).await;
+        let session = keep.open_session("s").await.unwrap();
+        write(&session, 0..600).await;
+        let all = session.state().await.unwrap().head.seq.0;
+        keep.close().await.unwrap();
+        drop((session, keep));
+
+        let keep = open(folder.path(), budget).await;
+        if budget > 0 {
+            until("everything retired is copied", || kept(&keep).waiting_segments == 0).await;
+        }
+        let found = keep.one_copy().unwrap();
+        assert_eq!((found.records, found.more), (all, false), "{found:?}");
+        if budget > 0 {
+            assert_eq!((found.once, found.sessions, found.ranges.as_slice()), (0, 0, [].as_slice()), "{found:?}");
+        } else {
+            assert_eq!((found.ranges.len(), found.sessions, found.ranges[0].first), (1, 1, 1), "{found:?}");
+            assert_eq!(found.once, found.ranges[0].last, "{found:?}");
+        }
+        keep.close().await.unwrap();
+    }
+}

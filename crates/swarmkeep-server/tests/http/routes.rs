@@ -64,6 +64,7 @@ const ROUTES: &[&str] = &[
     "POST /v1/bulk",
     "GET /v1/query/{table}",
     "GET /v1/store",
+    "GET /v1/store/copies",
     "GET /v1/recoveries",
     "POST /v1/verify",
     "POST /v1/stop",
@@ -326,6 +327,9 @@ async fn every_route_does_what_it_is_for() {
 
     // The store.
     assert!(daemon.get("/v1/store").await.expect(200)["store"]["records_position"].is_u64());
+    let copies = daemon.get("/v1/store/copies").await.expect(200);
+    assert_eq!((&copies["once"], &copies["ranges"]), (&json!(0), &json!([])), "the journal has it all: {copies}");
+    assert!(copies["records"].as_u64().unwrap() > 0 || copies["unapplied_bytes"].as_u64().unwrap() > 0, "{copies}");
     assert!(daemon.get("/v1/recoveries").await.expect(200)["recoveries"].is_array());
     for body in [json!({}), json!({ "session": "team/work" })] {
         let report = daemon.post("/v1/verify", body).await.expect(200);

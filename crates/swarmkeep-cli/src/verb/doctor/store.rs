@@ -37,6 +37,7 @@ pub(super) async fn look(context: &Context) -> Vec<Finding> {
             Ok(store) => {
                 let names = Names::ask(&mut client, &store).await;
                 findings.extend(parts(&store, &names));
+                findings.extend(copies(&mut client).await);
                 findings.extend(last_start(&mut client, context).await);
             }
             Err(failure) => findings.push(Finding::bad("daemon", failure.what, failure.next)),
@@ -234,16 +235,33 @@ fn parts(store: &Value, names: &Names) -> Vec<Finding> {
             "only queries suffer; `swarmkeep migrate views down`, then a start, builds views.db again",
         )),
     }
-    match entries(field(standing, "one_copy"), "ranges").len() {
-        0 if unapplied == 0 => findings.push(Finding::ok("copies", "what is recent stands in the journal and in records.db; what the journal no longer holds, in records.db alone (make backups)")),
-        0 => findings.push(Finding::ok("copies", format!("{} of what is recent stand in the journal alone for now", moment::bytes(unapplied)))),
-        ranges => findings.push(Finding::warn("copies", format!("{ranges} ranges exist in one copy only"), "let the daemon catch up, or make a backup")),
-    }
     findings.extend(second_copies(field(standing, "kept")));
     for aside in standing.get("set_aside").and_then(Value::as_array).into_iter().flatten() {
         findings.push(Finding::damaged("set aside", names.put_into(text(aside, "what")), SET_ASIDE));
     }
     findings
+}
+
+/// What stands in records.db alone.
+async fn copies(client: &mut Client) -> Option<Finding> {
+    let name = "copies";
+    let found: Value = client.call(&Call::get("/v1/store/copies")).await.ok()?.json().ok()?;
+    let (records, once) = (number(&found, "records"), number(&found, "once"));
+    let recent = match number(&found, "unapplied_bytes") {
+        0 => String::new(),
+        bytes => format!("; {} stand in the journal alone for now", moment::bytes(bytes)),
+    };
+    if once == 0 {
+        let what = format!("{} records stand in records.db and a second time{recent}", moment::thousands(records));
+        return Some(Finding::ok(name, what));
+    }
+    let what = format!(
+        "{} of {} records, in {} sessions, stand in records.db alone{recent}",
+        moment::thousands(once),
+        moment::thousands(records),
+        moment::thousands(number(&found, "sessions"))
+    );
+    Some(Finding::warn(name, what, "make a backup of the folder; a larger journal_keep keeps more of what is to come"))
 }
 
 /// What the running daemon found when it started.
