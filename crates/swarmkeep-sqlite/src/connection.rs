@@ -122,7 +122,12 @@ fn expect(connection: &Connection, pragma: &str, value: i64) -> Result<()> {
 }
 
 fn expect_text(connection: &Connection, pragma: &str, value: &str) -> Result<()> {
-    let found: String = connection.pragma_update_and_check(None, pragma, value, |row| row.get(0))?;
+    // To its end, and then asked again: `journal_mode` answers with the new mode before its own commit, which may fail.
+    let mut statement = connection.prepare(&format!("PRAGMA {pragma}={value}"))?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    drop(rows);
+    let found: String = connection.pragma_query_value(None, pragma, |row| row.get(0))?;
     if found == value { Ok(()) } else { Err(refused(pragma, value)) }
 }
 

@@ -47,6 +47,7 @@ pub mod journal;
 mod keep;
 pub mod lock;
 pub mod log;
+pub mod planted;
 mod recovery;
 mod residency;
 mod session;

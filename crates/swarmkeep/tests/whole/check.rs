@@ -13,6 +13,9 @@ use swarmkeep_core::{
 
 use super::world::{Life, Owed, Story};
 
+/// Before what the store itself says is wrong: an error is no wrong answer.
+pub const SAID: &str = "the store says: ";
+
 /// What was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checked {
@@ -62,7 +65,7 @@ async fn session(
     owed: &Owed,
     checked: &mut Checked,
 ) -> Result<Option<u64>, String> {
-    let said = |error: LogError| format!("{error:?}");
+    let said = |error: LogError| format!("{SAID}{error:?}");
     let head = match log.head(id).await.map_err(said)? {
         None if owed.removing || owed.acknowledged == 0 => return Ok(None),
         None => return Err("it is gone".into()),

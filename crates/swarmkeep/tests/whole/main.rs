@@ -13,7 +13,9 @@
 )]
 
 mod check;
+mod faults;
 mod figures;
 mod power;
+mod teeth;
 mod work;
 mod world;

@@ -56,10 +56,8 @@ pub fn look(
     found
 }
 
-#[test]
-fn acknowledged_survives_loss_of_power_at_every_moment_of_the_whole_store() {
-    let (began, seed) = (now_ms(), seed());
-    let history = History::of(seed, 3, 40);
+/// Every moment with every kind of loss.
+pub fn losses(history: &History) -> Vec<(usize, Loss, u64)> {
     let mut jobs = Vec::new();
     for at in 0..history.moments.len() {
         for loss in Loss::ALL {
@@ -67,6 +65,14 @@ fn acknowledged_survives_loss_of_power_at_every_moment_of_the_whole_store() {
             jobs.extend((0..seeds).map(|n| (at, loss, n)));
         }
     }
+    jobs
+}
+
+#[test]
+fn acknowledged_survives_loss_of_power_at_every_moment_of_the_whole_store() {
+    let (began, seed) = (now_ms(), seed());
+    let history = History::of(seed, 3, 40);
+    let jobs = losses(&history);
     let every = jobs.len().div_ceil(images(1_500).min(jobs.len()));
     let jobs: Vec<_> = jobs.into_iter().skip(usize::try_from(seed).unwrap() % every).step_by(every).collect();
     let seen = Mutex::new(HashSet::new());

@@ -34,6 +34,9 @@ pub struct Work {
     requests: u64,
 }
 
+/// Longer than anything takes on a disk in memory.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(4);
+
 /// Why it went no further: what the store said.
 pub type Stopped = String;
 
@@ -62,6 +65,19 @@ impl Work {
         self.log.as_ref().unwrap()
     }
 
+    /// The group that makes a session, under an epoch of the caller's.
+    pub fn first_group(&mut self, epoch: Epoch) -> swarmkeep_core::log::Group {
+        let (new, now_ms) = (self.name(), self.tick());
+        let mut salts = || [7; 16];
+        let circumstances = Circumstances { epoch, now_ms, salts: &mut salts };
+        session::create(new, &testing::actor(), circumstances).unwrap().1.log
+    }
+
+    /// The store, while it is open; from here on it is somebody else's.
+    pub fn take_log(&mut self) -> Option<EmbeddedLog> {
+        self.log.take()
+    }
+
     fn happened(&mut self, fact: Fact) {
         self.story.facts.push(fact);
         self.disk.note(self.story.facts.len() as u64);
@@ -76,7 +92,11 @@ impl Work {
         for nth in 0..opens {
             self.open().await?;
             for _ in 0..steps {
-                self.step().await?;
+                // A disk that never works again keeps a removal waiting for it.
+                match tokio::time::timeout(PATIENCE, self.step()).await {
+                    Ok(done) => done?,
+                    Err(_) => return Err("it did not come to an end".into()),
+                }
             }
             if nth + 1 < opens && nth % 2 == 0 {
                 // Parked; every other time it just ends.

@@ -12,6 +12,8 @@ pub(super) struct Inode {
     dirty: BTreeMap<usize, u64>,
     writes: u64,
     length_dirty: bool,
+    /// The cache shows what no sync will write.
+    diverged: bool,
 }
 
 impl Inode {
@@ -52,6 +54,7 @@ impl Inode {
 
     /// A sync failed, and the pages count as written.
     pub(super) fn mark_clean(&mut self) {
+        self.diverged = true;
         self.dirty.clear();
     }
 
@@ -64,7 +67,7 @@ impl Inode {
 
     /// Whether loss of power can change it.
     pub(super) fn is_dirty(&self) -> bool {
-        self.length_dirty || !self.dirty.is_empty()
+        self.length_dirty || self.diverged || !self.dirty.is_empty()
     }
 
     pub(super) fn lose(&mut self, loss: Loss, dice: &Dice) {
@@ -98,6 +101,7 @@ impl Inode {
             self.durable.resize(self.cached.len());
         }
         self.cached = self.durable.clone();
+        self.diverged = false;
     }
 
     /// Changes the bytes in the cache and on the platter, as rot does.

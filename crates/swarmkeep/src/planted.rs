@@ -1,0 +1,54 @@
+//! Defects that can be planted in this crate's own code, to see whether the checkers would find them.
+//!
+//! Only with the feature `planted`, which nothing but this crate's tests turns on. Without it every question here is `false`
+//! at compile time, and the code is as if it had never been asked.
+
+/// A defect of the kind that the tests of the disk are there to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// The journal's sync is not made.
+    SyncSkipped,
+    /// Callers are told before the write and the sync.
+    AcknowledgedBeforeSync,
+    /// After a failed sync the same segment is synced again, and success is believed.
+    CacheTrusted,
+    /// Segments are given up when records.db has their frames in its write-ahead log.
+    RetiredOnWal,
+    /// A group is taken whatever epoch it carries.
+    EpochNotCompared,
+}
+
+#[cfg(feature = "planted")]
+impl Defect {
+    /// Every one.
+    pub const ALL: [Self; 5] = [
+        Self::SyncSkipped,
+        Self::AcknowledgedBeforeSync,
+        Self::CacheTrusted,
+        Self::RetiredOnWal,
+        Self::EpochNotCompared,
+    ];
+
+    /// The environment variable that names the defect of a process, as its `Debug` form.
+    pub const VARIABLE: &str = "SWARMKEEP_PLANTED";
+
+    /// The defect of this process.
+    #[must_use]
+    pub fn of_process() -> Option<Self> {
+        static OF_PROCESS: std::sync::OnceLock<Option<Defect>> = std::sync::OnceLock::new();
+        *OF_PROCESS.get_or_init(|| {
+            let name = std::env::var(Self::VARIABLE).ok()?;
+            Self::ALL.into_iter().find(|defect| format!("{defect:?}") == name)
+        })
+    }
+}
+
+#[cfg(feature = "planted")]
+pub(crate) fn is(defect: Defect) -> bool {
+    Defect::of_process() == Some(defect)
+}
+
+#[cfg(not(feature = "planted"))]
+pub(crate) const fn is(_: Defect) -> bool {
+    false
+}
