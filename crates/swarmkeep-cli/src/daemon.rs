@@ -124,7 +124,7 @@ impl Started {
         }
         let at = at.unwrap_or_default();
         let made = if is_new { format!("made a new store in {}, and ", place.dir.display()) } else { String::new() };
-        eprintln!(
+        crate::say::remark!(
             "swarmkeep: {made}started its daemon in the background (process {}{}); `{} stop` ends it",
             self.child.id(),
             at.split_whitespace().map(|url| format!(", {url}")).collect::<String>(),

@@ -26,12 +26,21 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::{cli::Cli, client::Endpoint, context::Context, failure::Failure, paint::Paint, place::Place};
+use crate::{
+    cli::Cli,
+    client::Endpoint,
+    context::Context,
+    failure::{Exit, Failure},
+    paint::Paint,
+    place::Place,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.common.json;
     match run(cli) {
+        // What was asked for did not get to whoever asked.
+        Ok(()) if say::is_lost() => ExitCode::from(Exit::Refused as u8),
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tell(&failure, json);
@@ -43,7 +52,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let place = Place::find(cli.common.store.clone(), |name| std::env::var_os(name))?;
     if place.said_by == "PERSISTENT_STATE_DIR" {
-        eprintln!("swarmkeep: the store is at {}, as PERSISTENT_STATE_DIR says", place.dir.display());
+        say::remark!("swarmkeep: the store is at {}, as PERSISTENT_STATE_DIR says", place.dir.display());
     }
     let (at, url) = (place.clone(), cli.common.url.clone());
     carry_out(cli, place).map_err(|mut failure| {
@@ -76,10 +85,10 @@ fn carry_out(cli: Cli, place: Place) -> Result<(), Failure> {
 fn tell(failure: &Failure, json: bool) {
     let paint = Paint::stderr();
     for line in &failure.detail {
-        eprintln!("{}", paint.dim(format_args!("  | {line}")));
+        say::remark!("{}", paint.dim(format_args!("  | {line}")));
     }
-    eprintln!("{} {}", paint.red("swarmkeep:"), table::printable(&failure.what));
-    eprintln!("{} {}", paint.dim("     next:"), table::printable(&failure.next));
+    say::remark!("{} {}", paint.red("swarmkeep:"), table::printable(&failure.what));
+    say::remark!("{} {}", paint.dim("     next:"), table::printable(&failure.next));
     if json {
         say::say!("{}", failure.json());
     }

@@ -1,11 +1,12 @@
 //! `…/feed`: a session's records as they come, over server-sent events or a WebSocket. Each exactly once, in order; a token
 //! resumes after it.
 //!
-//! One task per feed pulls items from the engine and hands frames to the connection through a short queue. When the reader
-//! takes nothing for [`STALL`], the task stops and the last thing the reader finds is `closing` with the token to go on
-//! from: nothing is ever skipped, and nothing waits for a slow reader.
+//! One task per feed pulls items from the engine and hands frames to the connection through a short queue, short in frames
+//! and in bytes. When no frame leaves it for [`STALL`], the task stops, and the last thing that the slow reader finds is
+//! `closing` with the token to go on from; one that reads nothing at all loses its connection and goes on from the last id
+//! it has. Nothing is ever skipped, and nothing waits for a slow reader.
 
-use std::{convert::Infallible, pin::pin, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde::Deserialize;
 use swarmkeep::{Feed, FeedItem, FeedToken, From, Refusal, RefusalCode};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::{
     api::{Api, Content, Op, Param},
@@ -36,6 +37,8 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const STALL: Duration = Duration::from_secs(30);
 /// Frames between the task and the connection.
 const QUEUE: usize = 64;
+/// Bytes of them; a larger frame goes through alone.
+const QUEUE_BYTES: u32 = 1024 * 1024;
 /// Where a browser's EventSource says what it saw last.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -118,39 +121,60 @@ impl End {
 
 /// What a feed gives its connection.
 enum Frame {
-    Item(Box<FeedItem>),
+    Item {
+        token: String,
+        kind: String,
+        /// The record as one line of JSON.
+        text: String,
+        /// Its share of [`QUEUE_BYTES`].
+        _room: OwnedSemaphorePermit,
+    },
     KeepAlive,
 }
 
 /// Pulls items until the reader is gone, too slow, or the server closes. Gives why, and the token to go on from.
 async fn pump(app: App, mut feed: Feed, frames: mpsc::Sender<Frame>, mut token: String) -> (End, String) {
     let mut closing = pin!(app.closing());
+    let room = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
     loop {
-        let frame = tokio::select! {
+        let item = tokio::select! {
             () = &mut closing => return (End::ShuttingDown, token),
             () = frames.closed() => return (End::SlowReader, token),
             item = feed.next() => match item {
-                Ok(item) => Frame::Item(Box::new(item)),
+                Ok(item) => Some(item),
                 Err(error) => {
                     tracing::debug!(%error, "a feed ended");
                     return (if error.kind == swarmkeep::ErrorKind::Unavailable { End::ShuttingDown } else { End::Failed }, token);
                 }
             },
-            () = tokio::time::sleep(KEEP_ALIVE) => Frame::KeepAlive,
+            () = tokio::time::sleep(KEEP_ALIVE) => None,
         };
-        let next = match &frame {
-            Frame::Item(item) => Some(item.token.to_string()),
-            Frame::KeepAlive => None,
+        let next = item.as_ref().map(|item| item.token.to_string());
+        let sending = async {
+            let frame = match item {
+                Some(item) => frame(&room, &item).await?,
+                None => Frame::KeepAlive,
+            };
+            frames.send(frame).await.ok()
         };
         let sent = tokio::select! {
             () = &mut closing => return (End::ShuttingDown, token),
-            sent = frames.send_timeout(frame, STALL) => sent,
+            () = frames.closed() => None,
+            sent = tokio::time::timeout(STALL, sending) => sent.ok().flatten(),
         };
         match sent {
-            Ok(()) => token = next.unwrap_or(token),
-            Err(_) => return (End::SlowReader, token),
+            Some(()) => token = next.unwrap_or(token),
+            None => return (End::SlowReader, token),
         }
     }
+}
+
+/// An item as it is sent, once there is room for it.
+async fn frame(room: &Arc<Semaphore>, item: &FeedItem) -> Option<Frame> {
+    let (text, kind) = data(item);
+    let share = u32::try_from(text.len()).unwrap_or(u32::MAX).min(QUEUE_BYTES);
+    let room = room.clone().acquire_many_owned(share).await.ok()?;
+    Some(Frame::Item { token: item.token.to_string(), kind, text, _room: room })
 }
 
 struct Reading {
@@ -213,9 +237,8 @@ fn data(item: &FeedItem) -> (String, String) {
 fn write_event(out: &mut String, frame: &Frame) {
     match frame {
         Frame::KeepAlive => out.push_str(": keep-alive\n\n"),
-        Frame::Item(item) => {
-            let (text, kind) = data(item);
-            for part in ["id: ", &item.token.to_string(), "\nevent: ", &kind, "\ndata: ", &text, "\n\n"] {
+        Frame::Item { token, kind, text, .. } => {
+            for part in ["id: ", token, "\nevent: ", kind, "\ndata: ", text, "\n\n"] {
                 out.push_str(part);
             }
         }
@@ -255,9 +278,8 @@ async fn talk(app: App, feed: Feed, start: FeedToken, mut socket: WebSocket) {
                 let Some(frame) = frame else { break false };
                 let message = match &frame {
                     Frame::KeepAlive => Message::Ping(Bytes::new()),
-                    Frame::Item(item) => {
-                        let (text, kind) = data(item);
-                        Message::Text(format!("{{\"id\":\"{}\",\"event\":\"{kind}\",\"data\":{text}}}", item.token).into())
+                    Frame::Item { token, kind, text, .. } => {
+                        Message::Text(format!("{{\"id\":\"{token}\",\"event\":\"{kind}\",\"data\":{text}}}").into())
                     }
                 };
                 match tokio::time::timeout(STALL, socket.send(message)).await {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`settings`] | where to listen and whom to answer |
 //! | `serve` | listeners, connections, the end |
+//! | `stall`, `unread` | a peer that reads nothing; a body that nobody read |
 //! | `guard` | Host, Origin and token |
 //! | `api`, `openapi` | the table of routes, and the document made from it |
 //! | `wire` | requests read, replies written |
@@ -35,20 +36,23 @@ mod records;
 mod serve;
 mod sessions;
 pub mod settings;
+mod stall;
 mod store;
 mod tasks;
 mod tls;
+mod unread;
 mod wire;
 
 use std::any::Any;
 
 use axum::{
     Router,
+    body::Body,
     http::{Method, Uri},
     response::{IntoResponse, Response},
 };
 use swarmkeep::Swarmkeep;
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use self::{
@@ -63,7 +67,7 @@ use crate::{api::Api, app::App};
 pub fn router(keep: Swarmkeep, settings: ServerSettings) -> Router {
     let guard = guard::Guard::new(&settings, None);
     let (_, api) = build(keep, settings);
-    Router::new().fallback_service(guard.layer(api))
+    Router::new().fallback_service(guard.layer(api).map_request(unread::watch::<Body>))
 }
 
 /// The API without a guard, and what it shares.

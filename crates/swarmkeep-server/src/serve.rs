@@ -4,6 +4,7 @@
 //! let requests in flight finish within a bound, then return.
 
 use std::{
+    future::ready,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -12,11 +13,8 @@ use std::{
 };
 
 use axum::{Extension, Router, body::Body, http::Request};
-use hyper::{body::Incoming, server::conn::http1};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use swarmkeep::{Error, ErrorKind, Swarmkeep};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -24,13 +22,15 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
-use tower::{Layer, ServiceExt};
+use tower::Layer;
 
 use crate::{
     app::{App, Local},
     guard::Guard,
     settings::ServerSettings,
+    stall::Stall,
     tls::Secure,
+    unread,
 };
 
 /// A connection that sends no request head for this long is closed.
@@ -114,6 +114,7 @@ impl Server {
         let Self { app, api, settings, listeners, secure, control } = self;
         let (stop, stopping) = watch::channel(false);
         let room = Arc::new(Semaphore::new(settings.connections.min(Semaphore::MAX_PERMITS)));
+        let patience = settings.write_stall;
         let mut loops = JoinSet::new();
         for (listener, address) in listeners {
             let service = Guard::new(&settings, Some(address.port())).layer(api.clone());
@@ -125,11 +126,13 @@ impl Server {
                 Ok(stream)
             };
             match secure.clone() {
-                None => loops.spawn(accept(room, stopping, service, next, async |stream| Ok(stream))),
+                None => loops.spawn(accept(room, stopping, service, next, move |stream| {
+                    ready(Ok(Stall::new(stream, patience)))
+                })),
                 Some(secure) => {
                     let open = move |stream| {
                         let secure = secure.clone();
-                        async move { secure.open(stream).await }
+                        async move { Ok(Stall::new(secure.open(stream).await?, patience)) }
                     };
                     loops.spawn(accept(room, stopping, service, next, open))
                 }
@@ -143,7 +146,7 @@ impl Server {
             let room = if settings.listen.is_empty() { room } else { Arc::new(Semaphore::new(64)) };
             let api = api.layer(Extension(Local));
             let next = async move || Ok(listener.accept().await?.0);
-            loops.spawn(accept(room, stopping, api, next, async |stream| Ok(stream)));
+            loops.spawn(accept(room, stopping, api, next, move |stream| ready(Ok(Stall::new(stream, patience)))));
         }
         tokio::select! {
             () = shutdown => {}
@@ -292,7 +295,7 @@ async fn connection<S, I>(
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(%error, "a connection was not opened"),
     };
-    let service = TowerToHyperService::new(service.map_request(|request: Request<Incoming>| request.map(Body::new)));
+    let service = service_fn(move |request: Request<Incoming>| unread::answer(service.clone(), request));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());

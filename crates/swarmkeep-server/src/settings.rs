@@ -29,6 +29,8 @@ pub struct ServerSettings {
     pub feeds: usize,
     /// How long a shutdown waits for requests in flight. Default 5 s.
     pub drain: Duration,
+    /// A connection whose peer has read nothing for this long, while there was something to write, is dropped. Default 30 s.
+    pub write_stall: Duration,
 }
 
 /// Files of a certificate chain and its private key, PEM.
@@ -83,6 +85,7 @@ impl Default for ServerSettings {
             connections: 1_024,
             feeds: 512,
             drain: Duration::from_secs(5),
+            write_stall: Duration::from_secs(30),
         }
     }
 }

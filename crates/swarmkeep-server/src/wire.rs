@@ -29,8 +29,6 @@ use crate::{app::App, problem::Problem};
 pub(crate) const BODY_BYTES: usize = 2 * 1024 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(30);
-/// What is read and thrown away of a body that is too large, so that its sender gets to read the answer.
-const DISCARD_BYTES: usize = 64 * 1024 * 1024;
 
 /// The header that says who does it.
 pub(crate) const ACTOR: HeaderName = HeaderName::from_static("swarmkeep-actor");
@@ -148,18 +146,17 @@ impl Call {
     }
 }
 
-/// Reads a whole body. What is too large is read on and thrown away within bounds, because a client that is still
-/// writing would see a broken connection instead of the answer.
+/// Reads a whole body, but nothing of one that is too large.
 async fn read(body: Body, most: usize) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::limit(format!("the body is larger than {most} bytes"))
             .hint("send less in one request, or large content as a blob")
-            .header(header::CONNECTION, HeaderValue::from_static("close"))
     };
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
     let collect = async {
         let mut body = body;
-        let mut refused = body.size_hint().lower() > most as u64;
-        let mut seen = 0usize;
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
         while let Some(frame) = body.frame().await {
@@ -167,14 +164,10 @@ async fn read(body: Body, most: usize) -> Result<Bytes, Problem> {
             else {
                 continue;
             };
-            seen = seen.saturating_add(data.len());
-            refused |= seen > most;
-            if refused {
-                (first, rest) = (Bytes::new(), BytesMut::new());
-                if seen > DISCARD_BYTES {
-                    break;
-                }
-            } else if first.is_empty() {
+            if first.len().max(rest.len()).saturating_add(data.len()) > most {
+                return Err(too_large());
+            }
+            if first.is_empty() {
                 // Most bodies are one frame: nothing is copied then.
                 first = data;
             } else {
@@ -183,9 +176,6 @@ async fn read(body: Body, most: usize) -> Result<Bytes, Problem> {
                 }
                 rest.extend_from_slice(&data);
             }
-        }
-        if refused {
-            return Err(too_large());
         }
         Ok(if rest.is_empty() { first } else { rest.freeze() })
     };

@@ -9,6 +9,7 @@
 //! A store is a folder: `lock journal/ records.db views.db blobs/ quarantine/`, and `control.sock` while it is held.
 
 mod applier;
+mod behind;
 mod copies;
 mod keeper;
 mod lane;
@@ -61,9 +62,6 @@ use crate::{
     recovery::RecoveryReport,
     session::SavedCheckpoint,
 };
-
-/// How long a question to the views waits for them to come far enough.
-const FIND_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a writer waits for room before it is told to come back later.
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
@@ -372,14 +370,6 @@ impl EmbeddedLog {
             .collect())
     }
 
-    /// Returns when the views have everything that is durable now.
-    ///
-    /// # Errors
-    /// `retry` when they do not come that far.
-    pub async fn views_settled(&self) -> Result<(), Error> {
-        self.views_reach(self.journal.durable()).await.map_err(damage::log)
-    }
-
     /// Where the views of a session differ from `state`, in words.
     ///
     /// # Errors
@@ -427,22 +417,6 @@ impl EmbeddedLog {
         read.map_err(LogError::from).map_err(damage::log)
     }
 
-    async fn views_reach(&self, position: Position) -> Result<(), LogError> {
-        let mut views = self.progress.views.subscribe();
-        if *views.borrow() >= position {
-            return Ok(());
-        }
-        self.progress.hurry();
-        match tokio::time::timeout(FIND_PATIENCE, views.wait_for(|reached| *reached >= position)).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => {
-                let detail = self.progress.views_trouble.lock().clone();
-                let detail = detail.unwrap_or_else(|| "the views have not come that far yet".into());
-                Err(LogError::Refused { kind: Refused::Busy, detail })
-            }
-        }
-    }
-
     /// Whether a session's records are known to be missing in the middle.
     pub(crate) fn is_set_aside(&self, session: SessionId) -> bool {
         self.lanes.aside(session).is_some()
@@ -465,7 +439,7 @@ impl EmbeddedLog {
     }
 
     /// The durable head: the lane's, else records.db's. The lane is asked first: what leaves it is in records.db by then.
-    fn durable_head(&self, session: SessionId) -> Result<Option<Head>, LogError> {
+    pub(crate) fn durable_head(&self, session: SessionId) -> Result<Option<Head>, LogError> {
         if let Some(head) = self.lanes.head(session) {
             return Ok(Some(head));
         }

@@ -52,8 +52,11 @@ pub(super) fn show(context: &Context, report: &Value, names: &Names) {
         count("checkpoints", "checkpoint")
     );
     if number(report, "views_not_compared") > 0 {
-        let missed = count("views_not_compared", "session");
-        say!("written to meanwhile, so that their views were not compared: {missed}");
+        let why = if behind(report).is_some() { "the views have not come as far" } else { "written to meanwhile" };
+        say!("{why}, so that their views were not compared: {}", count("views_not_compared", "session"));
+    }
+    if let Some(why) = behind(report) {
+        say!("{}  what is in the journal does not get into the databases: {}", paint.yellow("NOT ALL"), printable(why));
     }
     for line in repairs(report, names) {
         say!("{}  {line}", paint.yellow("REPAIRED"));
@@ -68,9 +71,14 @@ pub(super) fn show(context: &Context, report: &Value, names: &Names) {
             printable(&names.put_into(super::recover::without_hint(text(finding, "what"))))
         );
     }
-    if findings.is_empty() {
+    if findings.is_empty() && behind(report).is_none() {
         say!("{}", paint.green("everything is what was acknowledged"));
     }
+}
+
+/// Why the databases have not all of what the journal has.
+fn behind(report: &Value) -> Option<&str> {
+    super::field(report, "behind").as_str()
 }
 
 /// What was put right, a line each.
@@ -97,7 +105,13 @@ pub(super) fn repairs(report: &Value, names: &Names) -> Vec<String> {
 pub(super) fn judge(report: &Value, repaired: bool) -> Result<(), Failure> {
     let found = entries(super::field(report, "findings"), "").len() as u64;
     if found == 0 {
-        return Ok(());
+        return match behind(report) {
+            None => Ok(()),
+            Some(why) => Err(Failure::unavailable(
+                format!("not all of it could be looked at: {why}"),
+                "make room on the disk or see what `swarmkeep doctor` says of it, then verify again",
+            )),
+        };
     }
     let next = if repaired {
         "keep a copy of the store's folder, and restore one from before the damage if there is one; what stands where is in \

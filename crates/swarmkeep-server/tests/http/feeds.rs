@@ -1,5 +1,7 @@
 //! Feeds: each record once, in order, across reconnections; a clean end with a token.
 
+use std::time::Duration;
+
 use axum::http::Request;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -10,6 +12,10 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::daemon::Daemon;
@@ -213,6 +219,40 @@ async fn too_many_feeds_are_refused() {
     let events = Events::open(&daemon, &format!("{s}/feed"), None).await;
     daemon.get(&format!("{s}/feed")).await.problem(413, "limit");
     drop(events);
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_gives_its_place_back() {
+    let daemon = Daemon::start_with(|settings, _| {
+        settings.feeds = 1;
+        settings.write_stall = Duration::from_millis(50);
+    })
+    .await;
+    let s = daemon.session("a/b").await;
+    // More than two sockets hold between them.
+    for _ in 0..60 {
+        daemon
+            .post(
+                &format!("{s}/commands"),
+                json!({ "commands": [{"set_memory": {"key": "k", "value": "x".repeat(250_000)}}] }),
+            )
+            .await
+            .expect(200);
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut silent = socket.connect(daemon.address).await.unwrap();
+    let request = format!("GET {s}/feed?from=start HTTP/1.1\r\nhost: {}\r\n\r\n", daemon.address);
+    silent.write_all(request.as_bytes()).await.unwrap();
+    // It has been let in; from here on it reads nothing.
+    silent.read_exact(&mut [0; 12]).await.unwrap();
+    let given_back = async {
+        while daemon.get("/v1/store").await.json()["server"]["feeds"] != 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), given_back).await.expect("the place comes back");
+    drop(silent);
 }
 
 #[tokio::test]

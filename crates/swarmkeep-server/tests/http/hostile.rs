@@ -1,6 +1,11 @@
 //! What no caller should send: always a 4xx with a reason, never a fault, and no session is touched.
 
 use serde_json::{Value, json};
+use swarmkeep_server::Secret;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{daemon::Daemon, routes::operations};
 
@@ -89,6 +94,63 @@ async fn bodies_that_are_too_large_are_refused_and_the_answer_is_read() {
     daemon.post(&format!("{s}/commands"), json!({ "commands": many })).await.problem(413, "limit");
     daemon.post(&format!("{s}/commands"), json!({ "commands": [] })).await.problem(400, "invalid");
     assert_eq!(daemon.get(&s).await.json()["head"]["seq"], 1);
+}
+
+/// Reads one answer off a connection: its head, and its body by its length.
+async fn read_answer(connection: &mut TcpStream) -> String {
+    let mut seen = Vec::new();
+    loop {
+        if connection.read_buf(&mut seen).await.unwrap() == 0 {
+            panic!("the connection ended: {}", String::from_utf8_lossy(&seen));
+        }
+        let text = String::from_utf8_lossy(&seen).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if body.len() >= length.parse().unwrap() {
+            return text;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_read_and_the_next_request_answered_whatever_body_came_with_the_first() {
+    const TOKEN: &str = "0123456789abcdef";
+    let daemon = Daemon::start_with(|settings, _| settings.token = Some(Secret::new(TOKEN).unwrap())).await;
+    let ours = format!("host: {}\r\nauthorization: Bearer {TOKEN}", daemon.address);
+    let stranger = format!("host: {}", daemon.address);
+    let elsewhere = format!("host: example.org\r\nauthorization: Bearer {TOKEN}");
+    for (path, headers, status) in [
+        ("/v1/sessions/a/none/commands", &ours, 413),
+        ("/v1/sessions/a/none/blobs", &ours, 404),
+        ("/v1/sessions/a/none/blobs?surprise=1", &ours, 400),
+        ("/v1/nothing", &ours, 404),
+        ("/v1/sessions", &stranger, 401),
+        ("/v1/sessions", &elsewhere, 403),
+        ("/v1/sessions", &ours, 413),
+    ] {
+        for size in [1_000, 4_000_000, 20 << 20] {
+            let status = if size == 1_000 && status == 413 { 400 } else { status };
+            let what = format!("{path} with {size} bytes");
+            let mut connection = TcpStream::connect(daemon.address).await.unwrap();
+            let head = format!("POST {path} HTTP/1.1\r\n{headers}\r\ncontent-length: {size}\r\n\r\n");
+            connection.write_all(head.as_bytes()).await.unwrap();
+            // All of it, before a byte of the answer is read.
+            connection.write_all(&vec![b'x'; size]).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let answer = read_answer(&mut connection).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {answer}");
+            let next = format!("GET /health/live HTTP/1.1\r\n{ours}\r\n\r\n");
+            connection.write_all(next.as_bytes()).await.unwrap();
+            assert!(read_answer(&mut connection).await.starts_with("HTTP/1.1 200 "), "{what}");
+        }
+    }
+    // More than anybody throws away, and a body that waits to be asked for: the answer does not wait, the connection ends.
+    for more in ["content-length: 99000000000", "content-length: 5\r\nexpect: 100-continue"] {
+        let mut connection = TcpStream::connect(daemon.address).await.unwrap();
+        let head = format!("POST /v1/sessions/a/none/blobs HTTP/1.1\r\n{ours}\r\n{more}\r\n\r\n");
+        connection.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_answer(&mut connection).await;
+        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("connection: close"), "{answer}");
+    }
 }
 
 #[tokio::test]

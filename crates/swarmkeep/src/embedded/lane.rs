@@ -136,6 +136,15 @@ impl Lanes {
         }
     }
 
+    /// Sessions with durable records that records.db may not have yet.
+    pub(super) fn ahead(&self) -> Vec<SessionId> {
+        let of = |shard: &Mutex<Shard>| {
+            let shard = shard.lock();
+            shard.iter().filter(|(_, lane)| !lane.tail.is_empty()).map(|(id, _)| *id).collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(of).collect()
+    }
+
     /// The removal of this session is durable: it is gone from here on, whatever records.db still has of it.
     pub(super) fn leaves(&self, session: SessionId) {
         *self.leaving.lock().entry(session).or_default() += 1;

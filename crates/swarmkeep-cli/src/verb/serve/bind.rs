@@ -104,6 +104,7 @@ fn server_settings(settings: &Settings) -> Result<ServerSettings, Failure> {
         connections: usize::try_from(settings.number("connections")).unwrap_or(usize::MAX),
         feeds: usize::try_from(settings.number("feeds")).unwrap_or(usize::MAX),
         drain: Duration::from_millis(settings.number("drain")),
+        ..ServerSettings::default()
     })
 }
 

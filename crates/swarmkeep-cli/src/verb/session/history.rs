@@ -82,11 +82,11 @@ async fn follow(context: &mut Context, session: &str, after: u64, mut left: u64)
     let mut from = after.to_string();
     let mut pause = LOOK;
     let mut is_told = false;
-    while left > 0 {
+    while left > 0 && !crate::say::is_silent() {
         let Some(mut stream) = open_feed(context, session, &from).await? else {
             if !is_told {
                 is_told = true;
-                eprintln!(
+                crate::say::remark!(
                     "swarmkeep: the daemon is away; waiting for it ({} serve), to go on where this broke off",
                     context.place.program()
                 );

@@ -1,0 +1,64 @@
+//! How far the databases have come behind the journal, and waiting for it.
+
+use std::time::Duration;
+
+use swarmkeep_core::{
+    Error, SessionId,
+    log::{LogError, Position, Refused},
+};
+
+use super::Embedded;
+use crate::damage;
+
+/// How long a question to the databases waits for them to come far enough.
+const FIND_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Embedded {
+    /// Returns when records.db has everything that is durable now.
+    ///
+    /// # Errors
+    /// `retry`, with the reason, when it does not come that far within 30 s.
+    pub async fn records_settled(&self) -> Result<(), Error> {
+        let position = self.journal.durable();
+        // Whether it came that far or never will, is seen below.
+        let _ = tokio::time::timeout(FIND_PATIENCE, self.progress.applied(position)).await;
+        if *self.progress.records.borrow() >= position {
+            return Ok(());
+        }
+        let trouble = self.progress.trouble.lock().clone();
+        Err(damage::log(behind("records.db has", trouble)))
+    }
+
+    /// Sessions that have records in the journal only.
+    pub fn sessions_ahead(&self) -> Vec<SessionId> {
+        self.lanes.ahead()
+    }
+
+    /// Returns when the views have everything that is durable now.
+    ///
+    /// # Errors
+    /// `retry`, with the reason, when they do not come that far within 30 s.
+    pub async fn views_settled(&self) -> Result<(), Error> {
+        self.views_reach(self.journal.durable()).await.map_err(damage::log)
+    }
+
+    pub(super) async fn views_reach(&self, position: Position) -> Result<(), LogError> {
+        let mut views = self.progress.views.subscribe();
+        if *views.borrow() >= position {
+            return Ok(());
+        }
+        self.progress.hurry();
+        match tokio::time::timeout(FIND_PATIENCE, views.wait_for(|reached| *reached >= position)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => {
+                let trouble = self.progress.views_trouble.lock().clone();
+                Err(behind("the views have", trouble.or_else(|| self.progress.trouble.lock().clone())))
+            }
+        }
+    }
+}
+
+fn behind(who: &str, trouble: Option<String>) -> LogError {
+    let detail = trouble.unwrap_or_else(|| format!("{who} not come that far yet"));
+    LogError::Refused { kind: Refused::Busy, detail }
+}
