@@ -80,7 +80,7 @@ pub(crate) async fn reach(place: &Place, start: Start<'_>) -> Result<Client, Fai
         }
         if let Some(started) = &mut child
             && let Ok(Some(status)) = started.child.try_wait()
-            && status.code() != Some(Exit::Unavailable as i32)
+            && !(status.code() == Some(Exit::Unavailable as i32) && is_held(place))
         {
             let mut failure = started.died(place, &format!("ended at once ({status})"));
             // It has said why in its own code: damage and wrong settings are not made better by trying again.
@@ -176,6 +176,12 @@ fn nobody(place: &Place, error: &std::io::Error) -> Failure {
             format!("start one: {} serve", place.program()),
         ),
     }
+}
+
+/// Whether somebody else has the store: a daemon that was refused for that is not the one to wait for. One that gave up for
+/// another reason (no room, a folder in the socket's place) has said it, and nobody is coming.
+fn is_held(place: &Place) -> bool {
+    matches!(swarmkeep::lock::holder(&place.dir), Ok(Some(_)))
 }
 
 /// Whether a process of this id is there.

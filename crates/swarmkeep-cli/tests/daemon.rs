@@ -106,6 +106,48 @@ fn a_daemon_that_cannot_start_says_why() {
 }
 
 #[test]
+fn a_daemon_that_gave_up_is_not_waited_for() {
+    let store = Store::new();
+    // It cannot listen there: `unavailable`, as when another one has the store.
+    fs::create_dir_all(store.dir().join("control.sock")).unwrap();
+    let refused = store.run(&["session", "open", "x"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.err.contains("is not a socket") && refused.err.contains("ended at once"), "{refused:?}");
+}
+
+#[test]
+fn output_that_cannot_be_written_does_not_change_what_was_done() {
+    let store = Store::new();
+    store.run(&["session", "open", "x"]).ok();
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    // A reader that has gone: the verb's own exit code.
+    let gone = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let code = |command: &mut std::process::Command| command.status().unwrap().code();
+    assert_eq!(code(store.command(&["session", "ls"]).stdout(gone())), Some(0));
+    assert_eq!(code(store.command(&["--json", "session", "show", "none"]).stdout(gone())), Some(1));
+    assert_eq!(code(store.command(&["session", "history", "x"]).stdout(gone())), Some(0));
+    // No room for the answer: it is said, and is no success.
+    let told = store.command(&["session", "ls"]).stdout(full()).stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(told.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&told.stderr).contains("standard output cannot be written"), "{told:?}");
+    // Nowhere to complain either: no panic (101).
+    assert_eq!(code(store.command(&["session", "ls"]).stdout(full()).stderr(full())), Some(1));
+    assert_eq!(code(store.command(&["--json", "session", "show", "none"]).stdout(full()).stderr(full())), Some(1));
+    store.run(&["stop"]).ok();
+    // A daemon that cannot say where it listens serves all the same.
+    let mut serving = store.command(&["serve"]).stdout(full()).stderr(full()).spawn().unwrap();
+    while store.run(&["--no-start", "session", "show", "x"]).code != 0 {
+        assert_eq!(serving.try_wait().unwrap(), None, "it ended");
+    }
+    store.run(&["stop"]).ok();
+    assert_eq!(serving.wait().unwrap().code(), Some(1));
+}
+
+#[test]
 fn over_tcp_with_a_token() {
     let store = Store::new();
     let token = "0123456789abcdef0123";

@@ -50,7 +50,7 @@ impl History {
             return follow(context, &self.session, after, left).await;
         }
         let mut shown = Vec::new();
-        while left > 0 {
+        while left > 0 && !crate::say::is_silent() {
             let pairs = [("after", Some(after.to_string())), ("limit", Some(left.min(PAGE).to_string()))];
             let page = context.get_json(path(&self.session, "/records") + &query(&pairs)).await?;
             let records = entries(&page, "records");
@@ -118,7 +118,7 @@ async fn follow(context: &mut Context, session: &str, after: u64, mut left: u64)
                     line(context, &record)
                 }
                 left -= 1;
-                if left == 0 {
+                if left == 0 || crate::say::is_silent() {
                     return Ok(());
                 }
             }
