@@ -158,6 +158,10 @@ async fn a_full_device_loses_nothing_and_work_goes_on_when_there_is_room() {
     small.ballast(None);
     let error = session.put_blob("large", blob, Actor::system(), None).await.unwrap_err();
     assert!(is_full(&error), "{error:?}");
+    // No room is no damage; what could not be looked at for it is named.
+    let report = keep.verify(None, |_| {}).await.unwrap();
+    assert_eq!((report.findings, report.sessions), (vec![], 1));
+    assert_eq!(report.behind.is_some(), report.views_not_compared > 0);
 
     small.make_room();
     let mut now = Vec::new();

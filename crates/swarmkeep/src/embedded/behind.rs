@@ -7,13 +7,13 @@ use swarmkeep_core::{
     log::{LogError, Position, Refused},
 };
 
-use super::Embedded;
+use super::EmbeddedLog;
 use crate::damage;
 
 /// How long a question to the databases waits for them to come far enough.
 const FIND_PATIENCE: Duration = Duration::from_secs(30);
 
-impl Embedded {
+impl EmbeddedLog {
     /// Returns when records.db has everything that is durable now.
     ///
     /// # Errors
