@@ -131,7 +131,7 @@ fn output_that_cannot_be_written_does_not_change_what_was_done() {
     assert_eq!(code(store.command(&["--json", "session", "show", "none"]).stdout(gone())), Some(1));
     assert_eq!(code(store.command(&["session", "history", "x"]).stdout(gone())), Some(0));
     // No room for the answer: it is said, and is no success.
-    let told = store.command(&["session", "ls"]).stdout(full()).stderr(std::process::Stdio::piped()).output().unwrap();
+    let told = store.command(&["session", "ls"]).stdout(full()).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(told.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&told.stderr).contains("standard output cannot be written"), "{told:?}");
     // Nowhere to complain either: no panic (101).
