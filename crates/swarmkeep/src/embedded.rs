@@ -6,7 +6,7 @@
 //! read   ─► lane's tail, then records.db: whatever left the tail in between is visible there
 //! ```
 //!
-//! A store is a folder: `lock journal/ records.db views.db blobs/ quarantine/`, and `control.sock` while it is held.
+//! A store is a folder: `lock journal/ records.db views.db blobs/ kept/ quarantine/`, and `control.sock` while it is held.
 
 mod applier;
 mod behind;

@@ -14,6 +14,7 @@ use std::sync::{
 };
 
 use swarmkeep::{Actor, Command, Json, Request, Swarmkeep};
+use tokio::sync::Semaphore;
 
 fn record(n: u64) -> Request {
     let payload = Json::encode(&n).unwrap();
@@ -43,23 +44,31 @@ async fn a_store_at_work_is_not_taken_for_a_damaged_one() {
     let folder = tempfile::tempdir().unwrap();
     let keep = Swarmkeep::open(folder.path().join("store").to_str().unwrap()).await.unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
+    // What is written while one look lasts: bounded, for the next look has to read all of it.
+    let turn = Arc::new(Semaphore::new(0));
     let mut writers = Vec::new();
     for writer in 0..8 {
         let session = keep.open_session(&format!("s{}", writer % 2)).await.unwrap();
-        let is_over = is_over.clone();
+        let (is_over, turn) = (is_over.clone(), turn.clone());
         writers.push(tokio::spawn(async move {
             let mut n = 0;
-            while !is_over.load(Ordering::Relaxed) {
+            loop {
+                turn.acquire().await.unwrap().forget();
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
                 n += 1;
                 session.submit(record(n)).await.unwrap();
             }
         }));
     }
     for _ in 0..20 {
+        turn.add_permits(200);
         let report = keep.verify(None, |_| {}).await.unwrap();
         assert_eq!(report.findings, vec![]);
     }
     is_over.store(true, Ordering::Relaxed);
+    turn.add_permits(8 * 200);
     for writer in writers {
         writer.await.unwrap();
     }

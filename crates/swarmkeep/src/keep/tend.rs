@@ -16,8 +16,9 @@ use swarmkeep_core::{
     state::{EffectStatus, SessionStatus},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
+    time::{Interval, MissedTickBehavior},
 };
 
 use super::{Engine, comeback::return_all};
@@ -41,44 +42,54 @@ const CHECKPOINT_BYTES_AT_ONCE: usize = 32 << 20;
 const CHECKPOINTS_EVERY: Duration = Duration::from_millis(250);
 
 pub(super) fn start(engine: &Arc<Engine>, checkpoints: mpsc::Receiver<SessionId>) -> Vec<JoinHandle<()>> {
+    let weak = || Arc::downgrade(engine);
+    let every = |distance| Rounds::every(distance, engine.closing.subscribe());
     vec![
-        tokio::spawn(pulse(Arc::downgrade(engine), engine.closing.subscribe())),
-        tokio::spawn(beat(Arc::downgrade(engine), engine.closing.subscribe())),
-        tokio::spawn(save_checkpoints(Arc::downgrade(engine), checkpoints, engine.closing.subscribe())),
-        tokio::spawn(until_closing(return_all(Arc::downgrade(engine)), engine.closing.subscribe())),
+        tokio::spawn(pulse(weak(), every(BEAT))),
+        tokio::spawn(beat(weak(), every(BEAT))),
+        tokio::spawn(save_checkpoints(weak(), checkpoints, every(CHECKPOINTS_EVERY))),
+        tokio::spawn(until_closing(return_all(weak()), engine.closing.subscribe())),
     ]
 }
 
-async fn until_closing(work: impl Future<Output = ()>, mut closing: tokio::sync::watch::Receiver<bool>) {
+async fn until_closing(work: impl Future<Output = ()>, mut closing: watch::Receiver<bool>) {
     tokio::select! {
         () = work => {}
         _ = closing.wait_for(|closing| *closing) => {}
     }
 }
 
-/// Looks at the clock and does nothing else, so that a gap between two looks is never work of ours.
-async fn pulse(engine: Weak<Engine>, mut closing: tokio::sync::watch::Receiver<bool>) {
-    let mut interval = tokio::time::interval(BEAT);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+/// Rounds of a loop: one after another at a distance, until the store closes.
+struct Rounds {
+    interval: Interval,
+    closing: watch::Receiver<bool>,
+}
+
+impl Rounds {
+    fn every(distance: Duration, closing: watch::Receiver<bool>) -> Self {
+        let mut interval = tokio::time::interval(distance);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { interval, closing }
+    }
+
+    /// The next one is due, and the store is still open.
+    async fn next(&mut self, engine: &Weak<Engine>) -> Option<Arc<Engine>> {
         tokio::select! {
-            _ = interval.tick() => {}
-            _ = closing.wait_for(|closing| *closing) => return,
+            _ = self.interval.tick() => engine.upgrade(),
+            _ = self.closing.wait_for(|closing| *closing) => None,
         }
-        let Some(engine) = engine.upgrade() else { return };
+    }
+}
+
+/// Looks at the clock and does nothing else, so that a gap between two looks is never work of ours.
+async fn pulse(engine: Weak<Engine>, mut rounds: Rounds) {
+    while let Some(engine) = rounds.next(&engine).await {
         engine.feel_pulse();
     }
 }
 
-async fn beat(engine: Weak<Engine>, mut closing: tokio::sync::watch::Receiver<bool>) {
-    let mut interval = tokio::time::interval(BEAT);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = interval.tick() => {}
-            _ = closing.wait_for(|closing| *closing) => return,
-        }
-        let Some(engine) = engine.upgrade() else { return };
+async fn beat(engine: Weak<Engine>, mut rounds: Rounds) {
+    while let Some(engine) = rounds.next(&engine).await {
         // After a stop this may run before the pulse does.
         engine.feel_pulse();
         let mut settling = JoinSet::new();
@@ -101,22 +112,12 @@ async fn settle(engine: Arc<Engine>, due: Due) {
     }
 }
 
-async fn save_checkpoints(
-    engine: Weak<Engine>,
-    mut due: mpsc::Receiver<SessionId>,
-    mut closing: tokio::sync::watch::Receiver<bool>,
-) {
-    let mut rounds = tokio::time::interval(CHECKPOINTS_EVERY);
-    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+async fn save_checkpoints(engine: Weak<Engine>, mut due: mpsc::Receiver<SessionId>, mut rounds: Rounds) {
+    while rounds.next(&engine).await.is_some() {
         let mut ids = Vec::with_capacity(CHECKPOINTS_AT_ONCE);
         tokio::select! {
-            _ = rounds.tick() => {}
-            _ = closing.wait_for(|closing| *closing) => return,
-        }
-        tokio::select! {
             came = due.recv_many(&mut ids, CHECKPOINTS_AT_ONCE) => if came == 0 { return },
-            _ = closing.wait_for(|closing| *closing) => return,
+            _ = rounds.closing.wait_for(|closing| *closing) => return,
         }
         let Some(engine) = engine.upgrade() else { return };
         ids.sort_unstable();
