@@ -1,4 +1,4 @@
-//! Durable appends through the whole engine: `cargo run --release --example append_rate -- [callers] [sessions] [seconds]`.
+//! Durable appends through the whole engine: `cargo run --release --example append_rate -- [callers] [sessions] [seconds] [MiB in RAM]`.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use swarmkeep::{Actor, Command, Json, Request, Swarmkeep};
+use swarmkeep::{Actor, Command, Json, Request, Settings, Swarmkeep};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
@@ -23,8 +23,12 @@ async fn main() {
     let callers = numbers.first().copied().unwrap_or(64);
     let sessions = numbers.get(1).copied().unwrap_or(1_000);
     let seconds = numbers.get(2).copied().unwrap_or(5);
+    let resident_bytes = numbers.get(3).map_or(Settings::default().resident_bytes, |mib| mib << 20);
     let folder = tempfile::tempdir_in(".").unwrap();
-    let keep = Swarmkeep::open(folder.path().to_str().unwrap()).await.unwrap();
+    let keep =
+        Swarmkeep::open_with(folder.path().to_str().unwrap(), Settings { resident_bytes, ..Settings::default() })
+            .await
+            .unwrap();
     let mut handles = Vec::new();
     for n in 0..sessions {
         handles.push(keep.open_session(&format!("s{n}")).await.unwrap());

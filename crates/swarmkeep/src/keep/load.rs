@@ -157,7 +157,7 @@ impl Engine {
             }
             *phase = Phase::Live(Box::new(live));
         }
-        self.residency.came(weight);
+        self.residency.came(slot.id, weight);
         if self.residency.is_tight() {
             self.sweep_soon();
         }
