@@ -15,10 +15,13 @@ use crate::{failure::Failure, moment, verb::serve::refused};
 /// Runs of the peer; it is as steady as it is slow.
 const PEER_RUNS: usize = 3;
 
+/// Room for all of them: what is measured is writing, not sessions that leave RAM and come back.
+const RESIDENT_BYTES: u64 = 1 << 30;
+
 pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, Failure> {
     let mut figures = Vec::new();
     for (count, share) in [(1_000, 2.0), (plan.many, 1.0)] {
-        let keep = scratch.store(Settings::default()).await?;
+        let keep = scratch.store(Settings { resident_bytes: RESIDENT_BYTES, ..Settings::default() }).await?;
         let all = Arc::new(sessions(&keep, count).await?);
         append::run(&all, 64, 200).await?;
         let before = resident_bytes(None);
