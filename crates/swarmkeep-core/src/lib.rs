@@ -20,6 +20,7 @@
 //! | [`query`] | typed questions across sessions |
 //! | [`diff`] | two states compared, entity by entity |
 //! | [`failure`] | what can go wrong, by ten names: how bad it is, and what is done |
+//! | [`health`] | how well a store comes back: figures over its history, and alerts |
 //! | [`recovery`] | what is seen of a session → a plan, before anything is touched; whether a state's entities fit together |
 //! | [`limits`] | every bound, by name |
 //! | [`error`] | what a caller is told to do |
@@ -33,6 +34,7 @@ pub mod diff;
 pub mod error;
 pub mod event;
 pub mod failure;
+pub mod health;
 pub mod id;
 pub mod json;
 pub mod limits;

@@ -1,7 +1,7 @@
 //! The store itself: how it stands, what coming back found, proof that it is whole.
 
 use serde::{Deserialize, Serialize};
-use swarmkeep::{Health, RecoveryReport, SessionName};
+use swarmkeep::{Health, Incident, RecoveryReport, SessionName};
 
 use crate::{
     api::{Api, Content, Op},
@@ -12,6 +12,8 @@ use crate::{
 
 /// Reports in one answer.
 const RECOVERIES: usize = 100;
+/// Failures of earlier lives of the store in one answer; those of this life are all in it.
+const FAILURES: usize = 1_000;
 
 pub(crate) fn routes(api: Api) -> Api {
     api.get("/v1/store", standing, Op::read("store", "How the store and the server stand", Content::Json("Store")))
@@ -27,7 +29,11 @@ pub(crate) fn routes(api: Api) -> Api {
         .get(
             "/v1/recoveries",
             recoveries,
-            Op::read("listRecoveries", "What coming back found, newest first", Content::Json("Recoveries")),
+            Op::read(
+                "listRecoveries",
+                "What coming back found, and the failures that were noticed, newest first",
+                Content::Json("Recoveries"),
+            ),
         )
         .post(
             "/v1/verify",
@@ -89,13 +95,16 @@ async fn copies(call: Call) -> Answer {
 #[derive(Debug, Serialize)]
 struct Recoveries {
     recoveries: Vec<RecoveryReport>,
+    failures: Vec<Incident>,
 }
 
 async fn recoveries(call: Call) -> Answer {
     let keep = call.app.keep().clone();
-    let stored = tokio::task::spawn_blocking(move || keep.recoveries(RECOVERIES))
-        .await
-        .map_err(|error| Problem::new("internal", format!("reading the reports broke off: {error}")))??;
+    let (stored, failures) = tokio::task::spawn_blocking(move || {
+        Ok::<_, swarmkeep::Error>((keep.recoveries(RECOVERIES)?, keep.failures(FAILURES)?))
+    })
+    .await
+    .map_err(|error| Problem::new("internal", format!("reading the reports broke off: {error}")))??;
     // This open's report may still be growing: what is in memory is newer than what is stored.
     let mut recoveries: Vec<RecoveryReport> = call.app.keep().last_recovery().into_iter().collect();
     for report in stored {
@@ -103,7 +112,7 @@ async fn recoveries(call: Call) -> Answer {
             recoveries.push(report);
         }
     }
-    json(&Recoveries { recoveries }, None)
+    json(&Recoveries { recoveries, failures }, None)
 }
 
 #[derive(Debug, Deserialize)]

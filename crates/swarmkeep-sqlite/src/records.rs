@@ -40,6 +40,9 @@ pub const RECORDS_SCHEMA: Schema = Schema {
     }],
 };
 
+/// Reports of one kind that are kept.
+const REPORTS_KEPT: u32 = 1_000;
+
 /// How to open a `records.db`.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -194,7 +197,8 @@ impl RecordsDb {
         })
     }
 
-    /// Keeps the report of a recovery.
+    /// Keeps the report of a recovery, in the place of one of the same id. Of each kind (what its id has before the first
+    /// `-`) the newest 1,000 stay.
     ///
     /// # Errors
     /// As [`RecordsDb::apply`].
@@ -203,6 +207,12 @@ impl RecordsDb {
             transaction.execute(
                 "INSERT OR REPLACE INTO recoveries (id, at, report, checksum) VALUES (?1, ?2, ?3, ?4)",
                 (&recovery.id, recovery.at_ms.cast_signed(), &recovery.report, recovery.checksum()),
+            )?;
+            let kind = recovery.id.split_inclusive('-').next().unwrap_or_default();
+            transaction.execute(
+                "DELETE FROM recoveries WHERE id IN (SELECT id FROM recoveries WHERE substr(id, 1, length(?1)) = ?1 \
+                 ORDER BY at DESC, id DESC LIMIT -1 OFFSET ?2)",
+                (kind, REPORTS_KEPT),
             )?;
             Ok(())
         })

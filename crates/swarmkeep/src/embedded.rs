@@ -17,6 +17,7 @@ mod mend;
 mod open;
 mod quarantine;
 mod settle;
+mod story;
 
 use std::{
     path::{Path, PathBuf},
@@ -27,7 +28,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use swarmkeep_core::{
-    BlobId, Epoch, Error, ErrorKind, Seq, SessionId,
+    BlobId, Epoch, Error, ErrorKind, Failure, Seq, SessionId,
     checkpoint::Checkpoint,
     clock::Clock,
     limits,
@@ -56,6 +57,7 @@ pub use self::{
 use crate::{
     blobs::BlobFiles,
     damage,
+    incident::Noticed,
     journal::{AppendError, AppendRefused, Entry, Journal},
     lock::StoreLock,
     planted::{self, Defect},
@@ -233,8 +235,16 @@ impl EmbeddedLog {
         let applier = self.applier.lock().take();
         let joined = applier.is_none_or(|applier| applier.join().is_ok());
         self.keeper.iter().for_each(|keeper| keeper.close());
-        drop(self.lock.lock().take());
         let trouble = self.progress.trouble.lock().clone();
+        if let Some(mut lock) = self.lock.lock().take()
+            && joined
+            && trouble.is_none()
+        {
+            let parked = crate::lock::Holder { parked: Some(true), ..open::holder(&*self.clock, None) };
+            if let Err(error) = lock.say(&parked) {
+                tracing::warn!(%error, "the lock file does not say that the store was parked");
+            }
+        }
         match trouble {
             None if joined => Ok(()),
             trouble => {
@@ -242,28 +252,6 @@ impl EmbeddedLog {
                     .hint(trouble.unwrap_or_else(|| "the applier ended badly; see the log".into())))
             }
         }
-    }
-
-    /// Keeps a recovery report in the store.
-    ///
-    /// # Errors
-    /// What records.db says.
-    pub async fn keep_report(&self, report: RecoveryReport) -> Result<(), Error> {
-        let text = serde_json::to_string(&report)
-            .map_err(|error| Error::new(ErrorKind::Invalid, "the report cannot be written as JSON").caused_by(error))?;
-        let recovery = swarmkeep_sqlite::Recovery { id: report.id, at_ms: report.at_ms, report: text };
-        let (done, kept) = oneshot::channel();
-        self.progress.ask(Ask::Report(recovery, done));
-        answered(kept).await.map_err(damage::log)
-    }
-
-    /// Reports of earlier recoveries, newest first.
-    ///
-    /// # Errors
-    /// What records.db says.
-    pub fn reports(&self, most: usize) -> Result<Vec<RecoveryReport>, Error> {
-        let stored = self.read_records(|records| records.recoveries(most)).map_err(damage::log)?;
-        Ok(stored.iter().filter_map(|recovery| serde_json::from_str(&recovery.report).ok()).collect())
     }
 
     /// Every row of records.db that belongs to no one session, by its checksum, and SQLite's own check; every byte of the
@@ -344,7 +332,18 @@ impl EmbeddedLog {
     ) -> LogFuture<'a, T> {
         match work(self) {
             Err(LogError::Corrupt(damage)) => Box::pin(async move {
-                if self.mender.met(session).await { work(self) } else { Err(LogError::Corrupt(damage)) }
+                if !self.mender.met(session).await {
+                    return Err(LogError::Corrupt(damage));
+                }
+                let done = work(self);
+                if !matches!(done, Err(LogError::Corrupt(_)))
+                    && let Some(mut noticed) = Noticed::of_log(&LogError::Corrupt(damage), session)
+                {
+                    // A good copy was there: nobody else hears of it.
+                    noticed.stake.is_covered = true;
+                    self.progress.notice(noticed);
+                }
+                done
             }),
             done => Box::pin(std::future::ready(done)),
         }
@@ -496,6 +495,9 @@ impl EmbeddedLog {
 
     /// That what is taken is also applied, sooner or later.
     fn check_applied(&self) -> Result<(), LogError> {
+        if let Some(incarnation) = self.progress.fenced() {
+            return Err(LogError::Fenced(Epoch(incarnation)));
+        }
         if !self.progress.has_ended() {
             return Ok(());
         }
@@ -664,7 +666,13 @@ impl Log for EmbeddedLog {
         if self.lanes.is_leaving(session) {
             return Box::pin(std::future::ready(Ok(None)));
         }
-        let loaded = match self.read_records(|records| records.load(session, at_or_below)) {
+        let load = |records: &RecordsReader<'_>| {
+            records.load_noting(session, at_or_below, &mut |seq, what| {
+                let failure = Failure::CheckpointCorruption { seq };
+                self.progress.notice(Noticed::new(failure, Some(session), what));
+            })
+        };
+        let loaded = match self.read_records(load) {
             // Everything it has is still in the journal.
             Err(LogError::NotFound) => Ok(None),
             other => other,

@@ -2,6 +2,7 @@
 
 mod begin;
 mod comeback;
+mod failures;
 mod load;
 mod observe;
 mod submit;
@@ -11,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -31,6 +32,7 @@ use crate::{
     clock::{OsEntropy, SystemClock},
     damage,
     embedded::{EmbeddedLog, OneCopy},
+    incident::{Incident, Incidents},
     log::Ephemeral,
     recovery::RecoveryReport,
     residency::Residency,
@@ -86,6 +88,9 @@ pub(crate) struct Engine {
     pub(crate) freed: Mutex<Freed>,
     /// When the detector last looked at the monotonic clock; 0: never yet.
     pub(crate) pulse_ms: AtomicU64,
+    pub(crate) incidents: Incidents,
+    /// Incidents are being written down.
+    pub(crate) keeping: AtomicBool,
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) checkpoints: tokio::sync::mpsc::Sender<SessionId>,
     closing: watch::Sender<bool>,
@@ -201,6 +206,7 @@ impl Swarmkeep {
             None => EntityId::new(format!("{HOLDER}{:032x}", u128::from_le_bytes(salts.draw())))?,
         };
         let report = embedded.as_ref().map(|embedded| embedded.opening_report());
+        let incidents = Incidents::new(embedded.as_ref().map_or(0, |embedded| embedded.incarnation()));
         let (checkpoints, due) = tokio::sync::mpsc::channel(4096);
         let engine = Arc::new(Engine {
             log,
@@ -215,11 +221,14 @@ impl Swarmkeep {
             recovery: Mutex::new(report),
             freed: Mutex::default(),
             pulse_ms: AtomicU64::new(0),
+            incidents,
+            keeping: AtomicBool::new(false),
             ready: watch::channel(false).0,
             checkpoints,
             closing: watch::channel(false).0,
             tending: Mutex::default(),
         });
+        engine.notice_opening();
         let handles = tend::start(&engine, due);
         engine.tending.lock().extend(handles);
         Ok(Self { engine })
@@ -337,6 +346,15 @@ impl Swarmkeep {
             .map_or_else(|| Ok(OneCopy::default()), |embedded| embedded.one_copy().map_err(damage::log))
     }
 
+    /// Failures that were noticed, in this life of the store and in earlier ones, newest first, at most `most` of the
+    /// earlier ones. The same failure seen again is one entry, with a count.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn failures(&self, most: usize) -> Result<Vec<Incident>, Error> {
+        self.engine.failures(most)
+    }
+
     /// Says in the store's lock file where this holder can be reached.
     ///
     /// # Errors
@@ -365,6 +383,7 @@ impl Swarmkeep {
         match &self.engine.embedded {
             None => Ok(()),
             Some(embedded) => {
+                self.engine.keep_last_incidents().await;
                 let embedded = embedded.clone();
                 tokio::task::spawn_blocking(move || embedded.close())
                     .await
@@ -405,7 +424,7 @@ impl Engine {
     }
 
     pub(crate) async fn read_log(&self, session: SessionId, after: Seq, max_bytes: usize) -> Result<Bytes, Error> {
-        self.log.read(session, after, max_bytes).await.map_err(damage::log)
+        self.log.read(session, after, max_bytes).await.map_err(|error| self.said_by_log(error, session))
     }
 
     /// Whether there is a session of this id.

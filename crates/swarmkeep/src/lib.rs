@@ -43,6 +43,7 @@ pub mod disk;
 mod effect;
 pub mod embedded;
 mod feed;
+mod incident;
 pub mod journal;
 mod keep;
 pub mod lock;
@@ -72,6 +73,7 @@ pub use self::{
     clock::{OsEntropy, SystemClock},
     effect::{EffectCall, EffectError},
     feed::{Feed, FeedItem, FeedToken, From},
+    incident::Incident,
     keep::{Health, Swarmkeep},
     lock::{Holder, holder},
     recovery::{Problem, RecoveryReport, Repair, Span},

@@ -29,6 +29,9 @@ pub struct Holder {
     pub address: Option<String>,
     /// When it took the store, ms since the Unix epoch.
     pub started_at_ms: u64,
+    /// Whether it parked the store before it let go; absent: it does not say (a tool that only looks).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked: Option<bool>,
 }
 
 /// Why the store was not taken.
@@ -75,6 +78,7 @@ fn who(holder: Option<&Holder>) -> String {
 pub struct StoreLock {
     file: File,
     path: PathBuf,
+    previous: Option<Holder>,
 }
 
 impl StoreLock {
@@ -107,8 +111,10 @@ impl StoreLock {
             let ours = file.metadata().map_err(fail)?;
             let named = fs::metadata(&path).ok();
             if named.is_some_and(|named| named.ino() == ours.ino() && named.dev() == ours.dev()) {
-                let mut lock = Self { file, path: path.clone() };
-                lock.say(holder).map_err(fail)?;
+                let previous = read_hint(&file);
+                let parked = holder.parked.or_else(|| previous.as_ref()?.parked);
+                let mut lock = Self { file, path: path.clone(), previous };
+                lock.say(&Holder { parked, ..holder.clone() }).map_err(fail)?;
                 return Ok(lock);
             }
             // Somebody replaced the file between opening and locking: this lock holds nobody off.
@@ -121,10 +127,19 @@ impl StoreLock {
     /// # Errors
     /// What the system says; the lock is held all the same.
     pub fn say(&mut self, holder: &Holder) -> io::Result<()> {
-        let text = serde_json::to_vec(holder).map_err(io::Error::other)?;
-        self.file.set_len(0)?;
+        let mut text = serde_json::to_vec(holder).map_err(io::Error::other)?;
+        // In one write over what was there, with spaces where that was longer: whoever reads meanwhile finds one or the
+        // other, and never a file without a word.
+        let before = usize::try_from(self.file.metadata()?.len().min(HINT_BYTES)).unwrap_or_default();
+        text.resize(text.len().max(before), b' ');
         self.file.rewind()?;
         self.file.write_all(&text)
+    }
+
+    /// What the last holder said of itself.
+    #[must_use]
+    pub fn previous(&self) -> Option<&Holder> {
+        self.previous.as_ref()
     }
 
     /// The lock file.
@@ -152,10 +167,13 @@ pub fn holder(store_dir: &Path) -> io::Result<Option<Holder>> {
 }
 
 fn read_hint(mut file: &File) -> Option<Holder> {
-    let mut text = Vec::new();
-    file.rewind().ok()?;
-    file.take(HINT_BYTES).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+    // It may be changing just now: then what is read is half of each, and whole the next time.
+    (0..ATTEMPTS).find_map(|_| {
+        let mut text = Vec::new();
+        file.rewind().ok()?;
+        file.take(HINT_BYTES).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    })
 }
 
 /// The network file system that a folder lies on, by name.
@@ -227,7 +245,7 @@ mod tests {
     fn one_holder_at_a_time_and_it_is_named() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(holder(dir.path()).unwrap(), None);
-        let me = Holder { pid: 42, address: Some("127.0.0.1:7420".into()), started_at_ms: 7 };
+        let me = Holder { pid: 42, address: Some("127.0.0.1:7420".into()), started_at_ms: 7, parked: None };
         let lock = StoreLock::take(dir.path(), &me).unwrap();
         let refused = StoreLock::take(dir.path(), &Holder::default()).unwrap_err();
         assert!(matches!(&refused, LockError::Locked { holder: Some(holder), .. } if *holder == me));
@@ -237,6 +255,30 @@ mod tests {
         assert_eq!(holder(dir.path()).unwrap(), None);
         StoreLock::take(dir.path(), &Holder::default()).unwrap();
         assert!(dir.path().join("lock").exists(), "never unlinked");
+    }
+
+    #[test]
+    fn how_the_last_holder_ended_is_told_to_the_next_one_whoever_looks_in_between() {
+        let dir = tempfile::tempdir().unwrap();
+        let at_work = Holder { pid: 1, started_at_ms: 7, parked: Some(false), ..Holder::default() };
+        drop(StoreLock::take(dir.path(), &at_work).unwrap());
+        drop(StoreLock::take(dir.path(), &Holder { pid: 2, ..Holder::default() }).unwrap());
+        let mut lock = StoreLock::take(dir.path(), &at_work).unwrap();
+        assert_eq!(lock.previous().unwrap().parked, Some(false));
+        lock.say(&Holder { parked: Some(true), ..at_work.clone() }).unwrap();
+        drop(lock);
+        assert_eq!(StoreLock::take(dir.path(), &at_work).unwrap().previous().unwrap().parked, Some(true));
+    }
+
+    #[test]
+    fn a_shorter_hint_leaves_nothing_of_a_longer_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let named = |address: &str| Holder { pid: 1, address: Some(address.into()), ..Holder::default() };
+        let mut lock = StoreLock::take(dir.path(), &named("a")).unwrap();
+        for address in ["a longer address than the other one", "short", ""] {
+            lock.say(&named(address)).unwrap();
+            assert_eq!(holder(dir.path()).unwrap(), Some(named(address)));
+        }
     }
 
     #[test]

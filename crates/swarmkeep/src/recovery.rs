@@ -10,7 +10,10 @@ pub struct RecoveryReport {
     pub id: String,
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// The store was parked: nothing had to be settled.
+    /// The last holder ended without parking the store.
+    #[serde(default)]
+    pub crashed: bool,
+    /// The journal ended with a seal, and nothing was damaged or doubtful: nothing had to be settled.
     pub clean: bool,
     /// Until the store took calls, in milliseconds.
     pub opened_ms: u64,

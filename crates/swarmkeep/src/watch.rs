@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -24,6 +27,8 @@ pub(crate) enum About {
     Lease(EntityId),
     /// An effect.
     Effect(EntityId),
+    /// An agent that gives signs of life: `number` is how long it has been silent when this is due.
+    Agent(EntityId),
     /// Something in the session ends by the wall clock: memory, or the session itself.
     Life,
 }
@@ -40,6 +45,8 @@ pub(crate) struct Due {
 pub(crate) struct Watch {
     clock: Arc<dyn Clock>,
     timers: Mutex<Timers>,
+    /// An agent has sent a heartbeat in this life of the store.
+    expects: AtomicBool,
 }
 
 #[derive(Default)]
@@ -72,7 +79,7 @@ impl Timers {
 
 impl Watch {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, timers: Mutex::default() }
+        Self { clock, timers: Mutex::default(), expects: AtomicBool::new(false) }
     }
 
     fn start(&self, session: SessionId, about: About, number: u64, length_ms: u64) {
@@ -148,7 +155,8 @@ impl Watch {
             Event::SessionUpdated { .. } | Event::SessionStatusChanged { .. } | Event::SessionRewound { .. } => {
                 self.life(session, 0);
             }
-            Event::AgentStatusChanged { status: AgentStatus::Failed | AgentStatus::Terminated, .. } => {
+            Event::AgentStatusChanged { agent, status: AgentStatus::Failed | AgentStatus::Terminated, .. } => {
+                self.timers.lock().clear(session, About::Agent(agent.clone()));
                 self.life(session, 0);
             }
             _ => {}
@@ -174,6 +182,22 @@ impl Watch {
         if !timers.set.contains_key(&(session, about.clone())) {
             timers.set(session, about, Timer { at_ms, length_ms: lease_ms, number });
         }
+    }
+
+    /// Waits for an agent's next sign of life. It has been silent for `silent_ms` when that is due, in `length_ms`.
+    pub(crate) fn expect_agent(&self, session: SessionId, agent: &EntityId, silent_ms: u64, length_ms: u64) {
+        self.expects.store(true, Ordering::Relaxed);
+        self.start(session, About::Agent(agent.clone()), silent_ms, length_ms);
+    }
+
+    /// Whether any agent's next sign of life is waited for: cheap, and rarely true where agents send none.
+    pub(crate) fn is_expecting(&self) -> bool {
+        self.expects.load(Ordering::Relaxed)
+    }
+
+    /// Whether an agent's next sign of life is waited for.
+    pub(crate) fn expects_agent(&self, session: SessionId, agent: &EntityId) -> bool {
+        self.timers.lock().set.contains_key(&(session, About::Agent(agent.clone())))
     }
 
     /// Puts a deadline off: there is a reason to believe in life.
@@ -236,7 +260,7 @@ pub(crate) const MISSED_BEAT_MS: u64 = 2_000;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
 

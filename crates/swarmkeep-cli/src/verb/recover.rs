@@ -34,7 +34,7 @@ pub(crate) struct Recover {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Every coming back of this store, newest first
+    /// Every coming back of this store, and every failure that was noticed, newest first
     History,
 }
 
@@ -68,10 +68,10 @@ impl Recover {
                         "a new store"
                     } else if text(recovery, "id").starts_with("repair-") {
                         "damage put right"
-                    } else if is_clean(recovery) {
-                        "nothing to settle"
-                    } else {
+                    } else if is_after_a_death(recovery) {
                         "after a death"
+                    } else {
+                        "nothing to settle"
                     }
                     .to_owned(),
                     number(recovery, "frames_replayed").to_string(),
@@ -80,7 +80,12 @@ impl Recover {
                     in_short(recovery),
                 ]);
             }
-            return context.answer(&answer, |context| context.print_table(&table, "this store never had to come back"));
+            let failures = failures(entries(&answer, "failures"), &names);
+            return context.answer(&answer, |context| {
+                context.print_table(&table, "this store never had to come back");
+                say!("");
+                context.print_table(&failures, "no failure was noticed");
+            });
         }
         let mut last = recoveries.first().cloned().unwrap_or(Value::Null);
         if let (Some(fields), false) = (last.as_object_mut(), aside.is_empty()) {
@@ -107,6 +112,24 @@ pub(super) async fn names(context: &Context, said: &Value) -> Names {
 /// The sessions that the store has set aside, of what it says about itself.
 pub(super) fn set_aside(store: &Value) -> &[Value] {
     entries(field(field(store, "store"), "set_aside"), "")
+}
+
+/// Failures, a line for each.
+fn failures(failures: &[Value], names: &Names) -> Table {
+    let mut table = Table::new(&["failure", "severity", "session", ">times", "last", "over", "what"]);
+    for failure in failures {
+        let session = text(failure, "session");
+        table.row([
+            text(failure, "type").to_owned(),
+            text(failure, "severity").to_owned(),
+            if session.is_empty() { String::new() } else { names.of(session).to_owned() },
+            number(failure, "count").to_string(),
+            moment::utc(number(failure, "last_at_ms")),
+            field(failure, "over_at_ms").as_u64().map(moment::utc).unwrap_or_default(),
+            printable(&names.put_into(text(failure, "what"))),
+        ]);
+    }
+    table
 }
 
 /// What a start found that is not as it should be, in a few words.
@@ -293,6 +316,11 @@ fn remove_views(dir: &std::path::Path) -> Result<(), Failure> {
 
 fn is_clean(report: &Value) -> bool {
     field(report, "clean").as_bool() == Some(true)
+}
+
+/// The last holder did not park the store, or left something to settle.
+fn is_after_a_death(report: &Value) -> bool {
+    field(report, "crashed").as_bool() == Some(true) || !is_clean(report)
 }
 
 /// The first open of a store has nothing to come back from.

@@ -308,14 +308,30 @@ impl<'c> RecordsReader<'c> {
     /// # Errors
     /// Whatever SQLite says of the table itself.
     pub fn load(&self, session: SessionId, at_or_below: Seq) -> Result<Option<Checkpoint>> {
+        self.load_noting(session, at_or_below, &mut |_, _| ())
+    }
+
+    /// [`RecordsReader::load`]; `damaged` is told of every checkpoint that was passed over because it does not verify: its
+    /// seq, where that can be read, and what is wrong.
+    ///
+    /// # Errors
+    /// As [`RecordsReader::load`].
+    pub fn load_noting(
+        &self,
+        session: SessionId,
+        at_or_below: Seq,
+        damaged: &mut dyn FnMut(Option<u64>, String),
+    ) -> Result<Option<Checkpoint>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT seq, number, head_hash, head_time, state_version, hash, raw_len, checksum, codec, bytes \
              FROM checkpoints WHERE session = ?1 AND seq <= ?2 ORDER BY seq DESC",
         )?;
         let mut rows = statement.query((session.0, bound(at_or_below.0)))?;
         while let Some(found) = rows.next()? {
-            if let Ok(Some(checkpoint)) = read_checkpoint(session, found) {
-                return Ok(Some(checkpoint));
+            match read_checkpoint(session, found) {
+                Ok(Some(checkpoint)) => return Ok(Some(checkpoint)),
+                Ok(None) => {}
+                Err(error) => damaged(unsigned(found, 0).ok(), error.to_string()),
             }
         }
         Ok(None)
@@ -489,19 +505,51 @@ impl<'c> RecordsReader<'c> {
     /// # Errors
     /// `Damaged`.
     pub fn recoveries(&self, limit: usize) -> Result<Vec<Recovery>> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT id, at, report, checksum FROM recoveries ORDER BY at DESC, id DESC LIMIT ?1")?;
-        let mut rows = statement.query([i64::try_from(limit).unwrap_or(i64::MAX)])?;
         let mut recoveries = Vec::new();
-        while let Some(found) = rows.next()? {
-            let recovery = Recovery { id: found.get(0)?, at_ms: unsigned(found, 1)?, report: found.get(2)? };
-            if recovery.checksum() != fixed(found, 3)? {
-                return Err(SqliteError::damaged(None, None, format!("recovery {}: checksum differs", recovery.id)));
-            }
-            recoveries.push(recovery);
-        }
+        self.each_report("", limit, |recovery| recovery.map(|recovery| recoveries.push(recovery)))?;
         Ok(recoveries)
+    }
+
+    /// Reports whose ids begin with `prefix`, newest first, at most `limit`. One that does not verify is passed over: the
+    /// others are still worth reading, and [`RecordsReader::verify_file`] names it.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn reports(&self, prefix: &str, limit: usize) -> Result<Vec<Recovery>> {
+        let mut reports = Vec::new();
+        self.each_report(prefix, limit, |report| {
+            reports.extend(report.ok());
+            Ok(())
+        })?;
+        Ok(reports)
+    }
+
+    fn each_report(
+        &self,
+        prefix: &str,
+        limit: usize,
+        mut each: impl FnMut(Result<Recovery>) -> Result<()>,
+    ) -> Result<()> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT id, at, report, checksum FROM recoveries WHERE substr(id, 1, length(?1)) = ?1 \
+             ORDER BY at DESC, id DESC LIMIT ?2",
+        )?;
+        let mut rows = statement.query((prefix, i64::try_from(limit).unwrap_or(i64::MAX)))?;
+        while let Some(found) = rows.next()? {
+            let read = || {
+                let recovery = Recovery { id: found.get(0)?, at_ms: unsigned(found, 1)?, report: found.get(2)? };
+                if recovery.checksum() != fixed(found, 3)? {
+                    return Err(SqliteError::damaged(
+                        None,
+                        None,
+                        format!("recovery {}: checksum differs", recovery.id),
+                    ));
+                }
+                Ok(recovery)
+            };
+            each(read())?;
+        }
+        Ok(())
     }
 
     pub(super) fn connection(&self) -> &'c Connection {

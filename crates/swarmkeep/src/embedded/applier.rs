@@ -9,7 +9,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     blobs::BlobFiles,
+    incident::Noticed,
     journal::{Entry, Frame, Journal},
     planted::{self, Defect},
 };
@@ -49,6 +50,8 @@ const LAST_TRIES: usize = 20;
 /// After a failed batch: the next try. Nothing that comes in meanwhile makes it sooner: a disk that is full is not asked
 /// again with every save.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Failures that wait to be listed.
+const NOTICED: usize = 256;
 
 /// What the applier is asked for besides frames.
 pub(super) enum Ask {
@@ -80,6 +83,8 @@ pub(super) struct Progress {
     closed: Condvar,
     /// The thread is gone, by a panic that its own guard did not hold: nothing is applied any more.
     ended: AtomicBool,
+    /// The incarnation of another holder that has written records.db since; 0: none has.
+    fenced: AtomicU64,
     /// Bytes durable in the journal and not yet in records.db.
     pub(super) unapplied: watch::Sender<usize>,
     /// How far records.db has come.
@@ -90,6 +95,8 @@ pub(super) struct Progress {
     pub(super) trouble: Mutex<Option<String>>,
     /// Why views.db does not move, while that lasts.
     pub(super) views_trouble: Mutex<Option<String>>,
+    /// Failures met here and by readers, until somebody lists them.
+    noticed: Mutex<Vec<Noticed>>,
 }
 
 impl Progress {
@@ -99,12 +106,28 @@ impl Progress {
             came: Condvar::new(),
             closed: Condvar::new(),
             ended: AtomicBool::new(false),
+            fenced: AtomicU64::new(0),
             unapplied: watch::channel(0).0,
             records: watch::channel(records).0,
             views: watch::channel(views).0,
             trouble: Mutex::default(),
             views_trouble: Mutex::default(),
+            noticed: Mutex::default(),
         }
+    }
+
+    /// Says a failure to whoever keeps the list.
+    pub(super) fn notice(&self, noticed: Noticed) {
+        let mut all = self.noticed.lock();
+        // Several times a second somebody takes them; what does not fit until then is met again.
+        if all.len() < NOTICED {
+            all.push(noticed);
+        }
+    }
+
+    /// Takes the failures met since the last call.
+    pub(super) fn take_noticed(&self) -> Vec<Noticed> {
+        std::mem::take(&mut *self.noticed.lock())
     }
 
     /// From the journal's commit thread: quick, and never waits for anything but this lock.
@@ -162,6 +185,12 @@ impl Progress {
         let mut inbox = self.inbox.lock();
         inbox.over = true;
         inbox.asks.clear();
+    }
+
+    /// The other holder's incarnation, once one has written: this one must take nothing any more, because nothing of it
+    /// would ever be applied.
+    pub(super) fn fenced(&self) -> Option<u64> {
+        Some(self.fenced.load(Ordering::Acquire)).filter(|incarnation| *incarnation > 0)
     }
 
     /// Whether the applier is gone: what was acknowledged is in the journal, and nothing more may be taken on top of it.
@@ -447,6 +476,10 @@ impl Applier {
     fn stumble(&mut self, frames: Vec<Arc<Frame>>, bytes: usize, error: &SqliteError) {
         tracing::error!(%error, "records.db did not take a batch; the journal keeps it, and it is tried again");
         *self.progress.trouble.lock() = Some(error.to_string());
+        self.progress.notice(Noticed::of_tables(error));
+        if let SqliteError::Fenced { incarnation } = error {
+            self.progress.fenced.store((*incarnation).max(1), Ordering::Release);
+        }
         if matches!(error, SqliteError::Unknown(_) | SqliteError::Io(_))
             && let Err(error) = self.records.reopen()
         {

@@ -70,8 +70,13 @@ impl EmbeddedLog {
     ) -> Result<Self, Error> {
         let disk = RealDisk;
         disk.create_dir(folder).map_err(|error| unusable(folder, error))?;
-        let lock = StoreLock::take(folder, &holder(&*clock, None)).map_err(locked)?;
-        let opened = Self::open_on(Arc::new(disk), folder, settings, clock, entropy)?;
+        // How the last holder ended stays written there until this one is open.
+        let taking = Holder { parked: None, ..holder(&*clock, None) };
+        let mut lock = StoreLock::take(folder, &taking).map_err(locked)?;
+        let mut opened = Self::open_on(Arc::new(disk), folder, settings, clock.clone(), entropy)?;
+        let did_not_park = lock.previous().is_some_and(|previous| previous.parked == Some(false));
+        opened.report.crashed |= did_not_park && opened.incarnation > 1;
+        lock.say(&holder(&*clock, None)).map_err(|error| unusable(folder, error))?;
         *opened.lock.lock() = Some(lock);
         Ok(opened)
     }
@@ -138,6 +143,8 @@ impl EmbeddedLog {
         let mut report = report_of(&opened.inspection, opened.incarnation, &unapplied);
         report.views_rebuilt = views_rebuilt;
         report.at_ms = clock.now_ms();
+        // As far as the journal tells; a holder that was quiet when it died left a seal, and its lock file says so.
+        report.crashed = !fresh && !report.clean;
         let opened_at = unapplied.last().map_or(anchor.position, |frame| frame.position);
         for frame in unapplied {
             hand_over(&lanes, &progress, &watchers, frame);
@@ -245,7 +252,7 @@ pub(super) fn holder(clock: &dyn Clock, address: Option<String>) -> Holder {
     // One moment per process, whatever is said later.
     static STARTED_AT_MS: OnceLock<u64> = OnceLock::new();
     let started_at_ms = *STARTED_AT_MS.get_or_init(|| clock.now_ms());
-    Holder { pid: std::process::id(), address, started_at_ms }
+    Holder { pid: std::process::id(), address, started_at_ms, parked: Some(false) }
 }
 
 /// Looks before anything is opened for writing, so that a store that is refused is as it was: a database that was open for
@@ -371,6 +378,7 @@ fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]
     RecoveryReport {
         id: format!("open-{incarnation}"),
         at_ms: 0,
+        crashed: false,
         clean: inspection.sealed && inspection.damage.is_empty() && inspection.doubts.is_empty(),
         opened_ms: 0,
         all_checked_ms: None,

@@ -237,6 +237,7 @@ impl Engine {
 
     fn count_problem(&self, session: SessionId, error: &Error) {
         tracing::error!(%session, %error, "a session does not come back");
+        self.notice_error(session, error);
         if let Some(report) = &mut *self.recovery.lock() {
             report.sessions_failed += 1;
             if report.problems.len() < PROBLEMS_LISTED {

@@ -111,7 +111,7 @@ impl Engine {
                 self.residency.forget(slot);
                 return Err(match error {
                     LogError::NotFound => Self::no_session(id),
-                    other => damage::log(other),
+                    other => self.said_by_log(other, id),
                 });
             }
         };
@@ -119,15 +119,15 @@ impl Engine {
             Ok(folded) => folded,
             Err(error) => {
                 self.residency.forget(slot);
+                self.notice_error(id, &error);
                 return Err(error);
             }
         };
         if state.head.hash != grant.head.hash {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                format!("session {id}: the log's end is not where its records lead"),
-            )
-            .hint("`swarmkeep verify` says what is damaged"));
+            let message = format!("session {id}: the log's end is not where its records lead");
+            let error = Error::new(ErrorKind::Corrupt, message).hint("`swarmkeep verify` says what is damaged");
+            self.notice_error(id, &error);
+            return Err(error);
         }
         let tail = Tail { bytes: tail_bytes, records: loaded.replayed, since_ms: self.clock.monotonic_ms() };
         let orphans = orphans(&state, self.instance.as_str());
@@ -171,7 +171,7 @@ impl Engine {
             match checkpoint.state() {
                 Ok(state) => break state,
                 Err(error) => {
-                    tracing::warn!(session = %id, error, "passing over a checkpoint");
+                    self.notice_checkpoint(id, checkpoint.head.seq, &error);
                     if checkpoint.head.seq == Seq::ZERO {
                         break State::empty();
                     }

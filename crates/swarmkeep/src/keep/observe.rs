@@ -39,6 +39,7 @@ impl Engine {
         }
         for observation in &observations {
             if let Observation::Heartbeat { agent, .. } = observation {
+                self.agent_beats(id, agent);
                 for task in state.tasks.iter() {
                     if let Some(lease) = task.lease.as_ref().filter(|lease| lease.agent_id == *agent) {
                         self.watch.renew_lease(id, &task.id, lease.number, lease.lease_ms);
@@ -46,7 +47,7 @@ impl Engine {
                 }
             }
         }
-        self.log.observe(id, observations).await.map_err(damage::log)
+        self.log.observe(id, observations).await.map_err(|error| self.said_by_log(error, id))
     }
 
     pub(crate) async fn heartbeat_task(
@@ -61,6 +62,7 @@ impl Engine {
         match &found.lease {
             Some(current) if current.number == lease => {
                 self.watch.renew_lease(id, task, lease, current.lease_ms);
+                self.agent_acts(id, current.agent_id.as_str());
                 self.log
                     .observe(
                         id,

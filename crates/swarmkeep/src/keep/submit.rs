@@ -44,7 +44,7 @@ impl Engine {
     pub(crate) async fn wait_for_room(&self) -> Result<(), Error> {
         match self.log.room() {
             None => Ok(()),
-            Some(room) => room.await.map_err(damage::log),
+            Some(room) => room.await.map_err(|error| self.said_by_log(error, SessionId::default())),
         }
     }
 
@@ -100,7 +100,7 @@ impl Engine {
                                 Error::new(ErrorKind::Retry, message).hint("repeat it with the same request id")
                             );
                         }
-                        Err(error) => return Err(damage::log(error)),
+                        Err(error) => return Err(self.said_by_log(error, id)),
                     }
                 }
                 Step::Repeated { done, durable_at } => {
@@ -217,6 +217,7 @@ impl Engine {
                 // the records.
                 for body in live.commit(commit).iter().filter_map(|record| record.body.as_ref()) {
                     self.watch.note(slot.id, &body.event);
+                    self.notice_event(slot.id, body, &live.published);
                 }
                 Some(live.checkpoint_due(self.clock.monotonic_ms()))
             }
@@ -226,6 +227,9 @@ impl Engine {
             self.drop_outdated(slot.id, commit.head.seq);
             return;
         };
+        if self.incidents.any_open() {
+            self.incidents.writes_again(self.clock.now_ms());
+        }
         if due {
             // A full queue means the checkpoints are behind already; the next commit asks again.
             let _ = self.checkpoints.try_send(slot.id);

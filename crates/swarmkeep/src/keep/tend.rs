@@ -30,6 +30,8 @@ use crate::{
 
 /// How often deadlines and residency are looked at.
 const BEAT: Duration = Duration::from_millis(200);
+/// How often failures are listed and written down.
+const NOTED_EVERY_MS: u64 = 1_000;
 /// Deadlines taken at a time.
 const DUE_PER_BEAT: usize = 1024;
 /// Of them, recorded at the same time.
@@ -89,6 +91,7 @@ async fn pulse(engine: Weak<Engine>, mut rounds: Rounds) {
 }
 
 async fn beat(engine: Weak<Engine>, mut rounds: Rounds) {
+    let mut noted_ms: Option<u64> = None;
     while let Some(engine) = rounds.next(&engine).await {
         // After a stop this may run before the pulse does.
         engine.feel_pulse();
@@ -101,7 +104,12 @@ async fn beat(engine: Weak<Engine>, mut rounds: Rounds) {
             settling.spawn(settle(engine.clone(), due));
         }
         while settling.join_next().await.is_some() {}
-        engine.sweep(engine.clock.monotonic_ms());
+        let now_ms = engine.clock.monotonic_ms();
+        engine.sweep(now_ms);
+        if noted_ms.is_none_or(|noted_ms| now_ms.saturating_sub(noted_ms) >= NOTED_EVERY_MS) {
+            noted_ms = Some(now_ms);
+            engine.note_down();
+        }
     }
 }
 
@@ -218,6 +226,10 @@ impl Engine {
         }
         let command = match &due.about {
             About::Life => Command::Expire {},
+            About::Agent(agent) => match self.overdue(due, agent, &state) {
+                Some(verdict) => verdict,
+                None => return Ok(()),
+            },
             About::Effect(effect) => Command::DoubtEffect {
                 effect: effect.clone(),
                 attempt: u32::try_from(due.number).unwrap_or(u32::MAX),

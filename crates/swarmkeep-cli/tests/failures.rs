@@ -1,0 +1,353 @@
+//! Each type of failure, caused by the environment, and read from the history of the store: nothing in the program raises
+//! one for a test.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod binary;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use binary::{Store, signal};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Looks at the history so often before a failure that does not come is one of the test. Each look runs the binary.
+const LOOKS: usize = 2_000;
+
+fn history(store: &Store, more: &[&str]) -> Vec<Value> {
+    let args: Vec<&str> = [&["recover", "history", "--json"], more].concat();
+    let answer = store.run(&args).ok().json();
+    answer["failures"].as_array().unwrap().clone()
+}
+
+fn of_type<'a>(failures: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    failures.iter().filter(|failure| failure["type"] == kind).collect()
+}
+
+/// Looks until a failure of this type is in the history.
+fn noticed(store: &Store, kind: &str, more: &[&str]) -> Value {
+    for _ in 0..LOOKS {
+        if let [found, ..] = of_type(&history(store, more), kind).as_slice() {
+            return (*found).clone();
+        }
+    }
+    panic!("{kind} never came: {:?}", history(store, more));
+}
+
+/// Ends a process that this test started.
+fn kill(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn settings(store: &Store, text: &str) {
+    fs::create_dir_all(store.dir()).unwrap();
+    fs::write(store.dir().join("swarmkeep.toml"), text).unwrap();
+}
+
+/// Sets a key of session `work`, without the patience that the binary has; the status of the answer.
+fn put(url: &str, key: &str, value: &str) -> u16 {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let port = address.rsplit(':').next().unwrap();
+    write!(
+        stream,
+        "PUT /v1/sessions/default/work/memory/shared/{key} HTTP/1.1\r\nhost: localhost:{port}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{value}",
+        value.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_to_string(&mut answer).unwrap();
+    if !answer.starts_with("HTTP/1.1 2") {
+        println!("{answer}");
+    }
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// A value of about `bytes` bytes that does not pack.
+fn large(bytes: usize, salt: u64) -> String {
+    let mut state = salt.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut text = String::with_capacity(bytes);
+    while text.len() < bytes {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        text.push_str(&format!("{:016x}", state ^ (state >> 29)));
+    }
+    text
+}
+
+#[test]
+fn process_crash_is_a_kill_and_not_a_stop() {
+    let store = Store::new();
+    let (daemon, _) = store.serve(&[]);
+    store.run(&["session", "create", "work"]).ok();
+    assert!(history(&store, &[]).is_empty());
+    kill(daemon);
+    let (daemon, _) = store.serve(&[]);
+    let failures = history(&store, &[]);
+    let [crash] = of_type(&failures, "process_crash")[..] else { panic!("{failures:?}") };
+    assert_eq!((&crash["severity"], &crash["strategy"]), (&"low".into(), &"replay".into()));
+    let recoveries = store.run(&["recover", "history", "--json"]).ok().json();
+    assert_eq!(recoveries["recoveries"][0]["crashed"], true, "{recoveries}");
+    let table = store.run(&["recover", "history"]).ok();
+    assert!(table.out.contains("process_crash") && table.out.contains("after a death"), "{table:?}");
+    // A clean stop is none, and the crash before it stays in the history.
+    store.run(&["stop"]).ok();
+    drop(daemon);
+    let (daemon, _) = store.serve(&[]);
+    assert_eq!(of_type(&history(&store, &[]), "process_crash").len(), 1);
+    kill(daemon);
+}
+
+#[test]
+fn agent_unresponsive_is_an_agent_that_is_stopped() {
+    let store = Store::new();
+    let (daemon, _) = store.serve(&[]);
+    store.run(&["session", "create", "work"]).ok();
+    for agent in ["stopped", "calling", "quiet"] {
+        store.run(&["agent", "spawn", "work", "--id", agent, "--kind", "worker"]).ok();
+    }
+    // One that sends a heartbeat and then makes a call that takes long; one that never sent any.
+    store.run(&["agent", "heartbeat", "work", "calling"]).ok();
+    store.run(&["effect", "begin", "work", "model", "--agent", "calling", "--deadline-ms", "90000"]).ok();
+    // One whose process beats, until it is stopped.
+    let beat = r#"while "$0" --no-start agent heartbeat work stopped >/dev/null; do echo beat; done"#;
+    let mut agent = Command::new("sh");
+    agent.args(["-c", beat, env!("CARGO_BIN_EXE_swarmkeep")]);
+    agent.env_clear().env("HOME", store.path("")).env("SWARMKEEP_HOME", store.dir());
+    let mut agent = agent
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut beats = BufReader::new(agent.stdout.take().unwrap()).lines();
+    beats.next().unwrap().unwrap();
+    let pid = i32::try_from(agent.id()).unwrap();
+    signal(pid, Signal::STOP);
+
+    // The verdict is a record: whoever follows the session sees it.
+    let mut follow = store.command(&["session", "history", "work", "--follow", "--json"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let verdict = BufReader::new(follow.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap)
+        .find(|line| line.contains("\"recovered\""))
+        .unwrap();
+    assert!(verdict.contains("agent_unresponsive") && verdict.contains("stopped"), "{verdict}");
+    let failures = history(&store, &[]);
+    let [silent] = of_type(&failures, "agent_unresponsive")[..] else { panic!("{failures:?}") };
+    assert_eq!((&silent["agent"], &silent["silent_ms"]), (&"stopped".into(), &15_000.into()));
+    assert!(silent["over_at_ms"].is_null(), "{silent}");
+    // Nothing was taken from it, and it comes back.
+    let status = store.run(&["agent", "ls", "work", "--json"]).ok().json();
+    assert!(!status.to_string().contains("failed"), "{status}");
+    signal(pid, Signal::CONT);
+    beats.next().unwrap().unwrap();
+    beats.next().unwrap().unwrap();
+    let silent = noticed(&store, "agent_unresponsive", &[]);
+    assert!(silent["over_at_ms"].is_u64(), "{silent}");
+    [agent, follow, daemon].into_iter().for_each(kill);
+}
+
+/// A store at rest with one session of some records, whose newest checkpoint stands at the last of them.
+fn at_rest() -> (Store, rusqlite::Connection) {
+    let store = Store::new();
+    settings(&store, "journal_keep = \"0\"\n");
+    store.run(&["session", "create", "work"]).ok();
+    for number in 0..8 {
+        store.run(&["memory", "set", "work", &format!("key-{number}"), "\"needle\""]).ok();
+        if number == 3 || number == 7 {
+            store.run(&["checkpoint", "make", "work"]).ok();
+        }
+    }
+    store.run(&["stop"]).ok();
+    let tables = rusqlite::Connection::open(store.dir().join("records.db")).unwrap();
+    (store, tables)
+}
+
+/// Flips one bit in the middle of what a query finds, behind the back of every checksum.
+fn flip(tables: &rusqlite::Connection, table: &str, which: &str) {
+    let sql = format!("SELECT rowid, bytes FROM {table} WHERE {which}");
+    let (row, mut bytes): (i64, Vec<u8>) = tables.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    tables.execute(&format!("UPDATE {table} SET bytes = ?1 WHERE rowid = ?2"), (bytes, row)).unwrap();
+}
+
+#[test]
+fn checkpoint_corruption_is_a_flipped_checkpoint_and_costs_nothing() {
+    let (store, tables) = at_rest();
+    flip(&tables, "checkpoints", "seq = (SELECT max(seq) FROM checkpoints)");
+    drop(tables);
+    let (daemon, _) = store.serve(&[]);
+    let found = noticed(&store, "checkpoint_corruption", &[]);
+    assert_eq!((&found["severity"], &found["strategy"]), (&"low".into(), &"CHECKPOINT_ROLLBACK".into()), "{found}");
+    assert_eq!(found["session_name"], "default/work", "{found}");
+    let last = store.run(&["memory", "get", "work", "key-7"]).ok();
+    assert!(last.out.contains("needle"), "{last:?}");
+    kill(daemon);
+}
+
+#[test]
+fn state_corruption_is_a_flipped_record() {
+    let (store, tables) = at_rest();
+    flip(&tables, "chunks", "1 ORDER BY first_seq DESC LIMIT 1");
+    tables.execute("DELETE FROM checkpoints", []).unwrap();
+    drop(tables);
+    let (daemon, _) = store.serve(&[]);
+    let found = noticed(&store, "state_corruption", &[]);
+    assert_eq!((&found["place"], &found["severity"]), (&"records".into(), &"medium".into()), "{found}");
+    assert_eq!(found["strategy"], "repair", "the journal still had it: {found}");
+    assert_eq!(found["session_name"], "default/work", "{found}");
+    // It is in the history after the daemon is gone, too.
+    store.run(&["stop"]).ok();
+    drop(daemon);
+    let (daemon, _) = store.serve(&[]);
+    assert!(!of_type(&history(&store, &[]), "state_corruption").is_empty());
+    kill(daemon);
+}
+
+/// A small file system where the store will be.
+struct Small(PathBuf);
+
+impl Small {
+    fn under(store: &Store, megabytes: u32) -> Option<Self> {
+        fs::create_dir_all(store.dir()).unwrap();
+        let options = format!("size={megabytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(store.dir()).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(store.dir())),
+            Ok(output) => {
+                println!("skipped: a tmpfs cannot be mounted: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                println!("skipped: `mount` cannot be run: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn storage_unavailable_is_a_full_disk_and_ends_by_itself() {
+    let store = Store::new();
+    let Some(_mounted) = Small::under(&store, 16) else { return };
+    settings(&store, "segment_bytes = \"1MiB\"\njournal_keep = \"0\"\n");
+    let (daemon, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+    store.run(&["session", "create", "work"]).ok();
+    // Somebody else fills the disk.
+    let mut ballast = fs::File::create(store.dir().join("ballast")).unwrap();
+    while ballast.write_all(&[1; 4_096]).is_ok() {}
+    let refused = (0..1_000).any(|number| put(&url, "key", &format!("\"{}\"", large(100_000, number))) >= 500);
+    assert!(refused, "the disk was never full");
+    let full = noticed(&store, "storage_unavailable", &[]);
+    assert_eq!((&full["cause"], &full["severity"]), (&"disk_full".into(), &"high".into()), "{full}");
+    // There is room again, and it is written down: the next life of the store knows it, and that it was over.
+    drop(ballast);
+    fs::remove_file(store.dir().join("ballast")).unwrap();
+    for _ in 0..LOOKS {
+        put(&url, "again", "1");
+        if noticed(&store, "storage_unavailable", &[])["over_at_ms"].is_u64() {
+            break;
+        }
+    }
+    store.run(&["stop"]).ok();
+    drop(daemon);
+    let (daemon, _) = store.serve(&[]);
+    let full = noticed(&store, "storage_unavailable", &[]);
+    assert!(full["over_at_ms"].is_u64(), "{full}");
+    kill(daemon);
+}
+
+#[test]
+fn resource_exhaustion_is_more_than_can_be_applied() {
+    let store = Store::new();
+    settings(&store, "unapplied_bytes = \"4MiB\"\n");
+    let (daemon, _) = store.serve(&[]);
+    store.run(&["session", "create", "work"]).ok();
+    // Somebody else has the tables locked.
+    let mut tables = rusqlite::Connection::open(store.dir().join("records.db")).unwrap();
+    let locked = tables.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+    let mut writers: Vec<Child> = Vec::new();
+    for number in 0..60u64 {
+        let value = format!("\"{}\"", large(100_000, number));
+        let mut write = store.command(&["memory", "set", "work", &format!("key-{number}"), &value]);
+        writers.push(write.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        // As long as there is room they are answered.
+        if number < 30 {
+            assert!(writers.pop().unwrap().wait().unwrap().success());
+        }
+    }
+    let busy = noticed(&store, "resource_exhaustion", &[]);
+    assert_eq!((&busy["what"].is_string(), &busy["strategy"]), (&true, &"back_pressure".into()), "{busy}");
+    let lock = noticed(&store, "storage_unavailable", &[]);
+    assert_eq!((&lock["cause"], &lock["severity"]), (&"locked".into(), &"medium".into()), "{lock}");
+    locked.rollback().unwrap();
+    writers.into_iter().for_each(|mut writer| drop(writer.wait()));
+    kill(daemon);
+}
+
+#[test]
+fn ownership_conflict_is_a_second_holder() {
+    let store = Store::new();
+    let (first, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+    store.run(&["session", "create", "work"]).ok();
+    // What it has is in its tables: it does not write them by itself any more.
+    store.run(&["verify"]).ok();
+    // Somebody forces it: lock and socket are taken away from under the holder.
+    fs::remove_file(store.dir().join("lock")).unwrap();
+    fs::remove_file(store.dir().join("control.sock")).unwrap();
+    let (second, _) = store.serve(&[]);
+    store.run(&["session", "create", "other"]).ok();
+    store.run(&["verify"]).ok();
+    // The first one does not know yet, and is told by what it meant to write.
+    let refused = (0..LOOKS).any(|number| put(&url, "key", &number.to_string()) == 503);
+    assert!(refused, "it went on for ever");
+    let fenced = noticed(&store, "ownership_conflict", &["--url", &url]);
+    assert_eq!((&fenced["cause"], &fenced["severity"]), (&"fenced_out".into(), &"high".into()), "{fenced}");
+    assert_eq!(put(&url, "key", "1"), 503, "it takes nothing any more");
+    store.run(&["memory", "set", "work", "key", "2"]).ok();
+    [first, second].into_iter().for_each(kill);
+}
+
+#[test]
+fn outcome_unknown_is_a_kill_between_begin_and_finish() {
+    let store = Store::new();
+    let (daemon, _) = store.serve(&[]);
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["agent", "spawn", "work", "--id", "payer", "--kind", "worker"]).ok();
+    store.run(&["effect", "begin", "work", "pay", "--agent", "payer", "--instance", "before"]).ok();
+    kill(daemon);
+    let (daemon, _) = store.serve(&[]);
+    let asked = store.run(&["effect", "begin", "work", "pay", "--agent", "payer", "--instance", "after"]);
+    assert!(asked.code == 5 && asked.err.contains("nobody knows"), "{asked:?}");
+    let doubt = noticed(&store, "outcome_unknown", &[]);
+    assert_eq!((&doubt["effect"], &doubt["class"]), (&"pay".into(), &"at_most_once".into()), "{doubt}");
+    assert_eq!((&doubt["severity"], &doubt["strategy"]), (&"medium".into(), &"resolve".into()), "{doubt}");
+    assert!(doubt["over_at_ms"].is_null());
+    store.run(&["effect", "resolve", "work", "pay", "--done", "--by", "user:ana"]).ok();
+    assert!(noticed(&store, "outcome_unknown", &[])["over_at_ms"].is_u64());
+    kill(daemon);
+}

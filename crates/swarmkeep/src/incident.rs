@@ -1,0 +1,345 @@
+//! Failures that were noticed, each once: what, how often, since when, and whether it is over.
+//!
+//! A failure seen again is counted, not listed again. The list is bounded; what is on it is written to records.db as soon
+//! as that takes writes, so that a full disk is in the history too, from the moment there is room.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use swarmkeep_core::{
+    EntityId, SessionId,
+    failure::{Exhausted, Failure, FailureType, OwnershipCause, Place, Severity, Stake, StorageCause, Strategy},
+    log::{LogError, Refused},
+};
+use swarmkeep_sqlite::SqliteError;
+
+/// Failures listed for one life of a store; more are counted.
+const LISTED: usize = 1_000;
+/// What ids of stored incidents begin with.
+pub(crate) const PREFIX: &str = "failure-";
+
+/// A failure that was noticed, as it is kept: `{"id": …, "type": "storage_unavailable", "cause": "disk_full", …}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// `failure-INCARNATION-NUMBER`: unique in a store.
+    pub id: String,
+    /// What, with its detail.
+    #[serde(flatten)]
+    pub failure: Failure,
+    /// How bad it was at its worst.
+    pub severity: Severity,
+    /// What is done about it.
+    pub strategy: Strategy,
+    /// In which session; absent: in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// In one sentence.
+    pub what: String,
+    /// First noticed, ms since the Unix epoch.
+    pub first_at_ms: u64,
+    /// Last noticed.
+    pub last_at_ms: u64,
+    /// How often.
+    pub count: u64,
+    /// When it was seen to be over; absent: it is not, or nobody can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_at_ms: Option<u64>,
+}
+
+/// Something noticed, on its way to the list.
+#[derive(Debug, Clone)]
+pub(crate) struct Noticed {
+    pub(crate) failure: Failure,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) stake: Stake,
+    pub(crate) what: String,
+}
+
+impl Noticed {
+    pub(crate) fn new(failure: Failure, session: Option<SessionId>, what: impl Into<String>) -> Self {
+        Self { failure, session, stake: Stake::default(), what: what.into() }
+    }
+
+    /// What a log that did not do it says about the store, if it is a failure: a refusal of one call is none.
+    pub(crate) fn of_log(error: &LogError, session: SessionId) -> Option<Self> {
+        let (failure, session) = match error {
+            LogError::Refused { kind: Refused::DiskFull, .. } => (storage(StorageCause::DiskFull), None),
+            LogError::Refused { kind: Refused::ReadOnly, .. } => (storage(StorageCause::ReadOnly), None),
+            LogError::Refused { kind: Refused::Locked, .. } => (storage(StorageCause::Locked), None),
+            LogError::Refused { kind: Refused::Busy, .. } => {
+                (Failure::ResourceExhaustion { what: Exhausted::Queue }, None)
+            }
+            LogError::Fenced(_) => (Failure::OwnershipConflict { cause: OwnershipCause::FencedOut }, Some(session)),
+            LogError::Corrupt(damage) => {
+                let seqs = damage.iter().find_map(|damage| damage.seqs.clone());
+                let failure = Failure::StateCorruption {
+                    place: Place::Records,
+                    first: seqs.as_ref().map(|seqs| *seqs.start()),
+                    last: seqs.map(|seqs| *seqs.end()),
+                };
+                (failure, Some(session))
+            }
+            _ => return None,
+        };
+        Some(Self::new(failure, session, error.to_string()))
+    }
+
+    /// Why records.db did not take a batch.
+    pub(crate) fn of_tables(error: &SqliteError) -> Self {
+        let failure = match error {
+            SqliteError::Full(_) => storage(StorageCause::DiskFull),
+            SqliteError::Busy(_) => storage(StorageCause::Locked),
+            SqliteError::Fenced { .. } => Failure::OwnershipConflict { cause: OwnershipCause::FencedOut },
+            SqliteError::Damaged(_) | SqliteError::Foreign { .. } => {
+                Failure::StateCorruption { place: Place::Records, first: None, last: None }
+            }
+            _ => storage(StorageCause::ReadOnly),
+        };
+        Self::new(failure, None, format!("records.db: {error}"))
+    }
+}
+
+fn storage(cause: StorageCause) -> Failure {
+    Failure::StorageUnavailable { cause }
+}
+
+type Key = (FailureType, Option<SessionId>, String);
+
+struct Listed {
+    incident: Incident,
+    /// Differs from what records.db has.
+    is_news: bool,
+}
+
+#[derive(Default)]
+struct List {
+    listed: BTreeMap<Key, Listed>,
+    numbered: u64,
+    /// Not listed: there were too many.
+    unlisted: u64,
+}
+
+/// The failures of one life of a store.
+pub(crate) struct Incidents {
+    incarnation: u64,
+    list: Mutex<List>,
+    /// How many of them are not over and can end: asked on the way of every write, and rarely more than none.
+    open: AtomicUsize,
+}
+
+/// Whether somebody can tell that it is over.
+fn can_end(failure: &Failure) -> bool {
+    matches!(
+        failure.kind(),
+        FailureType::StorageUnavailable
+            | FailureType::ResourceExhaustion
+            | FailureType::AgentUnresponsive
+            | FailureType::OutcomeUnknown
+    )
+}
+
+impl Incidents {
+    pub(crate) fn new(incarnation: u64) -> Self {
+        Self { incarnation, list: Mutex::default(), open: AtomicUsize::new(0) }
+    }
+
+    /// Lists a failure, or counts it once more. True: it was not on the list, or had been over.
+    pub(crate) fn note(&self, noticed: Noticed, now_ms: u64) -> bool {
+        let Noticed { failure, session, stake, what } = noticed;
+        let severity = failure.severity(&stake);
+        let key = (failure.kind(), session, failure.about());
+        let mut list = self.list.lock();
+        if let Some(known) = list.listed.get_mut(&key) {
+            let incident = &mut known.incident;
+            let was_over = incident.over_at_ms.take().is_some();
+            // Seen again within the same second: counted, and not written for that alone.
+            known.is_news |= was_over || severity > incident.severity || now_ms / 1_000 > incident.last_at_ms / 1_000;
+            incident.count += 1;
+            incident.last_at_ms = now_ms;
+            incident.severity = incident.severity.max(severity);
+            (incident.failure, incident.what) = (failure, what);
+            if was_over && can_end(&incident.failure) {
+                self.open.fetch_add(1, Ordering::Relaxed);
+            }
+            return was_over;
+        }
+        if list.listed.len() >= LISTED {
+            // The oldest that is written and over, or cannot end, makes room; else this one is only counted.
+            let old = list
+                .listed
+                .iter()
+                .filter(|(_, listed)| !listed.is_news)
+                .filter(|(_, listed)| listed.incident.over_at_ms.is_some() || !can_end(&listed.incident.failure))
+                .min_by_key(|(_, listed)| listed.incident.last_at_ms)
+                .map(|(key, _)| key.clone());
+            let Some(old) = old else {
+                list.unlisted += 1;
+                return false;
+            };
+            list.listed.remove(&old);
+        }
+        list.numbered += 1;
+        tracing::warn!(failure = %failure, session = ?session, severity = %severity, what, "a failure");
+        if can_end(&failure) {
+            self.open.fetch_add(1, Ordering::Relaxed);
+        }
+        let incident = Incident {
+            id: format!("{PREFIX}{}-{}", self.incarnation, list.numbered),
+            strategy: failure.strategy(),
+            failure,
+            severity,
+            session,
+            what,
+            first_at_ms: now_ms,
+            last_at_ms: now_ms,
+            count: 1,
+            over_at_ms: None,
+        };
+        list.listed.insert(key, Listed { incident, is_news: true });
+        true
+    }
+
+    /// Whether any failure is open that can end.
+    pub(crate) fn any_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
+    }
+
+    /// Failures like this are over.
+    pub(crate) fn over(&self, now_ms: u64, is_over: impl Fn(&Incident) -> bool) {
+        if !self.any_open() {
+            return;
+        }
+        for listed in self.list.lock().listed.values_mut() {
+            let incident = &mut listed.incident;
+            if incident.over_at_ms.is_none() && can_end(&incident.failure) && is_over(incident) {
+                incident.over_at_ms = Some(now_ms);
+                listed.is_news = true;
+                self.open.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A write was taken: the store takes writes.
+    pub(crate) fn writes_again(&self, now_ms: u64) {
+        self.over(now_ms, |incident| {
+            matches!(incident.failure.kind(), FailureType::StorageUnavailable | FailureType::ResourceExhaustion)
+        });
+    }
+
+    /// An agent gave a sign of life.
+    pub(crate) fn agent_is_back(&self, session: SessionId, agent: &EntityId, now_ms: u64) {
+        self.over(now_ms, |incident| {
+            incident.session == Some(session)
+                && matches!(&incident.failure, Failure::AgentUnresponsive { agent: silent, .. } if silent == agent)
+        });
+    }
+
+    /// Somebody knows what became of an effect.
+    pub(crate) fn outcome_is_known(&self, session: SessionId, effect: &EntityId, now_ms: u64) {
+        self.over(now_ms, |incident| {
+            incident.session == Some(session)
+                && matches!(&incident.failure, Failure::OutcomeUnknown { effect: open, .. } if open == effect)
+        });
+    }
+
+    /// All of this life, newest first.
+    pub(crate) fn all(&self) -> Vec<Incident> {
+        let mut all: Vec<Incident> = self.list.lock().listed.values().map(|listed| listed.incident.clone()).collect();
+        newest_first(&mut all);
+        all
+    }
+
+    /// Whether one of this id is on the list.
+    pub(crate) fn lists(&self, id: &str) -> bool {
+        self.list.lock().listed.values().any(|listed| listed.incident.id == id)
+    }
+
+    /// Whether there is anything that records.db does not have.
+    pub(crate) fn has_news(&self) -> bool {
+        self.list.lock().listed.values().any(|listed| listed.is_news)
+    }
+
+    /// What records.db does not have as it is now.
+    pub(crate) fn news(&self) -> Vec<Incident> {
+        let list = self.list.lock();
+        list.listed.values().filter(|listed| listed.is_news).map(|listed| listed.incident.clone()).collect()
+    }
+
+    /// records.db has it, as it was then.
+    pub(crate) fn stored(&self, stored: &Incident) {
+        for listed in self.list.lock().listed.values_mut().filter(|listed| listed.incident.id == stored.id) {
+            let now = &listed.incident;
+            listed.is_news = (now.over_at_ms, now.severity, now.last_at_ms / 1_000)
+                != (stored.over_at_ms, stored.severity, stored.last_at_ms / 1_000);
+        }
+    }
+}
+
+pub(crate) fn newest_first(incidents: &mut [Incident]) {
+    incidents.sort_by(|one, other| (other.last_at_ms, &other.id).cmp(&(one.last_at_ms, &one.id)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Noticed {
+        Noticed::new(storage(StorageCause::DiskFull), None, "no room")
+    }
+
+    #[test]
+    fn the_same_failure_is_listed_once_and_counted() {
+        let incidents = Incidents::new(7);
+        assert!(incidents.note(full(), 1_000));
+        for at_ms in 1_001..1_100 {
+            assert!(!incidents.note(full(), at_ms));
+        }
+        let all = incidents.all();
+        assert_eq!((all.len(), all[0].count, all[0].first_at_ms, all[0].last_at_ms), (1, 100, 1_000, 1_099));
+        assert_eq!(all[0].id, "failure-7-1");
+        let json = serde_json::to_value(&all[0]).unwrap();
+        assert_eq!((&json["type"], &json["cause"]), (&"storage_unavailable".into(), &"disk_full".into()));
+        assert_eq!(serde_json::from_value::<Incident>(json).unwrap(), all[0]);
+    }
+
+    #[test]
+    fn what_was_stored_is_news_again_when_it_ends_or_comes_back() {
+        let incidents = Incidents::new(1);
+        incidents.note(full(), 1_000);
+        let stored = |incidents: &Incidents| incidents.news().iter().for_each(|news| incidents.stored(news));
+        stored(&incidents);
+        assert!(incidents.news().is_empty() && incidents.any_open());
+        incidents.writes_again(2_000);
+        assert!(!incidents.any_open());
+        assert_eq!(incidents.news()[0].over_at_ms, Some(2_000));
+        stored(&incidents);
+        assert!(incidents.note(full(), 2_100), "it had been over");
+        assert_eq!((incidents.news().len(), incidents.news()[0].over_at_ms), (1, None));
+        // Ended while it was being written: that is news still.
+        let before = incidents.news();
+        incidents.writes_again(2_200);
+        incidents.stored(&before[0]);
+        assert_eq!(incidents.news().len(), 1);
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_forgets_nothing_that_is_not_written() {
+        let incidents = Incidents::new(1);
+        let corrupt = |seq| {
+            let failure = Failure::CheckpointCorruption { seq: Some(seq) };
+            Noticed::new(failure, Some(SessionId([1; 16])), "damaged")
+        };
+        for seq in 0..2 * LISTED as u64 {
+            incidents.note(corrupt(seq), seq);
+        }
+        assert_eq!(incidents.all().len(), LISTED);
+        assert_eq!(incidents.all().last().unwrap().first_at_ms, 0);
+        incidents.news().iter().for_each(|news| incidents.stored(news));
+        incidents.note(corrupt(u64::MAX), 9_999);
+        assert_eq!((incidents.all().len(), incidents.all()[0].last_at_ms), (LISTED, 9_999));
+    }
+}
