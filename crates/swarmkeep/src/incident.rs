@@ -127,24 +127,25 @@ struct List {
 pub(crate) struct Incidents {
     incarnation: u64,
     list: Mutex<List>,
-    /// How many of them are not over and can end: asked on the way of every write, and rarely more than none.
+    /// How many of them are not over and can end.
     open: AtomicUsize,
+    /// How many of those a write that is taken ends: asked on the way of every write, and rarely more than none.
+    blocking: AtomicUsize,
 }
 
 /// Whether somebody can tell that it is over.
 fn can_end(failure: &Failure) -> bool {
-    matches!(
-        failure.kind(),
-        FailureType::StorageUnavailable
-            | FailureType::ResourceExhaustion
-            | FailureType::AgentUnresponsive
-            | FailureType::OutcomeUnknown
-    )
+    blocks(failure) || matches!(failure.kind(), FailureType::AgentUnresponsive | FailureType::OutcomeUnknown)
+}
+
+/// Whether a write that is taken shows that it is over.
+fn blocks(failure: &Failure) -> bool {
+    matches!(failure.kind(), FailureType::StorageUnavailable | FailureType::ResourceExhaustion)
 }
 
 impl Incidents {
     pub(crate) fn new(incarnation: u64) -> Self {
-        Self { incarnation, list: Mutex::default(), open: AtomicUsize::new(0) }
+        Self { incarnation, list: Mutex::default(), open: AtomicUsize::new(0), blocking: AtomicUsize::new(0) }
     }
 
     /// Lists a failure, or counts it once more. True: it was not on the list, or had been over.
@@ -162,8 +163,8 @@ impl Incidents {
             incident.last_at_ms = now_ms;
             incident.severity = incident.severity.max(severity);
             (incident.failure, incident.what) = (failure, what);
-            if was_over && can_end(&incident.failure) {
-                self.open.fetch_add(1, Ordering::Relaxed);
+            if was_over {
+                self.opened(&incident.failure);
             }
             return was_over;
         }
@@ -184,9 +185,7 @@ impl Incidents {
         }
         list.numbered += 1;
         tracing::warn!(failure = %failure, session = ?session, severity = %severity, what, "a failure");
-        if can_end(&failure) {
-            self.open.fetch_add(1, Ordering::Relaxed);
-        }
+        self.opened(&failure);
         let incident = Incident {
             id: format!("{PREFIX}{}-{}", self.incarnation, list.numbered),
             strategy: failure.strategy(),
@@ -203,14 +202,14 @@ impl Incidents {
         true
     }
 
-    /// Whether any failure is open that can end.
-    pub(crate) fn any_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed) > 0
+    fn opened(&self, failure: &Failure) {
+        self.open.fetch_add(usize::from(can_end(failure)), Ordering::Relaxed);
+        self.blocking.fetch_add(usize::from(blocks(failure)), Ordering::Relaxed);
     }
 
     /// Failures like this are over.
-    pub(crate) fn over(&self, now_ms: u64, is_over: impl Fn(&Incident) -> bool) {
-        if !self.any_open() {
+    fn over(&self, now_ms: u64, is_over: impl Fn(&Incident) -> bool) {
+        if self.open.load(Ordering::Relaxed) == 0 {
             return;
         }
         for listed in self.list.lock().listed.values_mut() {
@@ -219,15 +218,16 @@ impl Incidents {
                 incident.over_at_ms = Some(now_ms);
                 listed.is_news = true;
                 self.open.fetch_sub(1, Ordering::Relaxed);
+                self.blocking.fetch_sub(usize::from(blocks(&incident.failure)), Ordering::Relaxed);
             }
         }
     }
 
     /// A write was taken: the store takes writes.
-    pub(crate) fn writes_again(&self, now_ms: u64) {
-        self.over(now_ms, |incident| {
-            matches!(incident.failure.kind(), FailureType::StorageUnavailable | FailureType::ResourceExhaustion)
-        });
+    pub(crate) fn writes_again(&self, now_ms: impl FnOnce() -> u64) {
+        if self.blocking.load(Ordering::Relaxed) > 0 {
+            self.over(now_ms(), |incident| blocks(&incident.failure));
+        }
     }
 
     /// An agent gave a sign of life.
@@ -312,16 +312,15 @@ mod tests {
         incidents.note(full(), 1_000);
         let stored = |incidents: &Incidents| incidents.news().iter().for_each(|news| incidents.stored(news));
         stored(&incidents);
-        assert!(incidents.news().is_empty() && incidents.any_open());
-        incidents.writes_again(2_000);
-        assert!(!incidents.any_open());
+        assert!(incidents.news().is_empty());
+        incidents.writes_again(|| 2_000);
         assert_eq!(incidents.news()[0].over_at_ms, Some(2_000));
         stored(&incidents);
         assert!(incidents.note(full(), 2_100), "it had been over");
         assert_eq!((incidents.news().len(), incidents.news()[0].over_at_ms), (1, None));
         // Ended while it was being written: that is news still.
         let before = incidents.news();
-        incidents.writes_again(2_200);
+        incidents.writes_again(|| 2_200);
         incidents.stored(&before[0]);
         assert_eq!(incidents.news().len(), 1);
     }

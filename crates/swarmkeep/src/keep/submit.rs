@@ -227,9 +227,7 @@ impl Engine {
             self.drop_outdated(slot.id, commit.head.seq);
             return;
         };
-        if self.incidents.any_open() {
-            self.incidents.writes_again(self.clock.now_ms());
-        }
+        self.incidents.writes_again(|| self.clock.now_ms());
         if due {
             // A full queue means the checkpoints are behind already; the next commit asks again.
             let _ = self.checkpoints.try_send(slot.id);
