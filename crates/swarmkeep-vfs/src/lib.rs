@@ -156,6 +156,8 @@ struct Opened {
     path: PathBuf,
     file: Box<dyn File>,
     lock: locks::Holder,
+    /// Opened for reading: as with the operating system's files, a writer's lock cannot be had, and nothing is written.
+    read_only: bool,
     /// A journal that this open made: its first sync also syncs the directory. As in SQLite's own, a failure of that is
     /// not heard of.
     sync_dir: bool,

@@ -130,7 +130,8 @@ unsafe extern "C" fn open(
         let sync_dir = create && journal && files.size(path)?.is_none();
         let opened = files.open(path, create)?;
         slot.open.fetch_add(1, Ordering::AcqRel);
-        Ok(Opened { slot, path: path.to_owned(), file: opened, lock: slot.locks.holder(path), sync_dir })
+        let read_only = flags & ffi::SQLITE_OPEN_READONLY != 0;
+        Ok(Opened { slot, path: path.to_owned(), file: opened, lock: slot.locks.holder(path), read_only, sync_dir })
     };
     match make() {
         Ok(opened) => {
@@ -168,10 +169,16 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, bytes: 
 unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, from: *const c_void, bytes: c_int, offset: i64) -> c_int {
     // SAFETY: SQLite's buffer of so many bytes.
     let from = unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes.max(0) as usize) };
+    if opened(file).read_only {
+        return ffi::SQLITE_READONLY;
+    }
     code(opened(file).file.write_at(from, offset.cast_unsigned()), ffi::SQLITE_IOERR_WRITE)
 }
 
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, bytes: i64) -> c_int {
+    if opened(file).read_only {
+        return ffi::SQLITE_READONLY;
+    }
     code(opened(file).file.set_len(bytes.cast_unsigned()), ffi::SQLITE_IOERR_TRUNCATE)
 }
 
@@ -197,7 +204,11 @@ fn busy(taken: bool) -> c_int {
 }
 
 unsafe extern "C" fn lock(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {
-    busy(opened(file).lock.lock(level))
+    let opened = opened(file);
+    if opened.read_only && level > ffi::SQLITE_LOCK_SHARED {
+        return ffi::SQLITE_IOERR_LOCK;
+    }
+    busy(opened.lock.lock(level))
 }
 
 unsafe extern "C" fn unlock(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {

@@ -416,6 +416,12 @@ impl EmbeddedLog {
         read.map_err(LogError::from).map_err(damage::log)
     }
 
+    /// The last record of a session that was removed below a checkpoint; seq 0: none was.
+    pub(crate) fn base(&self, session: SessionId) -> Result<Seq, LogError> {
+        let stored = self.read_records(|records| records.session(session))?;
+        Ok(stored.map_or(Seq::ZERO, |stored| stored.base.seq))
+    }
+
     /// Whether a session's records are known to be missing in the middle.
     pub(crate) fn is_set_aside(&self, session: SessionId) -> bool {
         self.lanes.aside(session).is_some()

@@ -193,6 +193,21 @@ impl Swarmkeep {
         Self::start(log, None, settings, clock, entropy).await
     }
 
+    /// A store over an embedded log that is open already: one on a disk of one's own
+    /// ([`EmbeddedLog::open_on`]).
+    ///
+    /// # Errors
+    /// `invalid` for settings out of bounds.
+    pub async fn over_embedded(
+        log: Arc<EmbeddedLog>,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, Error> {
+        settings.check()?;
+        Self::start(log.clone(), Some(log), settings, clock, entropy).await
+    }
+
     pub(crate) async fn start(
         log: Arc<dyn Log>,
         embedded: Option<Arc<EmbeddedLog>>,

@@ -16,17 +16,26 @@ pub enum Defect {
     RetiredOnWal,
     /// A group is taken whatever epoch it carries.
     EpochNotCompared,
+    /// The frames of a segment are not keyed by its secret nonce.
+    NonceLeftOut,
+    /// A frame's bytes are believed without their hash.
+    HashNotCompared,
+    /// A state that comes from a checkpoint knows no request that was carried out before.
+    DedupeForgotten,
 }
 
 #[cfg(feature = "planted")]
 impl Defect {
     /// Every one.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::SyncSkipped,
         Self::AcknowledgedBeforeSync,
         Self::CacheTrusted,
         Self::RetiredOnWal,
         Self::EpochNotCompared,
+        Self::NonceLeftOut,
+        Self::HashNotCompared,
+        Self::DedupeForgotten,
     ];
 
     /// The environment variable that names the defect of a process, as its `Debug` form.

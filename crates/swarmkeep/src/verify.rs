@@ -232,7 +232,15 @@ impl Engine {
             }
         };
         let until = resident.head.seq;
-        match self.fold_from(id, State::empty(), until).await {
+        let mut base = Seq::ZERO;
+        let folded = match self.oldest_kept(id).await {
+            Ok(oldest) => {
+                base = oldest.head.seq;
+                self.fold_from(id, oldest, until).await
+            }
+            Err(error) => Err(error),
+        };
+        match folded {
             Ok((folded, loaded, bytes)) => {
                 report.records += loaded.replayed;
                 report.bytes += bytes as u64;
@@ -277,7 +285,7 @@ impl Engine {
                 Err(error) => finding("views", error.to_string()),
             }
         }
-        match self.events_agree(id, until).await {
+        match self.events_agree(id, base, until).await {
             Ok(true) => {}
             Ok(false) => finding("views", "the list of events is not that of the records".into()),
             // Too long to be read in one go.
@@ -287,11 +295,39 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether the views list the events that the records up to `until` are, and no others.
-    async fn events_agree(self: &Arc<Self>, id: SessionId, until: Seq) -> Result<bool, Error> {
+    /// The oldest state that can be had of a session: the empty one, or, where records were removed below a checkpoint, that
+    /// of the first checkpoint that stands at them or after.
+    async fn oldest_kept(&self, id: SessionId) -> Result<State, Error> {
+        let Some(embedded) = &self.embedded else { return Ok(State::empty()) };
+        let base = embedded.base(id).map_err(damage::log)?;
+        if base == Seq::ZERO {
+            return Ok(State::empty());
+        }
+        let checkpoints = embedded.checkpoints(id)?;
+        let oldest = checkpoints.iter().map(|checkpoint| checkpoint.head.seq).filter(|seq| *seq >= base).min();
+        let checkpoint = match oldest {
+            Some(oldest) => {
+                self.log.load(id, oldest).await.map_err(damage::log)?.filter(|found| found.head.seq == oldest)
+            }
+            None => None,
+        };
+        let gone = |why: String| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("session {id}: its records up to seq {base} were removed, and {why}"),
+            )
+        };
+        checkpoint
+            .ok_or_else(|| gone("no checkpoint that stands at or after them can be read".into()))?
+            .state()
+            .map_err(gone)
+    }
+
+    /// Whether the views list the events that the records after `base` up to `until` are, and no others.
+    async fn events_agree(self: &Arc<Self>, id: SessionId, base: Seq, until: Seq) -> Result<bool, Error> {
         let Some(embedded) = &self.embedded else { return Ok(true) };
         let mut recorded = Tally::default();
-        let (mut after, mut first) = (Seq::ZERO, None);
+        let mut after = base;
         while after < until {
             let bytes = self.read_log(id, after, READ_BYTES).await?;
             let before = after;
@@ -303,7 +339,6 @@ impl Engine {
                 }
                 // Of a record whose body was removed nobody can say what it was.
                 let Some(body) = &record.body else { return Ok(true) };
-                first.get_or_insert(record.seq.0);
                 let (aggregate, aggregate_id) = tabulate::aggregate(&body.event);
                 let kind = tabulate::event_type(&body.event);
                 recorded.add(record.seq.0, record.time_ms, kind, aggregate, &aggregate_id);
@@ -313,7 +348,7 @@ impl Engine {
             }
         }
         let mut listed = Tally::default();
-        let range = first.unwrap_or_default()..=until.0;
+        let range = base.next().0..=until.0;
         embedded.tabulated_events(id, |seq, time_ms, kind, aggregate, aggregate_id| {
             if range.contains(&seq) {
                 listed.add(seq, time_ms, kind, aggregate, aggregate_id);

@@ -409,7 +409,7 @@ fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]
             })
             .chain(inspection.doubts.iter().filter(|doubt| !doubt.abandoned && doubt.spans.is_none()).map(|doubt| {
                 format!(
-                    "journal segment {}: after its end lies what may have been acknowledged; whose it was cannot be told; kept \
+                    "journal segment {}: after its end is, or was, what may have been acknowledged; whose it was cannot be told; kept \
                      as quarantine/{}",
                     doubt.segment,
                     doubt.quarantine_name()

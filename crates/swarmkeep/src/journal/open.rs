@@ -83,7 +83,7 @@ impl Journal {
             entropy.fill(&mut id);
             StoreId(id)
         });
-        let incarnation = inspection.incarnation + 1;
+        let incarnation = inspection.incarnation.saturating_add(1);
         let finished = inspection
             .segments
             .iter()
@@ -149,7 +149,7 @@ impl Journal {
             let position = chain.next;
             let entries = frame.entries.clone();
             unapplied.push(Arc::new(Frame { position, hash, incarnation, bytes: frame.bytes, entries }));
-            chain.next = Position(position.0 + 1);
+            chain.next = Position(position.0.saturating_add(1));
             chain.hash = hash;
             chain.data = (position, hash);
         }

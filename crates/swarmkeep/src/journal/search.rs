@@ -100,7 +100,7 @@ impl Segment {
             if !each(&header, offset) {
                 damaged += 1;
             }
-            expected = Some(header.position.0 + 1);
+            expected = Some(header.position.0.saturating_add(1));
             offset += header.bytes as u64;
         }
         damaged

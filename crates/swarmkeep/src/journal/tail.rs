@@ -9,7 +9,8 @@
 //! - A bad frame is **damage** when something vouches for it: a later frame of the segment (a seal too), the next segment's
 //!   header, or records.db's position. Reading goes on after it.
 //! - Else it is **tail**: the journal ends before it. A sync that had returned would have been followed by a seal within
-//!   [`super::Settings::seal_after_ms`], so it is at most *possibly* acknowledged, and is reported so ([`Doubt`]).
+//!   [`super::Settings::seal_after_ms`], so it is at most *possibly* acknowledged, and is reported so ([`Doubt`]). So is the
+//!   end of a file that is shorter than its header says: a segment has its full size before its first frame.
 //! - The last frame, when nothing vouches for it, is accepted but not trusted: what this reads may be in the page cache
 //!   alone. It is carried over into the next segment ([`Inspection::carried`]).
 //! - Files of several stores, or of one store at several times, are refused with advice ([`OpenError::Mixed`]).
@@ -21,7 +22,7 @@ use swarmkeep_core::{Hash, log::Position};
 
 use super::{
     Frame, OpenError, StoreId, Vouch,
-    frame::{self, FRAME_BYTES_MAX, Header as FrameHeader, Key, Kind, Span},
+    frame::{self, FRAME_BYTES_MAX, Header as FrameHeader, Key, Kind, SEAL_BYTES, Span},
     segment::{
         ALIGNMENT, FORMAT_VERSION, FRAMES_AT, HEADER_BYTES, Header, HeaderError, SEGMENT_BYTES_MAX, file_number,
         spare_number,
@@ -149,7 +150,7 @@ pub fn inspect(disk: &dyn Disk, store_dir: &Path, vouch: Option<Vouch>) -> Resul
     let mut inspection = Inspection {
         spares: names.iter().filter_map(|name| spare_number(name)).collect(),
         sealed: true,
-        next: Position(records.0 + 1),
+        next: Position(records.0.saturating_add(1)),
         last_hash: vouch.map_or(Hash::default(), |vouch| vouch.frame_hash),
         data: (records, vouch.map_or(Hash::default(), |vouch| vouch.frame_hash)),
         incarnation: vouch.map_or(0, |vouch| vouch.incarnation),
@@ -359,7 +360,7 @@ impl<'a> Reading<'a> {
         }
         // What lies between records.db's position and this segment is not here.
         if let Some(&segment) = unreadable.iter().rfind(|number| **number < header.number) {
-            self.inspection.damage.push(Damage::unreadable(segment, self.records + 1..=data, false));
+            self.inspection.damage.push(Damage::unreadable(segment, self.records.saturating_add(1)..=data, false));
             self.confirmed = true;
             return Ok(());
         }
@@ -413,7 +414,14 @@ impl<'a> Reading<'a> {
             }
             // A later frame vouches for what should be here; without one it is the end, or what the next segment vouches for.
             let Some((at, position)) = later(&bytes, offset, limit, &key, self.expected) else { break };
-            self.damaged(header.number, &bytes, offset..=at - 1, &key, position, position <= self.records + 1);
+            self.damaged(
+                header.number,
+                &bytes,
+                offset..=at - 1,
+                &key,
+                position,
+                position <= self.records.saturating_add(1),
+            );
             offset = at;
         }
         match next {
@@ -434,7 +442,8 @@ impl<'a> Reading<'a> {
                 self.inspection.segments.push((header.number, found.bytes, next.data_position, end));
             }
             None => {
-                self.tail = remains(&bytes, offset, &key, header.recycled, header.number);
+                self.tail = remains(&bytes, offset, &key, header.recycled, header.number)
+                    .or_else(|| cut_off(bytes.len() as u64, header));
                 self.inspection.last = Some((header.number, offset));
             }
         }
@@ -450,7 +459,7 @@ impl<'a> Reading<'a> {
     }
 
     fn accept(&mut self, header: &FrameHeader, frame: Arc<Frame>, offset: u64) -> Result<(), OpenError> {
-        self.expected = header.position.0 + 1;
+        self.expected = header.position.0.saturating_add(1);
         self.hash = Some(header.hash);
         self.inspection.sealed = header.kind == Kind::Seal;
         self.unvouched = None;
@@ -517,7 +526,7 @@ impl<'a> Reading<'a> {
                 in_records: true,
                 what: "a frame is damaged; records.db has it".into(),
             }));
-            self.expected = self.records + 1;
+            self.expected = self.records.saturating_add(1);
             self.hash = Some(vouch.frame_hash);
             self.inspection.data = (vouch.position, vouch.frame_hash);
             self.confirmed = true;
@@ -557,6 +566,13 @@ impl Tail {
     fn doubt(self, abandoned: bool) -> Doubt {
         Doubt { segment: self.segment, bytes: self.bytes, position: self.position, spans: self.spans, abandoned }
     }
+}
+
+/// The file is shorter than it was made: what lay behind its last frame is gone, if there was something.
+fn cut_off(bytes: u64, header: &Header) -> Option<Tail> {
+    // One that was made longer than others, for a frame that was carried over, has no blocks for its seal yet.
+    let made = if header.carried { header.size.saturating_sub(SEAL_BYTES as u64) } else { header.size };
+    (bytes < made).then(|| Tail { segment: header.number, bytes: bytes..=made - 1, position: None, spans: None })
 }
 
 fn read_segment(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Bytes> {

@@ -19,6 +19,7 @@ use swarmkeep_core::{
 use super::{Engine, HOLDER};
 use crate::{
     damage,
+    planted::{self, Defect},
     session::Request,
     slot::{Live, Phase, Slot, Tail},
 };
@@ -169,7 +170,12 @@ impl Engine {
         let state = loop {
             let Some(checkpoint) = self.log.load(id, below).await.map_err(damage::log)? else { break State::empty() };
             match checkpoint.state() {
-                Ok(state) => break state,
+                Ok(mut state) => {
+                    if planted::is(Defect::DedupeForgotten) {
+                        state.requests = Default::default();
+                    }
+                    break state;
+                }
                 Err(error) => {
                     self.notice_checkpoint(id, checkpoint.head.seq, &error);
                     if checkpoint.head.seq == Seq::ZERO {

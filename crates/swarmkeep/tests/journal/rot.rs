@@ -9,7 +9,9 @@ use swarmkeep::{
 };
 use swarmkeep_core::{
     Hash, SessionId,
+    clock::Clock,
     log::{Durability, Head, Position},
+    testing::Draw,
 };
 
 use super::kit::{STORE, World, marks, settings};
@@ -77,6 +79,127 @@ fn every_flipped_byte_is_found_or_unread() {
     }
     println!("{flipped} flips: {found} found, {unread} unread");
     assert!(found > 8000);
+}
+
+/// What is done to a segment, by a number: flipped, zeroed, swapped, cut, put back as it was, foreign bytes.
+fn harmed(whole: &[u8], draw: &mut Draw) -> (Vec<u8>, &'static str) {
+    let mut bytes = whole.to_vec();
+    let used = whole.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let used = whole.len().min(used + 512);
+    let run = [1, 16, 512, 4096][draw.below(4)].min(used);
+    // Sectors and pages go as a whole.
+    let step = if run < 512 { 1 } else { run };
+    let (at, other) = (draw.below(used - run + 1) / step * step, draw.below(used - run + 1) / step * step);
+    let what = ["flipped", "zeroed", "swapped", "cut", "as it was", "foreign"][draw.below(6)];
+    match what {
+        "flipped" => bytes[draw.below(used)] ^= 1 << draw.below(8),
+        "zeroed" => bytes[at..at + run].fill(0),
+        "swapped" if at.abs_diff(other) >= run => {
+            bytes[at..at + run].copy_from_slice(&whole[other..other + run]);
+            bytes[other..other + run].copy_from_slice(&whole[at..at + run]);
+        }
+        "cut" => bytes.truncate(at),
+        // Frames are written one after another.
+        "as it was" => bytes[8192 + draw.below((used - 8192) / 512 + 1) * 512..].fill(0),
+        "foreign" => {
+            let mut stream = blake3::Hasher::new().update(&draw.number().to_le_bytes()).finalize_xof();
+            stream.fill(&mut bytes[at..at + run]);
+        }
+        _ => {}
+    }
+    (bytes, what)
+}
+
+/// `SWARMKEEP_DISK_IMAGES` says how many; the figures go to stdout and to `SWARMKEEP_DISK_FIGURES`.
+#[test]
+fn no_corruption_of_a_journal_is_believed_or_passed_over() {
+    let number =
+        |name: &str, otherwise: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+    let (most, seed) = (number("SWARMKEEP_DISK_IMAGES", 200_000), number("SWARMKEEP_DISK_SEED", 1));
+    let clock = swarmkeep::SystemClock::new();
+    let began = clock.now_ms();
+    let counts = std::sync::Mutex::new(std::collections::BTreeMap::<(&str, &str), u64>::new());
+    std::thread::scope(|scope| {
+        for worker in 0..2 {
+            let counts = &counts;
+            scope.spawn(move || {
+                let mut draw = Draw::new(seed << 8 | worker);
+                let (mut world, log) = small();
+                let files = segments(&world);
+                let whole: Vec<Vec<u8>> = files.iter().map(|file| world.disk.contents(file).unwrap()).collect();
+                let opened = World { disk: world.disk.fork(), ..World::new() }.open().unwrap();
+                let applied: Vec<_> = opened.unapplied.clone();
+                let mut here = std::collections::BTreeMap::<(&str, &str), u64>::new();
+                for trial in 0..most / 2 {
+                    // Every so often records.db has come further, and vouches for more.
+                    if trial % 1_000 == 0 {
+                        world.vouch = None;
+                        world.applied.clear();
+                        let through = draw.below(applied.len() + 1);
+                        world.apply(opened.store, opened.incarnation - 1, &applied[..through]);
+                    }
+                    let wanted = &log[world.applied.len()..];
+                    let nth = draw.below(files.len());
+                    let (bytes, what) = harmed(&whole[nth], &mut draw);
+                    if bytes == whole[nth] {
+                        *here.entry((what, "unchanged")).or_default() += 1;
+                        continue;
+                    }
+                    world.disk.alter(&files[nth], |old| old.clone_from(&bytes));
+                    let seen = look(&world);
+                    world.disk.alter(&files[nth], |old| old.clone_from(&whole[nth]));
+                    let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                    let earlier_end =
+                        nth + 1 == files.len() && bytes.len() == whole[nth].len() && bytes[..end] == whole[nth][..end];
+                    let verdict = match seen {
+                        Err(_) => "refused",
+                        Ok(seen) => {
+                            let there = marks(&seen.unapplied);
+                            assert!(
+                                there.iter().all(|mark| wanted.contains(mark)),
+                                "{what}, trial {trial}: another one"
+                            );
+                            match (there == wanted, seen.damage.is_empty() && seen.doubts.is_empty()) {
+                                (true, true) => "unread",
+                                (true, false) => "found, nothing lost",
+                                (false, false) => "found",
+                                (false, true) => {
+                                    assert!(earlier_end, "{what}, trial {trial}: lost in silence");
+                                    "an earlier end"
+                                }
+                            }
+                        }
+                    };
+                    *here.entry((what, verdict)).or_default() += 1;
+                }
+                for (key, count) in here {
+                    *counts.lock().unwrap().entry(key).or_default() += count;
+                }
+            });
+        }
+    });
+    let counts = counts.into_inner().unwrap();
+    let mut by_verdict = std::collections::BTreeMap::<&str, u64>::new();
+    for ((what, verdict), count) in counts {
+        println!("{what:10} {verdict:20} {count}");
+        *by_verdict.entry(verdict).or_default() += count;
+    }
+    let unchanged = by_verdict.remove("unchanged").unwrap_or(0);
+    let trials: u64 = by_verdict.values().sum();
+    let ms = clock.now_ms().saturating_sub(began);
+    println!(
+        "{trials} corruptions of a journal (seed {seed}, {unchanged} more changed nothing): {by_verdict:?}, {ms} ms"
+    );
+    if let Ok(path) = std::env::var("SWARMKEEP_DISK_FIGURES") {
+        let line = serde_json::json!({
+            "test": "no_corruption_of_a_journal_is_believed_or_passed_over", "seed": seed, "writes": 5, "trials": trials,
+            "repeated": unchanged, "checks": trials * 5, "states": 0, "blobs": 0, "failed": 0, "ms": ms,
+            "verdicts": by_verdict,
+        });
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes()).unwrap();
+    }
+    assert!(by_verdict["found"] > trials / 20 && by_verdict["an earlier end"] > 0);
 }
 
 #[test]
@@ -150,6 +273,9 @@ fn a_tail_torn_at_every_byte_is_reported() {
             let whole = starts.iter().filter(|start| **start < cut).count();
             assert!(log.starts_with(&there), "cut at {cut}");
             assert!(there.len() + 1 >= 2 + whole, "cut at {cut}: only the frame that is cut may be missing");
+            if shorter {
+                assert_eq!(seen.doubts.len(), 1, "cut at {cut}, between two frames or within one: not in silence");
+            }
             if there.len() < 2 + whole {
                 assert_eq!(seen.doubts.len(), 1, "cut at {cut}: not in silence");
                 assert!(seen.damage.is_empty());

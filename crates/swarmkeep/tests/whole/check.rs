@@ -110,7 +110,7 @@ async fn session(
             let record = view.decode().map_err(|error| error.to_string())?;
             let mut base = |blob| {
                 let bytes = at_once(log, id, blob)?;
-                State::from_canonical(&bytes)
+                State::from_canonical(&zstd::stream::decode_all(&bytes[..]).map_err(|error| error.to_string())?)
             };
             fold_record(&mut state, &record, &mut base).map_err(|error| error.to_string())?;
         }

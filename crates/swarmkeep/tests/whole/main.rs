@@ -15,7 +15,12 @@
 mod check;
 mod faults;
 mod figures;
+#[path = "../journal/kit.rs"]
+#[allow(dead_code, reason = "one checker uses a part of it")]
+mod kit;
+mod named;
 mod power;
+mod rot;
 mod teeth;
 mod work;
 mod world;

@@ -191,7 +191,8 @@ impl Work {
     async fn fork(&mut self) -> Result<(), Stopped> {
         let from = self.pick();
         let base = forked_base(self.sessions[&from].staged());
-        let blob = Blob::new(Bytes::from(base.canonical()));
+        // Packed, as the engine has it.
+        let blob = Blob::new(Bytes::from(zstd::bulk::compress(&base.canonical(), 1).unwrap()));
         if blob.bytes.len() > 4_000 {
             return Ok(());
         }
