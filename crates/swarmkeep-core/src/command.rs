@@ -92,6 +92,15 @@ pub enum Command {
         /// Which topic.
         topic: EntityId,
     },
+    /// A new process of an agent begins its work. What an earlier process left half-written is closed, at most
+    /// [`crate::limits::SWEEP`] turns at a time: effects that another `instance` of this agent began become doubts, tool
+    /// calls that this agent wrote are waited for no longer. Each is an `interrupted` record.
+    ReturnAgent {
+        /// Which agent.
+        agent: EntityId,
+        /// The new process.
+        instance: EntityId,
+    },
     /// A new group.
     CreateGroup {
         /// An id, else one is made.
@@ -352,6 +361,22 @@ pub enum Command {
         #[serde(default)]
         blobs: BTreeMap<String, BlobId>,
     },
+    /// From the engine: closes what was left half-written by those who are gone.
+    InterruptTurns {
+        /// Processes that will finish nothing any more.
+        #[serde(default)]
+        instances: Vec<EntityId>,
+        /// The store has been started: agents that ended before, and broken chains, are looked at too.
+        #[serde(default)]
+        at_start: bool,
+    },
+    /// From the engine: no result of a tool call came in time.
+    InterruptCall {
+        /// Which call; one that is not open means nothing happens.
+        call: EntityId,
+        /// What was seen.
+        reason: String,
+    },
     /// From the engine: what is over by time (memory, messages due for the dead-letter box, the session itself).
     Expire {},
     /// From the engine: what a recovery found.
@@ -381,6 +406,8 @@ impl Command {
             self,
             Command::ExpireLease { .. }
                 | Command::DoubtEffect { .. }
+                | Command::InterruptTurns { .. }
+                | Command::InterruptCall { .. }
                 | Command::Expire {}
                 | Command::NoteRecovery { .. }
                 | Command::Rewind { .. }

@@ -22,9 +22,11 @@ mod group;
 pub(crate) mod lifecycle;
 mod message;
 mod task;
+mod turn;
 mod value;
 
 pub use expire::next_due_ms;
+pub use turn::{Gone, half_written};
 
 use crate::{
     command::{Command, Outcome},
@@ -141,13 +143,20 @@ fn work(state: &State, command: &Command, ctx: &Ctx<'_>) -> Decision {
         Command::FinishEffect { effect, attempt, outcome } => effect::finish(state, effect, *attempt, outcome),
         Command::ResolveEffect { effect, outcome, by } => effect::resolve(state, effect, outcome.as_ref(), by),
         Command::DoubtEffect { effect, attempt, reason } => effect::doubt(state, effect, *attempt, reason),
+        Command::ReturnAgent { agent, instance } => turn::return_agent(state, agent, instance),
+        Command::InterruptTurns { instances, at_start } => {
+            turn::interrupt(state, Gone { instances, at_start: *at_start })
+        }
+        Command::InterruptCall { call, reason } => turn::interrupt_call(state, call, reason),
         Command::SetConnection { connection, recipe, state: standing, status } => {
             value::set_connection(state, connection, recipe, standing, status)
         }
         Command::RemoveConnection { connection } => value::remove_connection(state, connection),
         Command::SetConfig { key, value } => value::set_config(state, key, value),
         Command::RemoveConfig { key } => value::remove_config(state, key),
-        Command::Record { kind, aggregate, payload, blobs } => value::record(kind, aggregate.as_ref(), payload, blobs),
+        Command::Record { kind, aggregate, payload, blobs } => {
+            value::record(state, kind, aggregate.as_ref(), payload, blobs, ctx)
+        }
         // The session's own life was decided before.
         Command::Pause { .. }
         | Command::Resume {}

@@ -26,7 +26,8 @@ pub enum Kind {
 /// One entity that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// In which table: `session`, `agents`, `groups`, `tasks`, `messages`, `memory`, `effects`, `connections`, `config`.
+    /// In which table: `session`, `agents`, `groups`, `tasks`, `messages`, `memory`, `effects`, `calls`, `connections`,
+    /// `config`.
     pub table: &'static str,
     /// Which entity: its id; memory as `SCOPE/KEY`; for the session its name.
     pub id: String,
@@ -68,6 +69,7 @@ impl Diff {
         table("messages", &from.messages, &to.messages, &mut changes);
         table("memory", &from.memory, &to.memory, &mut changes);
         table("effects", &from.effects, &to.effects, &mut changes);
+        table("calls", &from.calls, &to.calls, &mut changes);
         table("connections", &from.connections, &to.connections, &mut changes);
         table("config", &from.config, &to.config, &mut changes);
         Self { from: from.head, to: to.head, changes }

@@ -14,6 +14,7 @@ use crate::{
     id::{BlobId, EntityId, Hash, Seq, SessionId, SessionName},
     json::Json,
     state::{Address, AgentStatus, EffectClass, EffectOutcome, SessionMetadata, SessionStatus},
+    turn::Turn,
 };
 
 /// Something that happened. Times are not in here: a record has its own.
@@ -305,6 +306,12 @@ pub enum Event {
         correlation_id: Option<String>,
         /// Each gets it until it acknowledges it.
         recipients: Vec<EntityId>,
+        /// Tool calls that stand in it without a result.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        calls: Vec<EntityId>,
+        /// Open tool calls whose results stand in it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        results: Vec<EntityId>,
     },
     /// Handed to a recipient, for the `attempt`th time.
     MessageDelivered {
@@ -463,5 +470,20 @@ pub enum Event {
         /// Blobs it introduces or refers to, with a name for each.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         blobs: BTreeMap<String, BlobId>,
+        /// Tool calls that stand in it without a result.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        calls: Vec<EntityId>,
+        /// Open tool calls whose results stand in it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        results: Vec<EntityId>,
+    },
+
+    // ── turns ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    /// A turn that was left half-written was closed: the rest of it is not waited for any more. What was written stays.
+    Interrupted {
+        /// Which turn.
+        turn: Turn,
+        /// Why nobody will write the rest.
+        reason: String,
     },
 }

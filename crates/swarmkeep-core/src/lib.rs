@@ -16,6 +16,7 @@
 //! | [`session`] | sans-I/O session: command → staged group → committed, or unknown |
 //! | [`log`] | the storage seam: the contract every back end keeps, and its conformance suite |
 //! | [`checkpoint`] | the fold, saved: its bytes and when one is due |
+//! | [`turn`] | a call and its result, an answer and what it answers: how one that was left half-written is named |
 //! | [`tabulate`] | events and state → rows of the views: the only place that knows columns |
 //! | [`query`] | typed questions across sessions |
 //! | [`diff`] | two states compared, entity by entity |
@@ -48,6 +49,7 @@ pub mod state;
 pub mod tabulate;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod turn;
 
 pub use error::{Error, ErrorKind, Refusal, RefusalCode};
 pub use event::Event;

@@ -50,6 +50,10 @@ pub const MESSAGES: usize = 100_000;
 pub const MEMORY_ENTRIES: usize = 100_000;
 /// Effects in one session, finished ones included (their outcomes are what a repeat is answered with).
 pub const EFFECTS: usize = 100_000;
+/// Tool calls without a result that one session keeps an eye on; more are recorded like any other text.
+pub const OPEN_CALLS: usize = 10_000;
+/// Tool calls, and results, that are noticed in one message or record.
+pub const CALLS_PER_RECORD: usize = 128;
 /// Connections in one session.
 pub const CONNECTIONS: usize = 1_000;
 /// Configuration keys in one session.

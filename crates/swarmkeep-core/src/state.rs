@@ -5,6 +5,7 @@
 
 mod apply;
 mod base;
+mod call;
 mod entity;
 mod evolve;
 mod table;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     apply::ApplyError,
     base::forked_base,
+    call::OpenCall,
     entity::{
         Address, Agent, AgentStatus, ConfigEntry, Connection, Effect, EffectClass, EffectOutcome, EffectStatus, Group,
         Lease, Member, MemoryEntry, MemoryKey, Message, MessageRank, Origin, Receipt, SessionInfo, SessionMetadata,
@@ -67,6 +69,9 @@ pub struct State {
     pub memory: Table<MemoryEntry>,
     /// Effects, by key.
     pub effects: Table<Effect>,
+    /// Tool calls without a result, by id.
+    #[serde(default, skip_serializing_if = "Table::is_empty")]
+    pub calls: Table<OpenCall>,
     /// Connections, by id.
     pub connections: Table<Connection>,
     /// Configuration, by key.
@@ -89,6 +94,7 @@ impl State {
             messages: Table::default(),
             memory: Table::default(),
             effects: Table::default(),
+            calls: Table::default(),
             connections: Table::default(),
             config: Table::default(),
             requests: Requests::default(),
@@ -136,6 +142,7 @@ impl State {
             + self.messages.weight()
             + self.memory.weight()
             + self.effects.weight()
+            + self.calls.weight()
             + self.connections.weight()
             + self.config.weight()
             + self.requests.weight()

@@ -21,6 +21,7 @@ use crate::{
     id::EntityId,
     record::Record,
     state::{EffectOutcome, State, TaskStatus},
+    turn::Turn,
 };
 
 /// A value in a column.
@@ -193,7 +194,10 @@ pub fn changes(record: &Record, out: &mut Vec<RowChange>) {
             Event::SessionStatusChanged { .. } | Event::SessionUpdated { .. } => {
                 session_changes(session, &body.event, out)
             }
-            Event::Recovered { .. } | Event::Custom { .. } => {}
+            Event::Interrupted { turn: Turn::Part { task, .. }, .. } => {
+                out.push(TASKS.set(session, &[task], &[("parent_task_id", Value::Null)]));
+            }
+            Event::Recovered { .. } | Event::Custom { .. } | Event::Interrupted { .. } => {}
             Event::AgentSpawned { .. }
             | Event::AgentStatusChanged { .. }
             | Event::AgentUpdated { .. }
@@ -398,7 +402,7 @@ fn task_change(session: &Value, now: &Value, event: &Event) -> Option<RowChange>
 fn message_changes(session: &Value, now: &Value, event: &Event, out: &mut Vec<RowChange>) {
     let now = || now.clone();
     match event {
-        Event::MessageSent { message, from, to, topic, content, correlation_id, recipients } => {
+        Event::MessageSent { message, from, to, topic, content, correlation_id, recipients, .. } => {
             let status = if recipients.is_empty() { "no_recipients" } else { "waiting" };
             let (kind, to) = row::address(to);
             let values = [

@@ -78,6 +78,17 @@ impl Draw {
         Json::parse(&text).unwrap()
     }
 
+    /// What an agent writes: now and then with a tool call, or with a result.
+    fn text(&mut self) -> Json {
+        let call = self.below(6);
+        let text = match self.below(8) {
+            0 => format!(r#"{{"role":"assistant","tool_calls":[{{"id":"call-{call}"}},{{"id":"call-9"}}]}}"#),
+            1 => format!(r#"{{"role":"tool","tool_call_id":"call-{call}"}}"#),
+            _ => return self.json(),
+        };
+        Json::parse(&text).unwrap()
+    }
+
     fn reason(&mut self) -> Option<String> {
         self.one_in(2).then(|| format!("because {}", self.below(9)))
     }
@@ -161,8 +172,8 @@ fn message_command(draw: &mut Draw, state: &State, agent: EntityId) -> Command {
                 _ => Address::Agent(other),
             },
             topic: None,
-            content: draw.json(),
-            correlation_id: draw.one_in(3).then(|| "question".into()),
+            content: draw.text(),
+            correlation_id: draw.one_in(3).then(|| ["question", "message-999999"][draw.below(2)].into()),
         },
         3 | 4 => Command::ReceiveMessages { agent, limit: draw.one_in(2).then_some(3) },
         _ => match draw.pick(&messages) {
@@ -192,6 +203,9 @@ fn memory_command(draw: &mut Draw, state: &State) -> Command {
 
 fn effect_command(draw: &mut Draw, state: &State, agent: EntityId) -> Command {
     let effect = draw.id("effect", 12);
+    if draw.one_in(20) {
+        return Command::ReturnAgent { agent, instance: draw.id("process", 3) };
+    }
     let known = state.effects.get(&effect).cloned();
     let outcome = EffectOutcome { ok: !draw.one_in(4), value: draw.json() };
     match known {
@@ -271,11 +285,14 @@ fn life_command(draw: &mut Draw) -> Command {
             ttl_ms: None,
             idle_ttl_ms: draw.one_in(2).then(|| [0, 1_000_000_000][draw.below(2)]),
         },
+        9 if draw.one_in(2) => {
+            Command::InterruptTurns { instances: vec![draw.id("process", 3)], at_start: draw.one_in(2) }
+        }
         9 => Command::NoteRecovery { recovery: draw.id("recovery", 9), report: draw.json() },
         _ => Command::Record {
             kind: "note".into(),
             aggregate: draw.one_in(2).then(|| draw.id("thing", 3)),
-            payload: draw.json(),
+            payload: draw.text(),
             blobs: BTreeMap::new(),
         },
     }

@@ -315,6 +315,12 @@ fn refuse_engines_own(at: usize, command: &Command) -> Result<(), Problem> {
             ("doubt_effect", "the engine doubts an effect by itself; `begin_effect` again to ask")
         }
         Command::Expire {} => ("expire", "the engine expires things by itself"),
+        Command::InterruptTurns { .. } => {
+            ("interrupt_turns", "the engine closes them by itself; `return_agent` says that a new process begins")
+        }
+        Command::InterruptCall { .. } => {
+            ("interrupt_call", "the engine closes it by itself; `return_agent` says that a new process begins")
+        }
         Command::NoteRecovery { .. } => ("note_recovery", "the engine notes its recoveries by itself"),
         Command::Rewind { .. } => ("rewind", "POST the session's `/rewind` route"),
         _ => return Ok(()),

@@ -18,6 +18,7 @@ use swarmkeep_core::{
     clock::Clock,
     decide, limits,
     state::{AgentStatus, EffectStatus},
+    turn::Turn,
 };
 
 /// What a deadline is about.
@@ -29,6 +30,8 @@ pub(crate) enum About {
     Effect(EntityId),
     /// An agent that gives signs of life: `number` is how long it has been silent when this is due.
     Agent(EntityId),
+    /// A tool call that has no result yet.
+    Call(EntityId),
     /// Something in the session ends by the wall clock: memory, or the session itself.
     Life,
 }
@@ -108,6 +111,9 @@ impl Watch {
         for effect in state.effects.iter().filter(|effect| effect.status == EffectStatus::Begun) {
             start(About::Effect(effect.id.clone()), u64::from(effect.attempt), effect.deadline_ms);
         }
+        for call in state.calls.iter() {
+            start(About::Call(call.id.clone()), 0, limits::EFFECT_DEADLINE_MS);
+        }
         drop(timers);
         self.register_life(state);
     }
@@ -145,6 +151,17 @@ impl Watch {
             }
             Event::EffectFinished { effect, .. } | Event::EffectOutcomeUnknown { effect, .. } => {
                 self.timers.lock().clear(session, About::Effect(effect.clone()));
+            }
+            Event::MessageSent { calls, results, .. } | Event::Custom { calls, results, .. } => {
+                for call in results {
+                    self.timers.lock().clear(session, About::Call(call.clone()));
+                }
+                for call in calls {
+                    self.start(session, About::Call(call.clone()), 0, limits::EFFECT_DEADLINE_MS);
+                }
+            }
+            Event::Interrupted { turn: Turn::Call { call, .. }, .. } => {
+                self.timers.lock().clear(session, About::Call(call.clone()));
             }
             Event::MemorySet { ttl_ms: Some(ttl_ms), .. } => self.life(session, *ttl_ms),
             Event::MessageDelivered { attempt, .. } if *attempt >= limits::DELIVERIES => {

@@ -29,6 +29,7 @@ use swarmkeep_core::{
     limits,
     log::{Log, Observation},
     state::{EffectClass, EffectStatus, SessionStatus, TaskStatus},
+    turn::Turn,
 };
 
 const BEGINNING_MS: u64 = 1_750_000_000_000;
@@ -249,6 +250,38 @@ async fn an_effect_that_finished_keeps_no_lease() {
     world.pass(21).await;
     assert_eq!(task_status(&session).await, TaskStatus::Pending, "its agent has been silent for twice the lease");
     assert_eq!(effect_status(&session).await, EffectStatus::Finished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_call_without_a_result_is_waited_for_as_long_as_an_effect_and_again_after_a_start() {
+    let mut world = World::new().await;
+    let session = with_task(&world.keep, "s").await;
+    let say = |text: &str| Command::Record {
+        kind: "turn".into(),
+        aggregate: None,
+        payload: Json::parse(text).unwrap(),
+        blobs: Default::default(),
+    };
+    let half = limits::EFFECT_DEADLINE_MS / 2_000;
+    ask(&session, say(r#"{"tool_calls":[{"id":"answered"},{"id":"lost"}]}"#)).await;
+    world.pass(half).await;
+    ask(&session, say(r#"{"tool_call_id":"answered"}"#)).await;
+    drop(session);
+    world.restart().await;
+    let session = world.keep.get_session("s").await.unwrap().unwrap();
+    world.pass(half + 2).await;
+    assert_eq!(session.state().await.unwrap().calls.len(), 1, "after a start it has its full time again");
+    world.pass(half).await;
+    let interrupted: Vec<String> = events(&session)
+        .await
+        .into_iter()
+        .filter_map(|(_, event)| match event {
+            Event::Interrupted { turn: Turn::Call { call, .. }, .. } => Some(call.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(interrupted, ["lost"]);
+    assert!(session.state().await.unwrap().calls.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,6 +62,17 @@ pub(crate) enum Verb {
         #[command(flatten)]
         write: Write,
     },
+    /// Say that a new process of an agent begins: what its earlier ones left half-written is closed
+    Return {
+        session: Name,
+        /// Its id, or its name
+        agent: String,
+        /// The new process: a name that no earlier one had
+        #[arg(long)]
+        instance: String,
+        #[command(flatten)]
+        write: Write,
+    },
     /// Say that an agent is alive
     Heartbeat {
         session: Name,
@@ -107,6 +118,13 @@ impl Verb {
                 let set = json!({ "set_agent_status": { "agent": agent, "status": status, "reason": reason } });
                 let Some(reply) = command(context, &session, set).await? else { return Ok(()) };
                 reply.tell(context, |_| format!("agent {agent} is {status}"))
+            }
+            Self::Return { session, agent, instance, write } => {
+                write.note(context);
+                let agent = id(context, &session, agent).await?;
+                let begins = json!({ "return_agent": { "agent": agent, "instance": instance } });
+                let Some(reply) = command(context, &session, begins).await? else { return Ok(()) };
+                reply.tell(context, |_| format!("agent {agent} works on in {instance}"))
             }
             Self::Heartbeat { session, agent } => {
                 let agent = id(context, &session, agent).await?;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Ctx, Decision, agent, check, done, make_id, new_id, room};
+use super::{Ctx, Decision, agent, check, done, make_id, new_id, room, turn};
 use crate::{
     command::Outcome,
     error::{Refusal, RefusalCode},
@@ -52,6 +52,7 @@ pub(super) fn send(state: &State, letter: &Letter<'_>, ctx: &Ctx<'_>) -> Decisio
         }
     };
     let id = new_id(state, "message", letter.id, ctx, |id| state.messages.contains(id))?;
+    let said = turn::said(state, letter.content);
     let event = Event::MessageSent {
         message: id.clone(),
         from: letter.from.clone(),
@@ -60,6 +61,8 @@ pub(super) fn send(state: &State, letter: &Letter<'_>, ctx: &Ctx<'_>) -> Decisio
         content: letter.content.clone(),
         correlation_id: letter.correlation_id.clone(),
         recipients,
+        calls: said.calls,
+        results: said.results,
     };
     done(event, &id)
 }
@@ -95,6 +98,15 @@ pub(super) fn mail<'a>(state: &'a State, agent: &EntityId) -> impl Iterator<Item
             let reader = agent.clone();
             move |(_, message)| Some((message, message.waiting.get(&reader)?))
         })
+}
+
+/// The message that this one answers, if it was never sent. Callers name their conversations as they like; but an id as the
+/// engine makes them has the seq of the record that sent the message, and a record that is not older than the answer was not
+/// there to be answered: it was given out with an acknowledgement that did not wait for the disk, and lost.
+pub(super) fn never_sent(message: &Message) -> Option<EntityId> {
+    let question = message.correlation_id.as_deref()?;
+    let seq: u64 = question.strip_prefix("message-")?.parse().ok()?;
+    (seq >= message.seq.0).then(|| EntityId::made("message", Seq(seq)))
 }
 
 /// Messages delivered as often as they may be, with the recipient and the time to give them up, the first due first.
@@ -172,6 +184,8 @@ pub(super) fn dead_letter(
         content: Json::encode(&facts)?,
         correlation_id: message.correlation_id.clone(),
         recipients: vec![sender.clone()],
+        calls: Vec::new(),
+        results: Vec::new(),
     });
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Ctx, Decision, check, done, nothing, room};
+use super::{Ctx, Decision, check, done, nothing, room, turn};
 use crate::{
     command::Outcome,
     error::{Refusal, RefusalCode},
@@ -11,6 +11,7 @@ use crate::{
     json::Json,
     limits,
     state::{MemoryKey, State},
+    turn::Said,
 };
 
 fn expect_version(scope: &EntityId, key: &EntityId, current: u64, expected: Option<u64>) -> Result<(), Refusal> {
@@ -98,10 +99,12 @@ pub(super) fn remove_config(state: &State, key: &EntityId) -> Decision {
 }
 
 pub(super) fn record(
+    state: &State,
     kind: &str,
     aggregate: Option<&EntityId>,
     payload: &Json,
     blobs: &BTreeMap<String, BlobId>,
+    ctx: &Ctx<'_>,
 ) -> Decision {
     check::named("kind", kind)?;
     check::json("payload", payload)?;
@@ -109,11 +112,15 @@ pub(super) fn record(
         return Err(Refusal::new(RefusalCode::Limit, format!("at most {} blobs in one event", limits::AGENT_LIST)));
     }
     blobs.keys().try_for_each(|name| check::named("blob name", name))?;
+    // Of a writer that cannot be named as one nothing is kept an eye on.
+    let said = if EntityId::new(ctx.actor.as_str()).is_ok() { turn::said(state, payload) } else { Said::default() };
     let event = Event::Custom {
         kind: kind.to_owned(),
         aggregate: aggregate.cloned(),
         payload: payload.clone(),
         blobs: blobs.clone(),
+        calls: said.calls,
+        results: said.results,
     };
     Ok((vec![event], Outcome::Done { id: aggregate.cloned() }))
 }

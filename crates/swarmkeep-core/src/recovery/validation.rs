@@ -219,6 +219,7 @@ fn messages(state: &State) -> Check {
         look.next();
     }
     look.bounded(state.messages.len(), limits::MESSAGES);
+    look.bounded(state.calls.len(), limits::OPEN_CALLS);
     look.done()
 }
 

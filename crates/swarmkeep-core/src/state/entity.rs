@@ -382,6 +382,9 @@ pub struct Message {
     pub timestamp_ms: u64,
     /// Whether it was handed to anybody yet.
     pub delivered: bool,
+    /// It was found to answer a message that was never sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_adrift: bool,
     /// Recipients that have yet to acknowledge, and how it stands with each. One that has acknowledged, or for which it was
     /// given up, is no longer here.
     pub waiting: OrdMap<EntityId, Receipt>,

@@ -12,6 +12,7 @@ use crate::{
     event::Event,
     id::{Actor, EntityId, Seq, SessionId},
     json::Json,
+    turn::Turn,
 };
 
 fn missing(seq: Seq, what: &str, id: &EntityId) -> ApplyError {
@@ -59,11 +60,18 @@ impl State {
             Event::SessionCreated { .. }
             | Event::SessionStatusChanged { .. }
             | Event::SessionUpdated { .. }
-            | Event::Recovered { .. }
-            | Event::Custom { .. } => {
+            | Event::Recovered { .. } => {
                 self.evolve_session(session, time_ms, event);
                 Ok(())
             }
+            Event::Custom { calls, results, .. } => {
+                // Nothing else of the state: the log, the feeds and the views have it.
+                if let Ok(writer) = EntityId::new(actor.as_str()) {
+                    self.evolve_calls((seq, time_ms), (&writer, None), calls, results);
+                }
+                Ok(())
+            }
+            Event::Interrupted { turn, .. } => self.evolve_turn(seq, turn),
             Event::AgentSpawned { .. }
             | Event::AgentStatusChanged { .. }
             | Event::AgentUpdated { .. }
@@ -303,7 +311,8 @@ impl State {
 
     fn evolve_messages(&mut self, seq: Seq, time_ms: u64, event: &Event) -> Result<(), ApplyError> {
         match event {
-            Event::MessageSent { message, from, to, topic, content, correlation_id, recipients } => {
+            Event::MessageSent { message, from, to, topic, content, correlation_id, recipients, calls, results } => {
+                self.evolve_calls((seq, time_ms), (from, Some(message)), calls, results);
                 if recipients.is_empty() {
                     return Ok(());
                 }
@@ -320,6 +329,7 @@ impl State {
                     correlation_id: correlation_id.clone(),
                     timestamp_ms: time_ms,
                     delivered: false,
+                    is_adrift: false,
                     waiting,
                 });
                 Ok(())
@@ -340,6 +350,21 @@ impl State {
                 })
             }
             _ => Ok(()),
+        }
+    }
+
+    fn evolve_turn(&mut self, seq: Seq, turn: &Turn) -> Result<(), ApplyError> {
+        match turn {
+            Turn::Call { call, .. } => {
+                self.calls.remove(call);
+                Ok(())
+            }
+            // Its doubt is an event of its own.
+            Turn::Effect { .. } => Ok(()),
+            Turn::Part { task, .. } => change(&mut self.tasks, seq, "task", task, |row| row.parent_task_id = None),
+            Turn::Answer { message, .. } => {
+                change(&mut self.messages, seq, "message", message, |row| row.is_adrift = true)
+            }
         }
     }
 

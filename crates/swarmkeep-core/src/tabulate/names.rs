@@ -1,6 +1,6 @@
 //! What events are called, and what each is about.
 
-use crate::event::Event;
+use crate::{event::Event, turn::Turn};
 
 /// The event's stable name: the key it has as JSON.
 #[must_use]
@@ -46,6 +46,7 @@ pub fn event_type(event: &Event) -> &'static str {
         Event::ConfigSet { .. } => "config_set",
         Event::ConfigRemoved { .. } => "config_removed",
         Event::Custom { .. } => "custom",
+        Event::Interrupted { .. } => "interrupted",
     }
 }
 
@@ -94,6 +95,12 @@ pub fn aggregate(event: &Event) -> (&'static str, String) {
         Event::ConnectionSet { connection, .. } | Event::ConnectionRemoved { connection } => ("connection", connection),
         Event::ConfigSet { key, .. } | Event::ConfigRemoved { key } => ("config", key),
         Event::Custom { aggregate: Some(aggregate), .. } => ("custom", aggregate),
+        Event::Interrupted { turn, .. } => match turn {
+            Turn::Call { call, .. } => ("call", call),
+            Turn::Effect { effect, .. } => ("effect", effect),
+            Turn::Part { task, .. } => ("task", task),
+            Turn::Answer { message, .. } => ("message", message),
+        },
     };
     (kind, id.as_str().to_owned())
 }

@@ -234,6 +234,8 @@ async fn the_engines_own_commands_are_not_for_callers() {
         json!({"expire_lease": {"task": "t", "lease": 1, "reason": "r"}}),
         json!({"doubt_effect": {"effect": "e", "attempt": 1, "reason": "r"}}),
         json!({"note_recovery": {"recovery": "r", "report": {}}}),
+        json!({"interrupt_turns": {"at_start": true}}),
+        json!({"interrupt_call": {"call": "c", "reason": "r"}}),
         json!({"rewind": {"to": 1, "base": "00".repeat(32)}}),
     ] {
         daemon.post(&format!("{s}/commands"), json!({ "commands": [command] })).await.problem(400, "invalid");

@@ -109,7 +109,8 @@ async fn every_command_is_documented_as_it_is_taken() {
     }
     // And none is missing: the decoder names all it knows.
     let error = serde_json::from_str::<Command>(r#"{"?":1}"#).unwrap_err().to_string();
-    let engines_own = ["expire_lease", "doubt_effect", "expire", "note_recovery", "rewind"];
+    let engines_own =
+        ["expire_lease", "doubt_effect", "interrupt_turns", "interrupt_call", "expire", "note_recovery", "rewind"];
     let known: Vec<&str> = error.split('`').skip(3).step_by(2).filter(|name| !engines_own.contains(name)).collect();
     let mut documented: Vec<&str> = commands
         .iter()
@@ -141,7 +142,7 @@ async fn answers_are_as_documented() {
         {"begin_effect": {"effect": "e", "instance": "i"}}, {"finish_effect": {"effect": "e", "attempt": 1, "outcome": {"ok": true}}},
         {"begin_effect": {"effect": "e", "instance": "i"}}, {"begin_effect": {"effect": "f", "instance": "i", "agent": "a"}},
         {"set_connection": {"connection": "c", "recipe": {}}}, {"set_config": {"key": "topology", "value": "mesh"}},
-        {"record": {"kind": "note", "aggregate": "t"}}
+        {"record": {"kind": "note", "aggregate": "t"}}, {"record": {"kind": "turn", "payload": {"tool_call": {"id": "c"}}}}
     ], "request_id": "w:1" });
     holds("Reply", &daemon.post(&format!("{s}/commands"), commands).await.expect(200));
     for (path, schema) in [

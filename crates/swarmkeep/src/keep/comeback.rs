@@ -18,7 +18,7 @@ use swarmkeep_core::{Error, ErrorKind, SessionId, State, state::SessionStatus};
 use swarmkeep_sqlite::{RecordsReader, Restored, SqliteError};
 use tokio::task::JoinSet;
 
-use super::{Engine, load::orphans};
+use super::Engine;
 use crate::{damage, recovery::Problem, slot::Phase};
 
 /// Problems listed in a report; more are counted.
@@ -211,7 +211,7 @@ impl Engine {
     /// earlier life is open.
     fn is_settled(&self, state: &State) -> bool {
         let aside = self.embedded.as_ref().is_some_and(|embedded| embedded.is_set_aside(state.info.id));
-        !aside && orphans(state, self.instance.as_str()).is_empty()
+        !aside && self.left_open(state).is_none()
     }
 
     /// Folds a session without keeping it; what needs settling is settled.
@@ -222,7 +222,7 @@ impl Engine {
         let head = self.log.head(id).await.map_err(damage::log)?.ok_or_else(|| Self::no_session(id))?;
         let (state, loaded, _) = self.fold(id, head.seq).await?;
         self.watch.register(&state);
-        if !orphans(&state, self.instance.as_str()).is_empty() {
+        if self.left_open(&state).is_some() {
             self.live(id, |_| ()).await?;
         }
         Ok(loaded.replayed)

@@ -1,15 +1,17 @@
 //! How a session comes into RAM: newest checkpoint, then the rest of the log, both verified.
 
 use std::{
+    collections::BTreeSet,
     io::Read,
     sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
 use swarmkeep_core::{
-    Actor, BlobId, Epoch, Error, ErrorKind, Refusal, Seq, SessionId, State,
+    Actor, BlobId, EntityId, Epoch, Error, ErrorKind, Refusal, Seq, SessionId, State,
     checkpoint::Checkpoint,
     command::Command,
+    decide::{Gone, half_written},
     limits,
     log::{Head, LogError, Take},
     record,
@@ -131,17 +133,39 @@ impl Engine {
             return Err(error);
         }
         let tail = Tail { bytes: tail_bytes, records: loaded.replayed, since_ms: self.clock.monotonic_ms() };
-        let orphans = orphans(&state, self.instance.as_str());
+        let mut left_open = self.left_open(&state);
         self.arrive(slot, state, grant.epoch, tail);
         drop(loading);
-        if !orphans.is_empty() {
-            // Begun by an earlier life of this very process: nobody will finish them.
-            let request = Request::all(Actor::system(), orphans);
-            if let Err(error) = Box::pin(self.submit(id, request)).await {
-                tracing::warn!(session = %id, %error, "effects of an earlier life could not be marked yet");
-            }
+        while let Some(interrupt) = left_open {
+            let request = Request::of(Actor::system(), interrupt);
+            left_open = match Box::pin(self.submit(id, request)).await {
+                Ok(_) => match self.look(slot, |live| live.published.clone()) {
+                    Look::Live(state) => self.left_open(&state),
+                    Look::Cold | Look::Evicted => None,
+                },
+                Err(error) => {
+                    tracing::warn!(session = %id, %error, "what an earlier life left half-written could not be closed yet");
+                    None
+                }
+            };
         }
         Ok(())
+    }
+
+    /// What has to be asked for to close what was left half-written, if anything was: by an earlier life of this very
+    /// process, whenever the session is read; by others, while the store comes back.
+    pub(super) fn left_open(&self, state: &State) -> Option<Command> {
+        if !matches!(state.info.status, SessionStatus::Live | SessionStatus::Parked) {
+            return None;
+        }
+        let is_orphan = |instance: &EntityId| instance.as_str().starts_with(HOLDER) && *instance != self.instance;
+        let open = state.effects.iter().filter(|effect| effect.status == EffectStatus::Begun);
+        let instances: BTreeSet<EntityId> =
+            open.map(|effect| &effect.instance).filter(|instance| is_orphan(instance)).cloned().collect();
+        let instances: Vec<EntityId> = instances.into_iter().collect();
+        let at_start = !*self.ready.borrow();
+        let is_open = half_written(state, Gone { instances: &instances, at_start }).next().is_some();
+        is_open.then_some(Command::InterruptTurns { instances, at_start })
     }
 
     /// A session is in RAM from now on; unless a group that was still in flight when it was read has become durable since:
@@ -282,25 +306,6 @@ impl Engine {
         }
         Ok(head)
     }
-}
-
-/// Effects begun by a process of which this one is the successor.
-pub(super) fn orphans(state: &State, instance: &str) -> Vec<Command> {
-    if !matches!(state.info.status, SessionStatus::Live | SessionStatus::Parked) {
-        return Vec::new();
-    }
-    state
-        .effects
-        .iter()
-        .filter(|effect| effect.status == EffectStatus::Begun)
-        .filter(|effect| effect.instance.as_str().starts_with(HOLDER) && effect.instance.as_str() != instance)
-        .take(limits::COMMANDS_PER_REQUEST)
-        .map(|effect| Command::DoubtEffect {
-            effect: effect.id.clone(),
-            attempt: effect.attempt,
-            reason: "the process that began it is gone".into(),
-        })
-        .collect()
 }
 
 fn unfit(error: ApplyError) -> Error {

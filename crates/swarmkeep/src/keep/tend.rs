@@ -13,7 +13,7 @@ use swarmkeep_core::{
     checkpoint::Checkpoint,
     command::Command,
     limits,
-    state::{EffectStatus, SessionStatus},
+    state::{Effect, EffectStatus, SessionStatus},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -235,6 +235,26 @@ impl Engine {
                 attempt: u32::try_from(due.number).unwrap_or(u32::MAX),
                 reason: "no answer before the deadline".into(),
             },
+            About::Call(call) => {
+                let Some(open) = state.calls.get(call) else { return Ok(()) };
+                // An agent that gives signs of life or does something may still come to this; a paused session takes no
+                // verdicts.
+                let doing = |effect: &Effect| {
+                    effect.status == EffectStatus::Begun && effect.agent_id.as_ref() == Some(&open.writer)
+                };
+                let is_alive = self.watch.expects_agent(due.session, &open.writer);
+                if is_alive
+                    || state.info.status == SessionStatus::Paused
+                    || state.effects.iter().any(|effect| doing(effect))
+                {
+                    self.watch.put_off(due, limits::EFFECT_DEADLINE_MS);
+                    return Ok(());
+                }
+                Command::InterruptCall {
+                    call: call.clone(),
+                    reason: format!("no result for {} ms", limits::EFFECT_DEADLINE_MS),
+                }
+            }
             About::Lease(task) => {
                 let Some(lease) = state.tasks.get(task).and_then(|task| task.lease.clone()) else { return Ok(()) };
                 if lease.number != due.number {
