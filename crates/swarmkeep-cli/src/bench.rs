@@ -6,6 +6,7 @@
 mod append;
 mod bulk;
 mod checkpoint;
+mod comeback;
 mod create;
 mod daemon;
 mod disk;
@@ -79,6 +80,7 @@ measurements! {
     "http": "one append a request, 64 connections, beside the same server's no-op route and Redis" => http::take,
     "bulk": "NDJSON appends, beside Redis with pipelines of 16" => bulk::take,
     "restart": "coming back after kill -9 with many sessions, beside SQLite reading the same rows" => restart::take,
+    "comeback": "kill -9 with 10,000 sessions at work: first answer, and all ready" => comeback::take,
     "sustained": "appends with everything applied, beside SQLite alone" => sustained::take,
 }
 
