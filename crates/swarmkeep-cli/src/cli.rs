@@ -102,6 +102,8 @@ pub(crate) enum Verb {
     Checkpoint(verb::checkpoint::Verb),
     /// Come back after a death: what was found, and the plan before anything is touched
     Recover(verb::recover::Recover),
+    /// The morning report: done, interrupted, waiting for you, not paid twice, lost, how to continue
+    Report(verb::report::Report),
     /// Prove that what is stored is what was acknowledged
     Verify(verb::verify::Verify),
     /// What is wrong with this machine or store, and what to do
@@ -132,6 +134,7 @@ impl Verb {
             Self::Metric(verb) => verb.run(context).await,
             Self::Checkpoint(verb) => verb.run(context).await,
             Self::Recover(verb) => verb.run(context).await,
+            Self::Report(verb) => verb.run(context).await,
             Self::Verify(verb) => verb.run(context).await,
             Self::Doctor(verb) => verb.run(context).await,
             Self::Migrate(verb) => verb.run(context).await,

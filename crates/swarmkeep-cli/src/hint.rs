@@ -19,6 +19,7 @@ const VERBS: &[&str] = &[
     "metric",
     "checkpoint",
     "recover",
+    "report",
     "verify",
     "doctor",
     "migrate",

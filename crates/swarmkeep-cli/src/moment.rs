@@ -28,6 +28,38 @@ pub(crate) fn utc(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
+/// `90s`, `30m`, `12h`, `7d`: so long before now.
+pub(crate) fn back(text: &str, now_ms: u64) -> Option<u64> {
+    let unit_ms = match text.chars().last()? {
+        's' => 1_000,
+        'm' => 60_000,
+        'h' => 3_600_000,
+        'd' => 86_400_000,
+        _ => return None,
+    };
+    let count: u64 = text.get(..text.len() - 1)?.parse().ok()?;
+    Some(now_ms.saturating_sub(count.checked_mul(unit_ms)?))
+}
+
+/// A time in UTC, as [`utc`] writes it; seconds, minutes, and the hour may be missing, `T` may stand for the space.
+pub(crate) fn parse(text: &str) -> Option<u64> {
+    let text = text.strip_suffix('Z').unwrap_or(text);
+    let (date, time) = text.split_once([' ', 'T']).unwrap_or((text, "0"));
+    let numbers = |text: &str, mark: char| text.split(mark).map(str::parse).collect::<Result<Vec<u64>, _>>().ok();
+    let (date, time) = (numbers(date, '-')?, numbers(time, ':')?);
+    let &[year @ 1970..=9999, month @ 1..=12, day @ 1..=31] = date.as_slice() else { return None };
+    let &[hour @ 0..=23, ref rest @ ..] = time.as_slice() else { return None };
+    let (minute, second) = match rest {
+        [] => (0, 0),
+        &[minute @ 0..=59] => (minute, 0),
+        &[minute @ 0..=59, second @ 0..=59] => (minute, second),
+        _ => return None,
+    };
+    let days = days_from_civil(year, month, day);
+    // The 31st of a month that has none is a typing error.
+    (civil(days) == (year, month, day)).then_some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000)
+}
+
 /// `20261121-150851`: for names of folders.
 pub(crate) fn stamp(ms: u64) -> String {
     utc(ms.max(1)).replace(['-', ':', 'Z'], "").replace(' ', "-")
@@ -76,6 +108,14 @@ pub(crate) fn thousands(count: u64) -> String {
     out
 }
 
+/// The day number of a date since the Unix epoch (Howard Hinnant's `days_from_civil`).
+fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (year / 400, year % 400);
+    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
 /// Year, month and day of a day number since the Unix epoch (Gregorian calendar; Howard Hinnant's `civil_from_days`).
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
@@ -99,6 +139,23 @@ mod tests {
         assert_eq!(utc(1_795_273_731_000), "2026-11-21 15:08:51Z");
         assert_eq!(stamp(1_795_273_731_000), "20261121-150851");
         assert_eq!(utc(0), "");
+    }
+
+    #[test]
+    fn times_that_are_typed() {
+        for ms in [0, 951_782_400_000, 1_795_273_731_000, 253_402_300_799_000] {
+            assert_eq!(parse(&utc(ms.max(1))), Some(ms), "{ms}");
+        }
+        assert_eq!(parse("2026-11-21T15:08"), Some(1_795_273_680_000));
+        assert_eq!(parse("2000-02-29"), Some(951_782_400_000));
+        for wrong in ["", "2026", "2026-13-01", "2026-02-30", "2026-11-21 24:00", "yesterday", "2026-11-21 1:2:3:4"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+        assert_eq!(back("12h", 50_000_000), Some(6_800_000));
+        assert_eq!(back("9d", 1), Some(0));
+        for wrong in ["", "h", "12", "-1h", "1ü", "99999999999999999999d", "18446744073709551615d"] {
+            assert_eq!(back(wrong, 1), None, "{wrong}");
+        }
     }
 
     #[test]

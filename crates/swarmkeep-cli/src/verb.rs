@@ -11,6 +11,7 @@ pub(crate) mod message;
 pub(crate) mod metric;
 pub(crate) mod migrate;
 pub(crate) mod recover;
+pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod stop;

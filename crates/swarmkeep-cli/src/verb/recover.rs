@@ -260,7 +260,7 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
     ))
 }
 
-fn seqs(first: Option<u64>, last: Option<u64>) -> String {
+pub(super) fn seqs(first: Option<u64>, last: Option<u64>) -> String {
     match (first, last) {
         (Some(first), Some(last)) => format!("seq {first} to {last}"),
         _ => "unknown seqs".into(),
@@ -319,7 +319,7 @@ fn is_clean(report: &Value) -> bool {
 }
 
 /// The last holder did not park the store, or left something to settle.
-fn is_after_a_death(report: &Value) -> bool {
+pub(super) fn is_after_a_death(report: &Value) -> bool {
     field(report, "crashed").as_bool() == Some(true) || !is_clean(report)
 }
 

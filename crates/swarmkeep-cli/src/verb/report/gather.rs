@@ -1,0 +1,486 @@
+//! What a report says, from what the daemon knows: views, records of `interrupted`, and what coming back found.
+//!
+//! Everything read is bounded; what is cut off is said (`is_whole`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::super::{entries, field, number, recover, text};
+use crate::{client::query, context::Context, failure::Failure, moment, names::Names};
+
+/// Rows in a page, and pages of one question.
+const PAGE: u64 = 1_000;
+const PAGES: usize = 20;
+/// Sessions whose events are looked through, those written last first.
+const SESSIONS: usize = 200;
+/// Things of one kind that are listed; more are counted.
+pub(super) const LISTED: usize = 5;
+/// Of tasks fewer: that they are done is what counts.
+const TASKS_LISTED: usize = 3;
+/// Commands proposed.
+const STEPS: usize = 4;
+
+/// The report.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Found {
+    /// Of this session alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) session: Option<String>,
+    /// From then on, ms since the Unix epoch; 0: from the beginning.
+    pub(super) since_ms: u64,
+    /// Until then.
+    pub(super) until_ms: u64,
+    /// Sessions by status, all of them.
+    pub(super) sessions: BTreeMap<String, u64>,
+    pub(super) done: Done,
+    pub(super) interrupted: Interrupted,
+    /// What waits for a person's yes or no.
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) not_paid_twice: NotPaidTwice,
+    /// What is lost, in a sentence each.
+    pub(super) lost: Vec<Lost>,
+    /// What was damaged and is as it was.
+    pub(super) put_right: u64,
+    /// How to continue.
+    pub(super) next: Vec<Step>,
+    /// Whether all that there is was looked at.
+    pub(super) is_whole: bool,
+}
+
+/// Tasks.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Done {
+    pub(super) tasks: u64,
+    /// The newest of them.
+    pub(super) newest: Vec<Thing>,
+    /// Failed for good.
+    pub(super) failed: u64,
+    pub(super) failures: Vec<Thing>,
+    /// In somebody's hands now.
+    pub(super) running: u64,
+    /// Still to be done.
+    pub(super) open: u64,
+}
+
+/// A thing with a name.
+#[derive(Debug, Serialize)]
+pub(super) struct Thing {
+    pub(super) session: String,
+    pub(super) id: String,
+    pub(super) what: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) by: String,
+    pub(super) at_ms: u64,
+}
+
+/// What broke off and came back.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Interrupted {
+    /// Starts after the last holder had died.
+    pub(super) deaths: u64,
+    /// Until the store took calls again, at worst.
+    pub(super) back_ms: u64,
+    /// Tasks taken from an agent that gave no sign of life.
+    pub(super) leases: u64,
+    /// Half-written turns that were closed.
+    pub(super) turns: u64,
+    pub(super) closed: Vec<Thing>,
+}
+
+/// Something that only a person, or who looks outside, can say.
+#[derive(Debug, Serialize)]
+pub(super) struct Waiting {
+    pub(super) session: String,
+    /// `effect`, or `session`.
+    pub(super) kind: &'static str,
+    pub(super) id: String,
+    /// What it is about.
+    pub(super) what: String,
+    /// Why it waits.
+    pub(super) why: String,
+    pub(super) since_ms: u64,
+    /// What settles it: one of these.
+    pub(super) settle: Vec<String>,
+}
+
+/// Effects: what was done outside.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct NotPaidTwice {
+    /// Of class `at_most_once` or `ask`, and finished.
+    pub(super) once: u64,
+    /// Of them in doubt at some time, and settled.
+    pub(super) settled: u64,
+    /// In doubt now, and not repeated.
+    pub(super) held: u64,
+    /// Begun again, because their class says that it is safe.
+    pub(super) again: u64,
+}
+
+/// Something that is not there any more, or cannot be read.
+#[derive(Debug, Serialize)]
+pub(super) struct Lost {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) session: Option<String>,
+    pub(super) what: String,
+}
+
+/// Something to do.
+#[derive(Debug, Serialize)]
+pub(super) struct Step {
+    pub(super) why: String,
+    pub(super) command: String,
+}
+
+/// Rows of one table; and whether these are all.
+async fn rows(
+    context: &mut Context,
+    table: &str,
+    filters: &[(&str, Option<String>)],
+) -> Result<(Vec<Value>, bool), Failure> {
+    let mut found = Vec::new();
+    let mut cursor = None;
+    for _ in 0..PAGES {
+        let mut pairs = filters.to_vec();
+        pairs.extend([("limit", Some(PAGE.to_string())), ("cursor", cursor)]);
+        let mut page = context.get_json(format!("/v1/query/{table}{}", query(&pairs))).await?;
+        if let Some(rows) = page.get_mut("rows").and_then(Value::as_array_mut) {
+            found.append(rows);
+        }
+        cursor = field(&page, "next").as_str().map(str::to_owned);
+        if cursor.is_none() {
+            return Ok((found, true));
+        }
+    }
+    Ok((found, false))
+}
+
+/// How the store stands once the views have what was written before this was asked. They follow within a fraction of a
+/// second; where work goes on without pause they never have everything, and nobody waits for that.
+async fn caught_up(context: &mut Context) -> Result<Value, Failure> {
+    let mut tries = 20;
+    loop {
+        let store = context.get_json("/v1/store").await?;
+        let standing = field(&store, "store");
+        let is_behind = number(standing, "unapplied_bytes") > 0
+            || number(standing, "views_position") < number(standing, "records_position");
+        tries -= 1;
+        if !is_behind || tries == 0 || !field(standing, "views_trouble").is_null() {
+            return Ok(store);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub(super) async fn gather(
+    context: &mut Context,
+    session: Option<&str>,
+    since_ms: u64,
+    until_ms: u64,
+) -> Result<Found, Failure> {
+    let mut found = Found { since_ms, until_ms, is_whole: true, ..Found::default() };
+    if let Some(session) = session {
+        // A typing error is no empty report.
+        context.get_json(super::super::path(session, "")).await?;
+        found.session = Some(if session.contains('/') { session.to_owned() } else { format!("default/{session}") });
+    }
+    let store = caught_up(context).await?;
+    let recoveries = context.get_json("/v1/recoveries").await?;
+    let of = ("session", found.session.clone());
+    let newest = ("order", Some("newest".to_owned()));
+    let (sessions, whole) = rows(context, "sessions", &[of.clone(), newest.clone()]).await?;
+    found.is_whole &= whole;
+    let called = |row: &Value| format!("{}/{}", text(row, "namespace"), text(row, "name"));
+    let names: BTreeMap<&str, String> = sessions.iter().map(|row| (text(row, "session_id"), called(row))).collect();
+    for row in &sessions {
+        *found.sessions.entry(text(row, "status").to_owned()).or_default() += 1;
+    }
+    let name = |row: &Value| names.get(text(row, "session_id")).cloned().unwrap_or_default();
+
+    for status in ["completed", "failed", "running", "assigned", "pending"] {
+        let status = ("status", Some(status.to_owned()));
+        let (tasks, whole) = rows(context, "tasks", &[of.clone(), status.clone(), newest.clone()]).await?;
+        found.is_whole &= whole;
+        found.done.add(status.1.as_deref().unwrap_or_default(), tasks, since_ms, &name);
+    }
+    let (effects, whole) = rows(context, "effects", &[of.clone(), newest]).await?;
+    found.is_whole &= whole;
+    found.effects(&effects, &name);
+
+    let mut looked = sessions.iter().filter(|row| number(row, "updated_at") >= since_ms).collect::<Vec<_>>();
+    looked.sort_by_key(|row| std::cmp::Reverse(number(row, "updated_at")));
+    found.is_whole &= looked.len() <= SESSIONS;
+    for row in looked.iter().take(SESSIONS) {
+        for kind in ["interrupted", "task_lease_expired"] {
+            let filters = [
+                ("session", Some(text(row, "session_id").to_owned())),
+                ("kind", Some(kind.to_owned())),
+                ("since_ms", Some(since_ms.to_string())),
+            ];
+            let (events, whole) = rows(context, "events", &filters).await?;
+            found.is_whole &= whole;
+            found.interrupted.add(kind, &events, &name(row));
+        }
+        found.standing(row, &name(row));
+    }
+    let aside = recover::set_aside(&store).to_vec();
+    let known = recover::names(context, &serde_json::json!([recoveries, aside])).await;
+    found.coming_back(entries(&recoveries, "recoveries"), &aside, &sessions, &known);
+    found.waiting.sort_by(|one, other| (one.kind, one.since_ms).cmp(&(other.kind, other.since_ms)).reverse());
+    let latest = looked.iter().find(|row| text(row, "status") == "live").map(|row| name(row));
+    found.how_to_continue(latest.as_deref());
+    Ok(found)
+}
+
+fn thing(row: &Value, session: String, what: &str, by: &str, at: &str) -> Thing {
+    Thing {
+        session,
+        id: text(row, "id").to_owned(),
+        what: what.to_owned(),
+        by: text(row, by).to_owned(),
+        at_ms: number(row, at),
+    }
+}
+
+impl Done {
+    fn add(&mut self, status: &str, tasks: Vec<Value>, since_ms: u64, name: &impl Fn(&Value) -> String) {
+        let count = tasks.len() as u64;
+        match status {
+            "running" => self.running += count,
+            "assigned" | "pending" => self.open += count,
+            ended => {
+                let mut tasks: Vec<&Value> =
+                    tasks.iter().filter(|task| number(task, "completed_at") >= since_ms).collect();
+                tasks.sort_by_key(|task| std::cmp::Reverse(number(task, "completed_at")));
+                let first = |what: &'static str| {
+                    let newest = tasks.iter().take(TASKS_LISTED);
+                    newest.map(move |task| thing(task, name(task), text(task, what), "agent_id", "completed_at"))
+                };
+                if ended == "completed" {
+                    self.tasks = tasks.len() as u64;
+                    self.newest = first("title").collect();
+                } else {
+                    self.failed = tasks.len() as u64;
+                    self.failures = first("title").collect();
+                    for (failure, task) in self.failures.iter_mut().zip(&tasks) {
+                        failure.by = text(task, "error_message").to_owned();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Interrupted {
+    fn add(&mut self, kind: &str, events: &[Value], session: &str) {
+        if kind == "task_lease_expired" {
+            self.leases += events.len() as u64;
+            return;
+        }
+        self.turns += events.len() as u64;
+        let room = LISTED.saturating_sub(self.closed.len());
+        self.closed.extend(events.iter().rev().take(room).map(|event| Thing {
+            session: session.to_owned(),
+            id: text(event, "aggregate_id").to_owned(),
+            what: text(event, "aggregate_type").to_owned(),
+            by: String::new(),
+            at_ms: number(event, "timestamp"),
+        }));
+    }
+}
+
+impl Found {
+    fn effects(&mut self, effects: &[Value], name: &impl Fn(&Value) -> String) {
+        for effect in effects {
+            let is_held = matches!(text(effect, "class"), "at_most_once" | "ask");
+            let is_new = number(effect, "begun_at").max(number(effect, "finished_at")) >= self.since_ms;
+            let count = &mut self.not_paid_twice;
+            match text(effect, "status") {
+                // However old it is: it waits.
+                "outcome_unknown" if is_held => {
+                    count.held += 1;
+                    self.waiting.push(in_doubt(effect, name(effect)));
+                }
+                "finished" | "not_done" if is_held && is_new => {
+                    count.once += u64::from(text(effect, "status") == "finished");
+                    count.settled += u64::from(!field(effect, "resolved_by").is_null());
+                }
+                _ if !is_held && is_new => count.again += u64::from(number(effect, "attempt") > 1),
+                _ => {}
+            }
+        }
+    }
+
+    /// A session that itself waits for a word.
+    fn standing(&mut self, row: &Value, name: &str) {
+        let settle = match text(row, "status") {
+            "paused" => vec![format!("swarmkeep session resume {name}")],
+            "needs_decision" | "quarantined" => {
+                vec![format!("swarmkeep session show {name}"), format!("swarmkeep session close {name}")]
+            }
+            _ => return,
+        };
+        self.waiting.push(Waiting {
+            session: name.to_owned(),
+            kind: "session",
+            id: name.to_owned(),
+            what: text(row, "status").to_owned(),
+            why: text(row, "status_reason").to_owned(),
+            since_ms: number(row, "updated_at"),
+            settle,
+        });
+    }
+
+    fn coming_back(&mut self, recoveries: &[Value], aside: &[Value], sessions: &[Value], names: &Names) {
+        let is_of = |session: &str| self.session.as_deref().is_none_or(|only| names.of(session) == only);
+        let mut lost_sessions = BTreeSet::new();
+        let mut lost = Vec::new();
+        for one in aside.iter().filter(|one| is_of(text(one, "session"))) {
+            let name = names.of(text(one, "session")).to_owned();
+            if lost_sessions.insert(name.clone()) {
+                let status = sessions.iter().find(|row| text(row, "session_id") == text(one, "session"));
+                let status = status.map(|row| text(row, "status").to_owned()).unwrap_or_default();
+                if let Some(count) = self.sessions.get_mut(&status) {
+                    *count -= 1;
+                }
+                *self.sessions.entry("set aside".to_owned()).or_default() += 1;
+            }
+            lost.push(Lost { session: Some(name), what: names.put_into(recover::without_hint(text(one, "what"))) });
+        }
+        let recent = recoveries.iter().filter(|report| number(report, "at_ms") >= self.since_ms);
+        for (nth, report) in recent.enumerate() {
+            let is_repair = text(report, "id").starts_with("repair-");
+            let repaired = entries(field(report, "repaired"), "");
+            self.put_right += repaired.iter().filter(|repair| is_of(text(repair, "session"))).count() as u64;
+            if recover::is_after_a_death(report) && !is_repair {
+                self.interrupted.deaths += 1;
+                self.interrupted.back_ms = self.interrupted.back_ms.max(number(report, "opened_ms"));
+            }
+            for span in entries(field(report, "possibly_acknowledged"), "") {
+                if is_of(text(span, "session")) {
+                    let seqs = recover::seqs(field(span, "first").as_u64(), field(span, "last").as_u64());
+                    let what = format!("{seqs}: may have been acknowledged, cannot be read");
+                    lost.push(Lost { session: Some(names.of(text(span, "session")).to_owned()), what });
+                }
+            }
+            // A session that does not come back is listed at every start; the newest says how it stands now.
+            let problems = if nth == 0 { entries(field(report, "problems"), "") } else { &[] };
+            for problem in problems.iter().filter(|problem| is_of(text(problem, "session"))) {
+                let name = names.of(text(problem, "session")).to_owned();
+                if lost_sessions.insert(name.clone()) {
+                    let what = names.put_into(recover::without_hint(text(problem, "what")));
+                    lost.push(Lost { session: Some(name), what });
+                }
+            }
+            if self.session.is_none() {
+                let gone = entries(field(report, "damage"), "").iter().filter_map(Value::as_str);
+                let gone = gone.filter(|damage| damage.contains("NOT in records.db"));
+                lost.extend(gone.map(|damage| Lost { session: None, what: names.put_into(damage) }));
+            }
+        }
+        self.sessions.retain(|_, count| *count > 0);
+        self.lost = lost;
+    }
+
+    fn how_to_continue(&mut self, latest: Option<&str>) {
+        let mut next: Vec<Step> = Vec::new();
+        let sessions: BTreeSet<&str> = self.lost.iter().filter_map(|lost| lost.session.as_deref()).collect();
+        for session in sessions.into_iter().take(2) {
+            next.push(Step {
+                why: format!("what is left of {session}, and what may be put right"),
+                command: format!("swarmkeep recover --session {session}"),
+            });
+        }
+        for waiting in self.waiting.iter().take(2) {
+            if let Some(command) = waiting.settle.first() {
+                let why = match waiting.kind {
+                    "effect" => format!("{} was done (or --not-done)", waiting.id),
+                    _ => format!("{} is {}", waiting.id, waiting.what),
+                };
+                next.push(Step { why, command: command.clone() });
+            }
+        }
+        if let Some(failed) = self.done.failures.first() {
+            next.push(Step {
+                why: format!("why `{}` failed", failed.what),
+                command: format!("swarmkeep task show {} {}", failed.session, failed.id),
+            });
+        }
+        if let Some(latest) = latest {
+            let why = match self.done.open + self.done.running {
+                0 => "what happens, as it happens".to_owned(),
+                open => format!("{} to go: start the agents again, and watch", moment::counted(open, "task")),
+            };
+            next.push(Step { why, command: format!("swarmkeep session history {latest} --follow") });
+        }
+        next.truncate(STEPS);
+        self.next = next;
+    }
+}
+
+fn in_doubt(effect: &Value, session: String) -> Waiting {
+    let id = text(effect, "id");
+    let request = match field(effect, "request") {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let resolve = format!("swarmkeep effect resolve {session} {}", quoted(id));
+    Waiting {
+        kind: "effect",
+        id: id.to_owned(),
+        what: request,
+        why: text(effect, "reason").to_owned(),
+        since_ms: number(effect, "begun_at"),
+        settle: vec![format!("{resolve} --done"), format!("{resolve} --not-done")],
+        session,
+    }
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let is_plain =
+        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@+".contains(&byte));
+    if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn doubts_wait_by_class_and_however_old_they_are() {
+        let mut found = Found { since_ms: 1_000, ..Found::default() };
+        let effect = |id: &str, class: &str, status: &str, begun: u64| json!({ "id": id, "class": class, "status": status, "begun_at": begun, "attempt": 1, "resolved_by": null });
+        let mut settled = effect("settled", "ask", "finished", 1_500);
+        settled["resolved_by"] = "user:anna".into();
+        let mut again = effect("again", "read", "finished", 1_500);
+        again["attempt"] = 2.into();
+        let effects = [
+            effect("old doubt", "at_most_once", "outcome_unknown", 1),
+            effect("reads again by itself", "read", "outcome_unknown", 1_500),
+            effect("paid", "at_most_once", "finished", 1_500),
+            effect("paid before", "at_most_once", "finished", 10),
+            settled,
+            again,
+        ];
+        found.effects(&effects, &|_| "team/work".into());
+        let count = &found.not_paid_twice;
+        assert_eq!((count.once, count.settled, count.held, count.again), (2, 1, 1, 1));
+        assert_eq!(found.waiting.len(), 1);
+        assert_eq!(found.waiting[0].settle[0], "swarmkeep effect resolve team/work 'old doubt' --done");
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("pay-17"), "pay-17");
+        assert_eq!(quoted("it's; rm"), r"'it'\''s; rm'");
+        assert_eq!(quoted(""), "''");
+    }
+}
