@@ -109,10 +109,7 @@ fn what_is_lost_is_an_exit_code_and_stands_first_among_what_to_do() {
     assert_eq!(store.run(&["report", "well"]).code, 0);
     let screen = store.run(&["report"]).out;
     assert!(screen.contains("2 sessions (1 live, 1 set aside)"), "{screen}");
-    assert!(
-        screen.contains("✗ lost") && screen.contains("team/hurt  records before these are missing"),
-        "{screen}"
-    );
+    assert!(screen.contains("✗ lost") && screen.contains("team/hurt  records before these are missing"), "{screen}");
     daemon.kill().unwrap();
     daemon.wait().unwrap();
 }

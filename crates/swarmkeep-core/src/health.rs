@@ -27,8 +27,8 @@ pub struct Past {
     pub from: FailureType,
     /// Everything came back, or what did not was said and decided upon.
     pub is_success: bool,
-    /// How long it took.
-    pub took_ms: u64,
+    /// How long it took; `None`: nobody can tell, and it is in no mean.
+    pub took_ms: Option<u64>,
     /// Records known outside the damage, of what was recovered.
     pub known_records: u64,
     /// How many of them were lost.
@@ -89,7 +89,7 @@ impl Metrics {
         let sum = |of: fn(&Past) -> u64| all.iter().map(of).fold(0, u64::saturating_add);
         let looked_at: Vec<bool> = all.iter().filter_map(|past| past.is_valid).collect();
         let valid = looked_at.iter().filter(|valid| **valid).count() as u64;
-        let mut times: Vec<u64> = all.iter().map(|past| past.took_ms).collect();
+        let mut times: Vec<u64> = all.iter().filter_map(|past| past.took_ms).collect();
         times.sort_unstable();
         let unavailable_ms = history.unavailable_ms.min(history.observed_ms);
         Self {
@@ -99,7 +99,7 @@ impl Metrics {
                 .into_iter()
                 .map(|(kind, (successes, count))| (kind, share(successes, count)))
                 .collect(),
-            mean_time_to_recovery_ms: sum(|past| past.took_ms) / (all.len() as u64).max(1),
+            mean_time_to_recovery_ms: times.iter().copied().fold(0, u64::saturating_add) / (times.len() as u64).max(1),
             recovery_time_p95_ms: percentile(&times, 95),
             recovery_time_p99_ms: percentile(&times, 99),
             data_loss_percent: percent(sum(|past| past.lost_records), sum(|past| past.known_records)),
@@ -197,7 +197,7 @@ mod tests {
         Past {
             from: FailureType::ProcessCrash,
             is_success,
-            took_ms,
+            took_ms: Some(took_ms),
             known_records: 1_000,
             lost_records,
             is_valid: Some(is_success),
@@ -229,7 +229,7 @@ mod tests {
         failed.recoveries[1].is_success = false;
         assert_eq!(kinds(&failed), [AlertType::RecoveryFailureRateHigh]);
         let mut slow = well.clone();
-        slow.recoveries[0].took_ms = 40_000;
+        slow.recoveries[0].took_ms = Some(40_000);
         assert_eq!(kinds(&slow), [AlertType::RecoveryTimeHigh]);
         let mut lossy = well.clone();
         lossy.recoveries[0].lost_records = 2;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use serde::Serialize;
 use swarmkeep::{
-    Swarmkeep,
+    Swarmkeep, TrackRecord,
     core::{
+        health::Alert,
         query::{LIMIT_MAX, Of, Query},
         state::TaskStatus,
     },
@@ -84,6 +85,7 @@ struct Whole {
     status: Status,
     components: Components,
     metrics: Metrics,
+    alerts: Vec<Alert>,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +107,9 @@ struct Metrics {
     /// Seconds.
     uptime: u64,
     memory_usage: Memory,
+    /// How well the store came back in the last day; absent where that cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<TrackRecord>,
 }
 
 /// Bytes.
@@ -133,10 +138,14 @@ async fn whole(call: Call) -> Answer {
     let counted = app.counts(COUNT_AGE, count).await;
     let (feeds, websockets) = app.feeds();
     let damaged = app.damaged().len();
+    let keep = app.keep().clone();
+    // What cannot be read is no reason to answer nothing: the component says that the store is in trouble.
+    let mut track = tokio::task::spawn_blocking(move || keep.track_record().ok()).await.ok().flatten();
+    let alerts = track.as_mut().map(|track| std::mem::take(&mut track.alerts)).unwrap_or_default();
     let components = Components {
         persistence: persistence(&health),
         sync: sync(&health),
-        recovery: recovery(app.keep(), damaged),
+        recovery: alarmed(recovery(app.keep(), damaged), &alerts),
         tasks: match &counted {
             Ok(counts) => Component::new(
                 Status::Healthy,
@@ -173,7 +182,9 @@ async fn whole(call: Call) -> Answer {
                 damaged_sessions: damaged as u64,
                 uptime: app.uptime_s(),
                 memory_usage,
+                recovery: track,
             },
+            alerts,
         },
         None,
     )
@@ -210,6 +221,18 @@ fn sync(health: &swarmkeep::Health) -> Component {
             store.unapplied_bytes, store.records_position.0, store.views_position.0
         ),
     )
+}
+
+/// A threshold that is passed is worth a look, whatever else is well.
+fn alarmed(component: Component, alerts: &[Alert]) -> Component {
+    let said: Vec<String> = alerts.iter().map(|alert| format!("{}: {}", alert.kind, alert.message)).collect();
+    match said.is_empty() {
+        true => component,
+        false => Component::new(
+            component.status.max(Status::Degraded),
+            format!("{}; {}", component.message, said.join("; ")),
+        ),
+    }
 }
 
 fn recovery(keep: &Swarmkeep, damaged: usize) -> Component {

@@ -41,6 +41,12 @@ pub struct Incident {
     pub what: String,
     /// First noticed, ms since the Unix epoch.
     pub first_at_ms: u64,
+    /// When it began, the last time: later than that when it had been over in between.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// For how long it lasted in all, until it was seen to be over.
+    #[serde(default)]
+    pub lasted_ms: u64,
     /// Last noticed.
     pub last_at_ms: u64,
     /// How often.
@@ -164,6 +170,7 @@ impl Incidents {
             incident.severity = incident.severity.max(severity);
             (incident.failure, incident.what) = (failure, what);
             if was_over {
+                incident.since_ms = now_ms;
                 self.opened(&incident.failure);
             }
             return was_over;
@@ -194,6 +201,8 @@ impl Incidents {
             session,
             what,
             first_at_ms: now_ms,
+            since_ms: now_ms,
+            lasted_ms: 0,
             last_at_ms: now_ms,
             count: 1,
             over_at_ms: None,
@@ -216,6 +225,7 @@ impl Incidents {
             let incident = &mut listed.incident;
             if incident.over_at_ms.is_none() && can_end(&incident.failure) && is_over(incident) {
                 incident.over_at_ms = Some(now_ms);
+                incident.lasted_ms += now_ms.saturating_sub(incident.since_ms);
                 listed.is_news = true;
                 self.open.fetch_sub(1, Ordering::Relaxed);
                 self.blocking.fetch_sub(usize::from(blocks(&incident.failure)), Ordering::Relaxed);

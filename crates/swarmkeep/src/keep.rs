@@ -7,6 +7,7 @@ mod load;
 mod observe;
 mod submit;
 mod tend;
+pub(crate) mod track;
 
 use std::{
     path::{Path, PathBuf},

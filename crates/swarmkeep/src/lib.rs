@@ -74,7 +74,10 @@ pub use self::{
     effect::{EffectCall, EffectError},
     feed::{Feed, FeedItem, FeedToken, From},
     incident::Incident,
-    keep::{Health, Swarmkeep},
+    keep::{
+        Health, Swarmkeep,
+        track::{TrackRecord, WINDOW_MS},
+    },
     lock::{Holder, holder},
     recovery::{Problem, RecoveryReport, Repair, Span},
     session::{Claim, Reply, Request, SavedCheckpoint, Session},

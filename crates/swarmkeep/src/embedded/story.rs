@@ -57,6 +57,17 @@ impl EmbeddedLog {
         Noticed::new(Failure::StorageUnavailable { cause }, None, error.to_string())
     }
 
+    /// The sessions set aside, and why.
+    pub(crate) fn all_aside(&self) -> Vec<Damage> {
+        self.lanes.all_aside()
+    }
+
+    /// The last record of a session that is in records.db; 0 where that cannot be told.
+    pub(crate) fn readable_to(&self, session: SessionId) -> u64 {
+        let head = self.read_records(|records| records.head(session));
+        head.ok().flatten().map_or(0, |(head, _)| head.seq.0)
+    }
+
     /// Why a session is set aside, if it is.
     pub(crate) fn set_aside(&self, session: SessionId) -> Option<Damage> {
         self.lanes.aside(session)

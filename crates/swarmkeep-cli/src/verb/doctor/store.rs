@@ -39,6 +39,7 @@ pub(super) async fn look(context: &Context) -> Vec<Finding> {
                 findings.extend(parts(&store, &names));
                 findings.extend(copies(&mut client).await);
                 findings.extend(last_start(&mut client, context).await);
+                findings.extend(track_record(&mut client).await.into_iter().flatten());
             }
             Err(failure) => findings.push(Finding::bad("daemon", failure.what, failure.next)),
         },
@@ -279,6 +280,33 @@ async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
         return Some(Finding::damaged("last start", what, next));
     }
     (doubts > 0).then(|| Finding::warn("last start", format!("found {doubts} doubtful ends of the journal"), next))
+}
+
+/// How well the store came back in the last day, and each threshold that is passed.
+async fn track_record(client: &mut Client) -> Option<Vec<Finding>> {
+    let name = "recovery";
+    let health: Value = client.call(&Call::get("/api/health")).await.ok()?.json().ok()?;
+    let track = field(field(&health, "metrics"), "recovery");
+    let percent = |name: &str| field(track, name).as_f64().unwrap_or(100.0);
+    let alerts = entries(field(&health, "alerts"), "");
+    if !alerts.is_empty() {
+        let next = "`swarmkeep recover history` says what happened; docs/recovery.md says what ends an alert";
+        let finding = |alert| Finding::warn(name, format!("{}: {}", text(alert, "type"), text(alert, "message")), next);
+        return Some(alerts.iter().map(finding).collect());
+    }
+    let what = match number(track, "recoveries") {
+        0 => "nothing had to come back in the last day".to_owned(),
+        count => format!(
+            "{} in the last day: {:.1} % came back, in {} ms on average, p99 {} ms; {:.2} % lost; available {:.2} % of the time",
+            if count == 1 { "1 recovery".to_owned() } else { format!("{count} recoveries") },
+            percent("recovery_success_percent"),
+            number(track, "mean_time_to_recovery_ms"),
+            number(track, "recovery_time_p99_ms"),
+            field(track, "data_loss_percent").as_f64().unwrap_or(0.0),
+            percent("availability_percent"),
+        ),
+    };
+    Some(vec![Finding::ok(name, what)])
 }
 
 /// What there is of second copies, and what there is not.
