@@ -48,6 +48,8 @@ fn main() {
                     aggregate: None,
                     payload: Json::encode(&payload).unwrap(),
                     blobs: Default::default(),
+                    calls: Vec::new(),
+                    results: Vec::new(),
                 }
             };
             let body = Body { actor: Actor::system(), request: None, event, answer: None };

@@ -71,6 +71,8 @@ impl Author {
             aggregate: Some(EntityId::new(format!("thing-{}", self.head.seq.0 % 3)).unwrap()),
             payload: Json::encode(&format!("payload of {} {}", self.head.seq, "x".repeat(60))).unwrap(),
             blobs: Default::default(),
+            calls: Vec::new(),
+            results: Vec::new(),
         }
     }
 
