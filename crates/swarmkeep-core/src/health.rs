@@ -119,7 +119,7 @@ impl Metrics {
                 AlertType::RecoveryFailureRateHigh,
                 Severity::Critical,
                 format!(
-                    "{:.1} % of {} recoveries succeeded: more than {FAILURE_RATE_PERCENT} % failed",
+                    "recoveries that succeeded: {:.1} % of {}; more than {FAILURE_RATE_PERCENT} % failed",
                     self.recovery_success_percent, self.recoveries
                 ),
             ));

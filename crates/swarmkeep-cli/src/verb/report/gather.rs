@@ -230,7 +230,8 @@ pub(super) async fn gather(
     let aside = recover::set_aside(&store).to_vec();
     let known = recover::names(context, &serde_json::json!([recoveries, aside])).await;
     found.coming_back(entries(&recoveries, "recoveries"), &aside, &sessions, &known);
-    found.waiting.sort_by(|one, other| (one.kind, one.since_ms).cmp(&(other.kind, other.since_ms)).reverse());
+    // What may have been paid first, and what has waited longest.
+    found.waiting.sort_by_key(|waiting| (waiting.kind != "effect", waiting.since_ms));
     let latest = looked.iter().find(|row| text(row, "status") == "live").map(|row| name(row));
     found.how_to_continue(latest.as_deref());
     Ok(found)
