@@ -11,6 +11,9 @@ use crate::{
     tidy,
 };
 
+/// Kills of the daemon under load in CI.
+const KILLS: u64 = 200;
+
 /// How much to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
@@ -76,6 +79,7 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
     if full {
         report.stage("replay, spoiled: must fail", || spoiled_replay(repo));
         report.stage("demo", || demo(repo));
+        report.stage(&format!("{KILLS} kills of a loaded daemon"), || kills(repo, KILLS));
     }
 }
 
@@ -133,9 +137,27 @@ fn rust_examples(repo: &Repo, report: &mut Report) {
 
 /// The demo, short: something acknowledged, nothing lost, nothing repeated.
 fn demo(repo: &Repo) -> Count {
-    let store = std::env::temp_dir().join(format!("swarmkeep-demo-{}", std::process::id()));
+    let (good, _) = ran(repo, "demo", &["demo", "--seconds", "8"]);
+    Count { passed: usize::from(good), failed: usize::from(!good) }
+}
+
+/// The daemon killed again and again while agents work: as often as was asked for, and nothing lost or repeated.
+fn kills(repo: &Repo, kills: u64) -> Count {
+    // Three kills every two seconds; some for the daemon of a machine that is slow.
+    let seconds = (kills * 2 / 3 + 10).to_string();
+    let (good, told) = ran(repo, "kills", &["chaos", "--scenario", "process-kill", "--keep", "--seconds", &seconds]);
+    let strikes = told.pointer("/scenarios/0/strikes").and_then(Value::as_u64).unwrap_or(0);
+    let acknowledged = told.get("acknowledged").and_then(Value::as_u64).unwrap_or(0);
+    println!("   {strikes} kills, {acknowledged} writes acknowledged");
+    let good = good && strikes >= kills;
+    Count { passed: usize::from(good), failed: usize::from(!good) }
+}
+
+/// Runs a verb that says in JSON what was acknowledged, lost and repeated. Its store is left where something is wrong.
+fn ran(repo: &Repo, name: &str, arguments: &[&str]) -> (bool, Value) {
+    let store = std::env::temp_dir().join(format!("swarmkeep-{name}-{}", std::process::id()));
     let mut command = Command::new(repo.binary("debug"));
-    command.args(["demo", "--seconds", "8", "--json", "--store"]).arg(&store);
+    command.args(arguments).args(["--json", "--store"]).arg(&store);
     let ended = stage::run(&repo.root, &mut command);
     let told =
         ended.lines.iter().rev().find_map(|line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object));
@@ -149,9 +171,9 @@ fn demo(repo: &Repo) -> Count {
     if good {
         clear(&store);
     } else {
-        println!("   the demo's store is left in {}", store.display());
+        println!("   the store is left in {}", store.display());
     }
-    Count { passed: usize::from(good), failed: usize::from(!good) }
+    (good, told)
 }
 
 #[cfg(test)]

@@ -76,6 +76,8 @@ pub(crate) enum Verb {
     Stop(verb::stop::Stop),
     /// 30 seconds: a small swarm at work, its daemon killed with -9 again and again; then what was lost
     Demo(verb::demo::Demo),
+    /// Things go wrong on purpose: kills, a full disk, a jumping clock, damaged files; then what was lost
+    Chaos(verb::chaos::Chaos),
     /// Sessions: create, open, ls, show, state, history, fork, diff, rewind, checkpoint, pause, resume, park, close
     #[command(subcommand)]
     Session(verb::session::Verb),
@@ -113,9 +115,9 @@ pub(crate) enum Verb {
     Migrate(verb::migrate::Verb),
     /// Measure this machine
     Bench(verb::bench::Bench),
-    /// An agent of the demo; the demo starts it
+    /// An agent of a demo or of a chaos run, which starts it
     #[command(hide = true)]
-    DemoWorker(crate::demo::worker::Worker),
+    SwarmWorker(crate::swarm::worker::Worker),
 }
 
 impl Verb {
@@ -125,6 +127,7 @@ impl Verb {
             Self::Serve(verb) => verb.run(context).await,
             Self::Stop(verb) => verb.run(context).await,
             Self::Demo(verb) => verb.run(context).await,
+            Self::Chaos(verb) => verb.run(context).await,
             Self::Session(verb) => verb.run(context).await,
             Self::Agent(verb) => verb.run(context).await,
             Self::Task(verb) => verb.run(context).await,
@@ -139,7 +142,7 @@ impl Verb {
             Self::Doctor(verb) => verb.run(context).await,
             Self::Migrate(verb) => verb.run(context).await,
             Self::Bench(verb) => verb.run(context).await,
-            Self::DemoWorker(worker) => worker.run().await,
+            Self::SwarmWorker(worker) => worker.run().await,
         }
     }
 }

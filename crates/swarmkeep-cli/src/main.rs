@@ -1,15 +1,15 @@
 //! The `swarmkeep` binary: one file per verb, and the one place where a store's folder or URL becomes a connection.
 //!
 //! Almost every verb talks to the daemon of a store over HTTP ([`client`]), through the control socket in the store's
-//! folder; [`daemon`] finds it or starts it. `serve` *is* the daemon; `demo` starts one and kills it; `bench` and
+//! folder; [`daemon`] finds it or starts it. `serve` *is* the daemon; `demo` and `chaos` start one and kill it; `bench` and
 //! `doctor` also look at the machine themselves.
 
 mod bench;
+mod chaos;
 mod cli;
 mod client;
 mod context;
 mod daemon;
-mod demo;
 mod failure;
 mod hint;
 mod moment;
@@ -19,6 +19,7 @@ mod place;
 mod say;
 mod served;
 mod settings;
+mod swarm;
 mod table;
 mod verb;
 

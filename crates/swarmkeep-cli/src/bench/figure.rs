@@ -98,7 +98,7 @@ impl Figure {
 
 /// The middle one.
 pub(crate) fn median(all: &[f64]) -> f64 {
-    crate::demo::swarm::median(all)
+    crate::swarm::run::median(all)
 }
 
 /// Digits that mean something.

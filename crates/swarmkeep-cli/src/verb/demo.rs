@@ -6,19 +6,19 @@ use swarmkeep_server::DEFAULT_PORT;
 
 use crate::{
     context::{Context, print_json},
-    demo::{
-        check::{self, Verdict},
-        folder::{Folder, SESSION},
-        process,
-        show::Show,
-        swarm::{self, Ran, median},
-        worker::AGENTS,
-    },
     failure::{Exit, Failure},
     hint, moment,
     paint::Paint,
     place,
     say::say,
+    swarm::{
+        check::{self, Verdict},
+        folder::{Folder, SESSION},
+        process,
+        run::{self, Ran, Script, median},
+        show::Show,
+        worker::AGENTS,
+    },
 };
 
 /// See the module.
@@ -59,7 +59,7 @@ struct Printed<'a> {
 impl Demo {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
         let folder = match context.place.said_by {
-            "--store" => Folder { store: context.place.dir.clone() },
+            "--store" => Folder::within(context.place.dir.clone()),
             _ if self.check => {
                 return Err(Failure::usage(
                     "which demo is to be checked?",
@@ -86,7 +86,7 @@ impl Demo {
         };
         let show = Show::new(context.json, self.seconds, AGENTS);
         show.begin(&folder.store, self.seconds, AGENTS.len());
-        let ran = swarm::run(&folder, &show, self.seconds, seed).await;
+        let ran = run::run(&folder, &show, &Script::demo(self.seconds, seed)).await;
         show.end();
         let (ran, daemon) = ran?;
         let verdict = check::check(&folder, &folder.socket()).await?;

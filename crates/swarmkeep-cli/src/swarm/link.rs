@@ -11,7 +11,7 @@ use super::{
     ledger::{Ack, Ledger},
 };
 use crate::{
-    client::{Call, Client, Endpoint},
+    client::{Answer, Call, Client, Endpoint},
     failure::Failure,
     verb::{field, number, path, text},
 };
@@ -61,13 +61,34 @@ impl Link {
         self.write(Call::post("/v1/sessions", &json!({ "name": SESSION, "metadata": { "source": "demo" } }))).await
     }
 
+    /// Submits commands once, and says whether they were taken: not when the daemon cannot write now.
+    pub(crate) async fn is_taken(&mut self, commands: Value) -> Result<bool, Failure> {
+        let call = Call::post(path(SESSION, "/commands"), &json!({ "commands": commands }));
+        let (request, call) = self.as_request(call);
+        match self.client.call(&call.within(ANSWER)).await {
+            Ok(answer) if answer.status != 503 => self.take(request, &answer).map(|_| true),
+            Ok(_) | Err(_) => Ok(false),
+        }
+    }
+
     async fn write(&mut self, call: Call) -> Result<Came, Failure> {
+        let (request, call) = self.as_request(call);
+        let answer = self.until_answered(&call).await?;
+        self.take(request, &answer)
+    }
+
+    /// With an id that no request had before.
+    fn as_request(&mut self, call: Call) -> (String, Call) {
         self.counter += 1;
         let request = format!("{}:{}", self.name, self.counter);
         // The client is one life of an agent: the record names the agent.
         let actor = self.name.split('.').next().unwrap_or_default().to_owned();
         let call = call.header("idempotency-key", request.clone()).header("swarmkeep-actor", actor);
-        let answer = self.until_answered(&call).await?;
+        (request, call)
+    }
+
+    /// An answer; what it acknowledges is written down.
+    fn take(&mut self, request: String, answer: &Answer) -> Result<Came, Failure> {
         if answer.status >= 400 {
             let failure = Failure::problem(answer.status, &answer.body);
             return if answer.status == 409 || answer.status == 404 {
@@ -91,7 +112,7 @@ impl Link {
         self.until_answered(&Call::get(path)).await?.ok()?.json()
     }
 
-    async fn until_answered(&mut self, call: &Call) -> Result<crate::client::Answer, Failure> {
+    async fn until_answered(&mut self, call: &Call) -> Result<Answer, Failure> {
         let call = call.clone().within(ANSWER);
         let deadline = Instant::now() + PATIENCE;
         let mut pause = Duration::from_millis(2);

@@ -1,4 +1,4 @@
-//! An agent of the demo, as a process of its own: claims tasks, reads and writes mail, remembers, and does one thing
+//! An agent of the swarm, as a process of its own: claims tasks, reads and writes mail, remembers, and does one thing
 //! outside for each task. It can be told to die at the worst moments.
 
 use std::{io::Write, path::PathBuf, time::Duration};
@@ -57,7 +57,10 @@ pub(crate) struct Worker {
     seed: u64,
     /// The store's folder
     #[arg(long = "in", value_name = "DIR")]
-    folder: PathBuf,
+    store: PathBuf,
+    /// Where it writes down what it got and did
+    #[arg(long, value_name = "DIR")]
+    notes: PathBuf,
     #[arg(long, value_enum)]
     die_at: Option<DieAt>,
     /// At this effect of this life
@@ -67,9 +70,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let folder = Folder::from(self.folder.as_path());
+        let folder = Folder { store: self.store.clone(), notes: self.notes.clone() };
         let link = Link::new(&folder.socket(), &folder.acknowledged(), &format!("{}.{}", self.agent, self.life))?;
-        // Its input ends when the demo wants it to stop, or is gone.
+        // Its input ends when the run wants it to stop, or is gone.
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(async move {
             let mut nothing = [0u8; 64];
@@ -107,7 +110,7 @@ impl Agent {
         &self.worker.agent
     }
 
-    /// Tells the demo what it is doing; a demo that is gone is noticed elsewhere.
+    /// Tells the run what it is doing; one that is gone is noticed elsewhere.
     fn tell(&self, doing: &str, what: &str) {
         let line = json!({ "doing": doing, "what": what, "effects": self.effects });
         let mut out = std::io::stdout().lock();

@@ -1,4 +1,4 @@
-//! The demo: a small swarm at work through the real daemon, which is killed with `-9` while it works; so are agents.
+//! A small swarm at work through the real daemon, and what is done to it: by the demo, and by chaos.
 //!
 //! Nobody is believed. Each agent is a process of its own ([`worker`]) that writes down every acknowledgement it gets
 //! ([`ledger`]), synced, before its next request, and does one thing outside the session: it appends a line to a file.
@@ -6,13 +6,14 @@
 //! the agents wrote down and with the lines in the file.
 
 pub(crate) mod check;
-mod dice;
+pub(crate) mod dice;
 pub(crate) mod folder;
 mod ledger;
 mod link;
 mod outside;
 pub(crate) mod process;
 mod reconciler;
+pub(crate) mod run;
 pub(crate) mod show;
-pub(crate) mod swarm;
+pub(crate) mod strike;
 pub(crate) mod worker;

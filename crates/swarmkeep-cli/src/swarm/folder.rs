@@ -1,17 +1,20 @@
-//! Where a demo keeps what it needs: inside its store's folder, in `demo/`.
+//! Where a swarm works, and where it keeps what it writes down: a demo inside its store's folder, in `demo/`; chaos beside
+//! the store, which may be full or damaged.
 
 use std::path::{Path, PathBuf};
 
 use crate::{failure::Failure, moment, place};
 
-/// The session that the demo works in.
+/// The session that a swarm works in.
 pub(crate) const SESSION: &str = "demo/swarm";
 
-/// The folder of one demo.
+/// The folders of one swarm.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     /// The store.
     pub(crate) store: PathBuf,
+    /// What was acknowledged, and what was done outside.
+    pub(crate) notes: PathBuf,
 }
 
 impl Folder {
@@ -26,28 +29,30 @@ impl Folder {
             store = above.join(format!("demo-{stamp}-{again}"));
             again += 1;
         }
-        Ok(Self { store })
+        Ok(Self::within(store))
     }
 
-    fn own(&self) -> PathBuf {
-        self.store.join("demo")
+    /// With its notes inside its store.
+    pub(crate) fn within(store: PathBuf) -> Self {
+        let notes = store.join("demo");
+        Self { store, notes }
     }
 
     /// Makes it.
     pub(crate) fn make(&self) -> Result<(), Failure> {
         place::make_private(&self.store)?;
-        place::make_private(&self.own())?;
+        place::make_private(&self.notes)?;
         place::make_private(&self.acknowledged())
     }
 
     /// One file for each life of each agent: what was acknowledged to it.
     pub(crate) fn acknowledged(&self) -> PathBuf {
-        self.own().join("acknowledged")
+        self.notes.join("acknowledged")
     }
 
     /// The outside world: one line for each thing done.
     pub(crate) fn outside(&self) -> PathBuf {
-        self.own().join("outside.log")
+        self.notes.join("outside.log")
     }
 
     /// What it takes on the disk, about.
@@ -72,11 +77,5 @@ impl Folder {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.store.join("control.sock")
-    }
-}
-
-impl From<&Path> for Folder {
-    fn from(store: &Path) -> Self {
-        Self { store: store.to_owned() }
     }
 }

@@ -1,7 +1,8 @@
-//! The processes of a demo: this program, as a daemon and as agents.
+//! The processes of a run: this program, as a daemon and as agents.
 
-use std::{fs::OpenOptions, io, process::Stdio};
+use std::{ffi::OsString, fs::OpenOptions, io, process::Stdio};
 
+use rustix::process::Signal;
 use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -12,18 +13,20 @@ use tokio::{
 use super::{folder::Folder, worker::DieAt};
 use crate::failure::Failure;
 
-/// A daemon of the demo's store. It ends with this process, however that ends: its input is a pipe from here.
+/// A daemon of the run's store. It ends with this process, however that ends: its input is a pipe from here.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     child: Child,
 }
 
 impl Daemon {
-    pub(crate) fn start(folder: &Folder) -> io::Result<Self> {
+    /// `environment` on top of this process's own.
+    pub(crate) fn start(folder: &Folder, environment: &[(&str, OsString)]) -> io::Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(folder.log())?;
         let child = Command::new(std::env::current_exe()?)
             .args(["serve", "--listen", "127.0.0.1:0", "--while-input", "--store"])
             .arg(&folder.store)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -36,7 +39,7 @@ impl Daemon {
         self.child.id().unwrap_or(0)
     }
 
-    /// Refuses to go on unless this very process holds the demo's store: to kill another one would prove nothing.
+    /// Refuses to go on unless this very process holds the run's store: to kill another one would prove nothing.
     pub(crate) fn must_hold(&self, folder: &Folder) -> Result<(), Failure> {
         let holder = holder(folder)?;
         if holder == Some(self.pid()) {
@@ -45,8 +48,8 @@ impl Daemon {
         let who = holder.map_or("nobody".to_owned(), |pid| format!("process {pid}"));
         Err(Failure::refused(
             "not_the_holder",
-            format!("{who} holds {}, not the demo's own daemon {}", folder.store.display(), self.pid()),
-            "end what else uses that folder, and give the demo one of its own with --store",
+            format!("{who} holds {}, not this run's own daemon {}", folder.store.display(), self.pid()),
+            "end what else uses that folder, or give one of its own with --store",
         ))
     }
 
@@ -60,18 +63,22 @@ impl Daemon {
         self.child.kill().await
     }
 
+    /// Sends it a signal; one that has ended gets none.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw) {
+            Some(pid) => Ok(rustix::process::kill_process(pid, signal)?),
+            None => Ok(()),
+        }
+    }
+
     /// Asks it to stop, and waits until it has.
     pub(crate) async fn stop(mut self) -> io::Result<bool> {
-        if let Some(pid) =
-            self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw)
-        {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        }
+        self.signal(Signal::TERM)?;
         Ok(self.child.wait().await?.success())
     }
 }
 
-/// The process that holds the demo's store, by its own word.
+/// The process that holds the run's store, by its own word.
 pub(crate) fn holder(folder: &Folder) -> Result<Option<u32>, Failure> {
     match swarmkeep::lock::holder(&folder.store) {
         Ok(holder) => Ok(holder.map(|holder| holder.pid)),
@@ -82,7 +89,7 @@ pub(crate) fn holder(folder: &Folder) -> Result<Option<u32>, Failure> {
     }
 }
 
-/// Where the demo's store is served over TCP now, as a URL.
+/// Where the run's store is served over TCP now, as a URL.
 pub(crate) fn served_at(folder: &Folder) -> Option<String> {
     let address = swarmkeep::lock::holder(&folder.store).ok()??.address?;
     address.split_whitespace().next().map(str::to_owned)
@@ -128,12 +135,12 @@ impl Agent {
         let log = OpenOptions::new().create(true).append(true).open(folder.log())?;
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["demo-worker", "--agent", name])
+            .args(["swarm-worker", "--agent", name])
             .arg("--life")
             .arg(life.to_string())
             .arg("--seed")
             .arg(seed.to_string());
-        command.arg("--in").arg(&folder.store);
+        command.arg("--in").arg(&folder.store).arg("--notes").arg(&folder.notes);
         match die_at {
             Some(DieAt::Begun) => command.args(["--die-at", "begun"]),
             Some(DieAt::Acted) => command.args(["--die-at", "acted"]),
@@ -151,7 +158,7 @@ impl Agent {
                         return;
                     }
                 }
-                // Nobody to tell: the demo is over.
+                // Nobody to tell: the run is over.
                 let _ = news.send(News::Ended(number)).await;
             });
         }

@@ -40,7 +40,7 @@ pub(crate) async fn run(
                     )
                 })?
                 .contains_key(key);
-            let mut resolve = json!({ "effect": key, "by": "reconciler:demo (looked into outside.log)" });
+            let mut resolve = json!({ "effect": key, "by": "reconciler:outside (looked into outside.log)" });
             if done && let Some(fields) = resolve.as_object_mut() {
                 fields.insert("outcome".into(), json!({ "ok": true, "value": { "by": "reconciler" } }));
             }

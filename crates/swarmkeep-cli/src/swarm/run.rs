@@ -1,7 +1,8 @@
-//! The run: who is started, when who is killed, and how long it took to come back.
+//! The run: who is started, what is done to whom and when, and how long it took to come back.
 
 use std::{io, time::Duration};
 
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
@@ -9,6 +10,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+pub(crate) use super::strike::Script;
 use super::{
     dice::Dice,
     folder::Folder,
@@ -17,12 +19,16 @@ use super::{
     process::{Agent, Daemon, News},
     reconciler,
     show::{Show, Total},
+    strike::{self, Strike},
     worker::{AGENTS, DieAt},
 };
 use crate::{failure::Failure, moment};
 
-/// Kills of the daemon, at least, besides the last one before the check.
-const KILLS_MIN: u64 = 5;
+/// A stuttering daemon is stopped for so long, and then goes on for so long.
+const STUTTER: (Duration, Duration) = (Duration::from_millis(60), Duration::from_millis(20));
+/// Bytes of a record that uses up the room that a store has of its own, and how many of them are tried.
+const FILL_BYTES: usize = 48 << 10;
+const FILLS: u32 = 1024;
 /// Agents are given this long to end what they are doing.
 const WIND_UP: Duration = Duration::from_secs(8);
 /// A daemon that ended by itself this often will not come up.
@@ -35,7 +41,9 @@ pub(crate) struct Ran {
     pub(crate) kills: u64,
     /// Agents that died.
     pub(crate) deaths: u64,
-    /// From each kill to the first write acknowledged after it, in milliseconds.
+    /// What was done to it besides.
+    pub(crate) strikes: u64,
+    /// From each kill, or from the end of what else was done, to the first write acknowledged after it, in milliseconds.
     pub(crate) back_ms: Vec<f64>,
     /// Doubts settled as done, and as not done.
     pub(crate) settled: (u64, u64),
@@ -47,6 +55,7 @@ pub(crate) struct Ran {
 struct Run<'a> {
     folder: &'a Folder,
     show: &'a Show,
+    script: &'a Script,
     dice: Dice,
     began: Instant,
     daemon: Option<Daemon>,
@@ -58,11 +67,11 @@ struct Run<'a> {
     ran: Ran,
 }
 
-/// Lets the swarm work for `seconds`. When it returns the daemon has been killed once more after the last
+/// Lets the swarm work through the script. When it returns the daemon has been killed once more after the last
 /// acknowledgement, and is up again.
-pub(crate) async fn run(folder: &Folder, show: &Show, seconds: u64, seed: u64) -> Result<(Ran, Daemon), Failure> {
+pub(crate) async fn run(folder: &Folder, show: &Show, script: &Script) -> Result<(Ran, Daemon), Failure> {
     let began = Instant::now();
-    let daemon = Daemon::start(folder).map_err(|error| cannot_start("the daemon", &error))?;
+    let daemon = Daemon::start(folder, &script.environment).map_err(|error| cannot_start("the daemon", &error))?;
     show.daemon_works(daemon.pid());
     let link = |name: &str| Link::new(&folder.socket(), &folder.acknowledged(), name);
     let mut probe = link("demo")?;
@@ -76,7 +85,8 @@ pub(crate) async fn run(folder: &Folder, show: &Show, seconds: u64, seed: u64) -
     let mut run = Run {
         folder,
         show,
-        dice: Dice::new(seed),
+        script,
+        dice: Dice::new(script.seed),
         began,
         daemon: Some(daemon),
         agents: Vec::new(),
@@ -89,7 +99,7 @@ pub(crate) async fn run(folder: &Folder, show: &Show, seconds: u64, seed: u64) -
     for number in 0..AGENTS.len() {
         run.start_agent(number, 1)?;
     }
-    run.work(seconds, &mut heard).await?;
+    run.work(&mut heard).await?;
     run.wind_up(&mut heard).await?;
     stop.send_replace(true);
     let reconciled = reconciling
@@ -108,15 +118,15 @@ async fn set_up(probe: &mut Link) -> Result<(), Failure> {
     let refused = |code: String| {
         Failure::refused(
             &code,
-            format!("the demo's session cannot be made: {code}"),
-            "give another folder with --store: this one has a demo in it",
+            format!("the swarm's session cannot be made: {code}"),
+            "give another folder with --store: this one has had a swarm in it",
         )
     };
     if let Came::Refused(code) = probe.create_session().await? {
         return Err(refused(code));
     }
     let spawn: Vec<_> =
-        AGENTS.iter().map(|name| json!({ "spawn_agent": { "id": name, "name": name, "kind": "demo" } })).collect();
+        AGENTS.iter().map(|name| json!({ "spawn_agent": { "id": name, "name": name, "kind": "worker" } })).collect();
     if let Came::Refused(code) = probe.submit(json!(spawn)).await? {
         return Err(refused(code));
     }
@@ -145,21 +155,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The time of work: kills in their moments, news in between.
-    async fn work(&mut self, seconds: u64, heard: &mut mpsc::Receiver<News>) -> Result<(), Failure> {
-        // The rest is for winding up and for the check.
-        let work_ms = (seconds * 1000).saturating_sub((seconds * 120).clamp(800, 4_000));
-        let end = self.began + Duration::from_millis(work_ms);
-        let kills = (seconds / 4).max(KILLS_MIN);
-        let begin_ms = self.at_ms();
-        let slot = work_ms.saturating_sub(begin_ms) / (kills + 1);
-        let mut moments: Vec<(u64, bool)> = (0..kills)
-            .map(|kill| (begin_ms + kill * slot + self.dice.between(slot * 2 / 5, slot.max(1) * 9 / 10), true))
-            .collect();
-        // One agent, at any moment.
-        moments.push((begin_ms + slot * (kills / 2) + self.dice.between(0, slot.max(1)), false));
-        moments.sort_unstable();
-        let mut moments = moments.into_iter().peekable();
+    /// The time of work: strikes in their moments, news in between.
+    async fn work(&mut self, heard: &mut mpsc::Receiver<News>) -> Result<(), Failure> {
+        let end = self.began + Duration::from_millis(self.script.work_ms);
+        let mut moments = self.script.moments(self.at_ms(), &mut self.dice).into_iter().peekable();
         let interrupt = tokio::signal::ctrl_c();
         tokio::pin!(interrupt);
         let mut redraw = tokio::time::interval(Duration::from_millis(100));
@@ -173,14 +172,90 @@ impl Run<'_> {
                 }
                 Some(news) = heard.recv() => self.hear(news, true).await?,
                 _ = redraw.tick() => self.redraw(),
-                () = sleep_until(next.min(end)) => match moments.next() {
-                    Some((_, true)) => self.kill_daemon("").await?,
-                    Some((_, false)) => self.kill_agent()?,
-                    None => {}
+                () = sleep_until(next.min(end)) => if let Some((_, strike)) = moments.next() {
+                    self.strike(strike).await?;
                 },
             }
         }
         Ok(())
+    }
+
+    async fn strike(&mut self, strike: Strike) -> Result<(), Failure> {
+        let at_ms = self.at_ms();
+        let what = match strike {
+            Strike::KillDaemon => return self.kill_daemon("").await,
+            Strike::KillDaemonTwice => {
+                let Some(daemon) = self.daemon.take() else { return Ok(()) };
+                daemon.must_hold(self.folder)?;
+                daemon.kill().await.map_err(|error| cannot_start("kill", &error))?;
+                self.ran.kills += 1;
+                let daemon = self.start_daemon()?;
+                // Anywhere between its first instruction and its first answer, as a rule.
+                sleep(Duration::from_millis(self.dice.between(2, 150))).await;
+                return self.kill_and_start(daemon, "again, while it was coming back").await;
+            }
+            Strike::KillAgent => return self.kill_agent(),
+            Strike::StopDaemon(how_long) => {
+                self.signal(Signal::STOP)?;
+                sleep(how_long).await;
+                self.signal(Signal::CONT)?;
+                format!("daemon stopped for {:.1} s", how_long.as_secs_f64())
+            }
+            Strike::Stutter(how_long) => {
+                let end = Instant::now() + how_long;
+                while Instant::now() < end {
+                    self.signal(Signal::STOP)?;
+                    sleep(STUTTER.0).await;
+                    self.signal(Signal::CONT)?;
+                    sleep(STUTTER.1).await;
+                }
+                format!("daemon in short bursts for {:.1} s", how_long.as_secs_f64())
+            }
+            Strike::FillDisk(how_long) => {
+                let Some(ballast) = self.script.ballast.clone() else { return Ok(()) };
+                let full = |error: io::Error| cannot_start("the ballast", &error);
+                let filled = strike::fill(&ballast).map_err(full)?;
+                // The store has some room of its own: that is used up first.
+                let record = json!([{ "record": { "kind": "fill", "payload": "f".repeat(FILL_BYTES) } }]);
+                let mut fills = 0;
+                while fills < FILLS && self.probe.is_taken(record.clone()).await? {
+                    fills += 1;
+                }
+                sleep(how_long).await;
+                strike::empty(&ballast).map_err(full)?;
+                format!("disk full for {:.1} s ({} of ballast)", how_long.as_secs_f64(), moment::bytes(filled))
+            }
+            Strike::JumpClock(seconds) => {
+                let Some(clock) = &self.script.clock else { return Ok(()) };
+                std::fs::write(clock, format!("{seconds:+}\n")).map_err(|error| cannot_start("the clock", &error))?;
+                format!("daemon's wall clock {seconds:+} s")
+            }
+        };
+        self.ran.strikes += 1;
+        let ended_us = moment::monotonic_us();
+        self.probe().await?;
+        let took_ms = moment::monotonic_us().saturating_sub(ended_us) as f64 / 1000.0;
+        self.ran.back_ms.push(took_ms);
+        let after = self.show.paint().green(format_args!("acknowledges {took_ms:.0} ms later"));
+        self.show.note(at_ms, &format!("{what}   {after}"));
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        match &self.daemon {
+            Some(daemon) => daemon.signal(signal).map_err(|error| cannot_start("the daemon", &error)),
+            None => Ok(()),
+        }
+    }
+
+    fn start_daemon(&self) -> Result<Daemon, Failure> {
+        Daemon::start(self.folder, &self.script.environment).map_err(|error| cannot_start("the daemon", &error))
+    }
+
+    /// One write, acknowledged.
+    async fn probe(&mut self) -> Result<(), Failure> {
+        let record = json!([{ "record": { "kind": "back", "payload": { "after_kill": self.ran.kills } } }]);
+        self.probe.submit(record).await.map(drop)
     }
 
     async fn hear(&mut self, news: News, start_again: bool) -> Result<(), Failure> {
@@ -238,7 +313,12 @@ impl Run<'_> {
     /// `kill -9`, start, and the time until a write is acknowledged again.
     async fn kill_daemon(&mut self, why: &str) -> Result<(), Failure> {
         let Some(daemon) = self.daemon.take() else { return Ok(()) };
+        // To kill another one would prove nothing.
         daemon.must_hold(self.folder)?;
+        self.kill_and_start(daemon, why).await
+    }
+
+    async fn kill_and_start(&mut self, daemon: Daemon, why: &str) -> Result<(), Failure> {
         let pid = daemon.pid();
         let at_ms = self.at_ms();
         self.show.daemon_killed();
@@ -246,8 +326,8 @@ impl Run<'_> {
         daemon.kill().await.map_err(|error| cannot_start("kill", &error))?;
         self.ran.kills += 1;
         let mut failures = 0;
-        let mut daemon = Daemon::start(self.folder).map_err(|error| cannot_start("the daemon", &error))?;
-        let record = json!([{ "record": { "kind": "demo_back", "payload": { "kill": self.ran.kills } } }]);
+        let mut daemon = self.start_daemon()?;
+        let record = json!([{ "record": { "kind": "back", "payload": { "after_kill": self.ran.kills } } }]);
         let back = self.probe.submit(record);
         tokio::pin!(back);
         loop {
@@ -265,7 +345,8 @@ impl Run<'_> {
                                 format!("the reason is in {}", self.folder.log().display()),
                             ));
                         }
-                        daemon = Daemon::start(self.folder).map_err(|error| cannot_start("the daemon", &error))?;
+                        daemon = Daemon::start(self.folder, &self.script.environment)
+                            .map_err(|error| cannot_start("the daemon", &error))?;
                     }
                 }
             }
