@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use crate::{
     connection::{self, Vfs},
     error::{Result, SqliteError},
+    pool::ReaderPool,
     records::Options,
 };
 
@@ -57,10 +58,10 @@ impl Schema {
         self.migrations.last().map_or(0, |migration| migration.version)
     }
 
-    /// Opens a file of this kind for writing, brought up to date.
-    pub(crate) fn open(&self, path: &Path, options: Options) -> Result<Connection> {
+    /// Opens a file of this kind for writing, brought up to date. `looked`: what a look at it just found; else one is taken.
+    pub(crate) fn open(&self, path: &Path, options: Options, looked: Option<Found>) -> Result<Connection> {
         let Options { vfs, create, mode, now_ms, .. } = options;
-        let fresh = match self.look_on(vfs, path) {
+        let fresh = match looked.map_or_else(|| self.look_on(vfs, path), Ok) {
             Ok(found) => found == Found::Empty,
             Err(SqliteError::NotFound(_)) if create => true,
             // A rollback journal is waiting to be rolled back, which a read-only connection may not do: the writing one
@@ -91,6 +92,15 @@ impl Schema {
     /// As [`Schema::look`].
     pub fn look_on(&self, vfs: Vfs, path: &Path) -> Result<Found> {
         self.check(&connection::reader(vfs, path)?, path)
+    }
+
+    /// [`Schema::look`] at the file that a pool reads, through one of its connections. Kept open until the file is opened
+    /// for writing, the pool spares that a second recovery of the write-ahead log.
+    ///
+    /// # Errors
+    /// As [`Schema::look`].
+    pub fn look_through(&self, pool: &ReaderPool, path: &Path) -> Result<Found> {
+        pool.read(|connection| self.check(connection, path))
     }
 
     fn check(&self, connection: &Connection, path: &Path) -> Result<Found> {

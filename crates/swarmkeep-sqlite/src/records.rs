@@ -25,7 +25,7 @@ use crate::{
     codec::Packer,
     connection::{self, Mode, Vfs},
     error::{Result, SqliteError},
-    migration::{Migration, Schema},
+    migration::{Found, Migration, Schema},
 };
 
 /// The schema of `records.db`.
@@ -94,7 +94,15 @@ impl RecordsDb {
     /// # Errors
     /// `Newer`, `Changed`, `Foreign` (another application's file, or another store's): the file was not touched.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        let mut connection = RECORDS_SCHEMA.open(path, options)?;
+        Self::open_looked(path, options, None)
+    }
+
+    /// [`RecordsDb::open`] of a file that was just looked at by [`Schema::look_through`], with what was found there.
+    ///
+    /// # Errors
+    /// As [`RecordsDb::open`].
+    pub fn open_looked(path: &Path, options: Options, looked: Option<Found>) -> Result<Self> {
+        let mut connection = RECORDS_SCHEMA.open(path, options, looked)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: Option<Vec<u8>> =
             transaction.query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| row.get(0)).optional()?;

@@ -20,7 +20,7 @@ pub use self::fold::Source;
 pub(crate) use self::write::position;
 use crate::{
     error::{Result, SqliteError},
-    migration::{Migration, Schema},
+    migration::{Found, Migration, Schema},
     records::ApplyBatch,
 };
 
@@ -55,7 +55,15 @@ impl ViewsDb {
     /// # Errors
     /// `Newer`, `Changed`, `Foreign`: the file was not touched. Whoever meets one may put the file aside and open again.
     pub fn open(path: &Path, options: crate::Options) -> Result<Self> {
-        let mut connection = VIEWS_SCHEMA.open(path, options)?;
+        Self::open_looked(path, options, None)
+    }
+
+    /// [`ViewsDb::open`] of a file that was just looked at by [`Schema::look_through`], with what was found there.
+    ///
+    /// # Errors
+    /// As [`ViewsDb::open`].
+    pub fn open_looked(path: &Path, options: crate::Options, looked: Option<Found>) -> Result<Self> {
+        let mut connection = VIEWS_SCHEMA.open(path, options, looked)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: Option<Vec<u8>> =
             transaction.query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| row.get(0)).optional()?;

@@ -13,8 +13,8 @@ use swarmkeep_core::{
     log::{Position, Remove, Watchers},
 };
 use swarmkeep_sqlite::{
-    Anchor, Found, Mode, Options, RECORDS_SCHEMA, ReaderPool, RecordsDb, RecordsReader, SqliteError, VIEWS_SCHEMA,
-    ViewsDb,
+    Anchor, Found, Mode, Options, RECORDS_SCHEMA, ReaderPool, RecordsDb, RecordsReader, Schema, SqliteError,
+    VIEWS_SCHEMA, ViewsDb,
 };
 
 use super::{
@@ -111,7 +111,9 @@ impl EmbeddedLog {
         disk.create_dir(folder).map_err(|error| unusable(folder, error))?;
         let vfs = disk.vfs();
         let (records_path, views_path) = (folder.join("records.db"), folder.join("views.db"));
-        let fresh = look(disk.as_ref(), folder, &clock)?;
+        let looked = look(disk.as_ref(), folder, settings.readers, &clock)?;
+        let fresh = looked.is_none();
+        let Looked { found, inspected, records: read_records, views: mut looked_views } = looked.unwrap_or_default();
         let mut id = [0; 16];
         entropy.fill(&mut id);
         let options = Options {
@@ -121,12 +123,22 @@ impl EmbeddedLog {
             now_ms: clock.now_ms(),
             vfs,
         };
-        let records = RecordsDb::open(&records_path, options).map_err(|error| database(&records_path, error))?;
+        let records = RecordsDb::open_looked(&records_path, options, found);
+        let records = records.map_err(|error| database(&records_path, error))?;
         let anchor = records.anchor();
-        let (views, views_rebuilt) = open_views(disk.as_ref(), &views_path, &records, clock.now_ms())?;
+        let (views, views_rebuilt) =
+            open_views(disk.as_ref(), &views_path, &records, clock.now_ms(), &mut looked_views)?;
         sync_folder(disk.as_ref(), folder)?;
         let vouch = vouch(&anchor);
-        let mut opened = Journal::open(disk.clone(), folder, pace.journal, Some(vouch), clock.clone(), entropy)
+        // What a look at the journal meant holds for the position that it was compared with.
+        let inspection = match inspected.filter(|(with, _)| *with == anchor) {
+            Some((_, inspection)) => inspection,
+            None => {
+                journal::inspect(disk.as_ref(), folder, Some(vouch)).map_err(|error| journal_error(folder, error))?
+            }
+        };
+        let place = (disk.clone(), folder);
+        let mut opened = Journal::open_inspected(place, pace.journal, Some(vouch), inspection, clock.clone(), entropy)
             .map_err(|error| journal_error(folder, error))?;
         let store = opened.store;
         let quarantine = Quarantine::new(disk.clone(), folder);
@@ -157,10 +169,12 @@ impl EmbeddedLog {
         let sink = Box::new(move |frame: Arc<Frame>| hand_over(&sink_lanes, &sink_progress, &sink_watchers, frame));
         let journal = Arc::new(opened.start(sink).map_err(|error| unusable(folder, error))?);
 
-        let read_records = ReaderPool::open_on(vfs, &records_path, settings.readers, clock.clone());
-        let read_records = Arc::new(read_records.map_err(|error| database(&records_path, error))?);
-        let read_views = ReaderPool::open_on(vfs, &views_path, settings.readers, clock.clone());
-        let read_views = Arc::new(read_views.map_err(|error| database(&views_path, error))?);
+        let readers = |path: &Path, looked: Option<ReaderPool>| {
+            let pool = looked.map_or_else(|| ReaderPool::open_on(vfs, path, settings.readers, clock.clone()), Ok);
+            pool.map(Arc::new).map_err(|error| database(path, error))
+        };
+        let read_records = readers(&records_path, read_records)?;
+        let read_views = readers(&views_path, looked_views.map(|(pool, _)| pool))?;
         let keeper = match settings.journal_keep {
             0 => None,
             budget => Some(
@@ -255,9 +269,20 @@ pub(super) fn holder(clock: &dyn Clock, address: Option<String>) -> Holder {
     Holder { pid: std::process::id(), address, started_at_ms, parked: Some(false) }
 }
 
+/// What a look at a store found, with the connections that looked: they become its readers, and while they are open what a
+/// write-ahead log holds is found out once.
+#[derive(Default)]
+struct Looked {
+    found: Option<Found>,
+    records: Option<ReaderPool>,
+    views: Option<(ReaderPool, Found)>,
+    /// The journal, and what records.db said when it was read.
+    inspected: Option<(Anchor, Inspection)>,
+}
+
 /// Looks before anything is opened for writing, so that a store that is refused is as it was: a database that was open for
-/// writing copies its write-ahead log into itself when it closes. True: neither records.db nor a journal, a new store.
-fn look(disk: &dyn Disk, folder: &Path, clock: &Arc<dyn Clock>) -> Result<bool, Error> {
+/// writing copies its write-ahead log into itself when it closes. `None`: neither records.db nor a journal, a new store.
+fn look(disk: &dyn Disk, folder: &Path, readers: usize, clock: &Arc<dyn Clock>) -> Result<Option<Looked>, Error> {
     let (records, views, journal) = (folder.join("records.db"), folder.join("views.db"), folder.join("journal"));
     let names = match disk.list(&journal) {
         Ok(names) => names,
@@ -271,23 +296,25 @@ fn look(disk: &dyn Disk, folder: &Path, clock: &Arc<dyn Clock>) -> Result<bool, 
             "bring back {missing} from where {there} came from, or move the folder away and begin a new store; nothing was changed"
         )))
     };
+    let through = |schema: &Schema, path: &Path| {
+        let pool = ReaderPool::open_on(disk.vfs(), path, readers, clock.clone())?;
+        let found = schema.look_through(&pool, path)?;
+        Ok((pool, found))
+    };
     // A crash while records.db was being made leaves an empty one, or one that waits to be rolled back to that, or one with
     // tables and nothing in them. The journal is made when records.db is durable, so there is none then.
-    let has_records = disk.exists(&records).map_err(|error| unusable(&records, error))?
-        && match RECORDS_SCHEMA.look_on(disk.vfs(), &records) {
-            Ok(found) => found != Found::Empty,
-            Err(SqliteError::ReadOnly(_)) if !has_journal => false,
-            Err(error) => return Err(database(&records, error)),
-        };
-    let reader = match has_records {
-        true => Some(
-            ReaderPool::open_on(disk.vfs(), &records, 1, clock.clone()).map_err(|error| database(&records, error))?,
-        ),
+    let looked = match disk.exists(&records).map_err(|error| unusable(&records, error))? {
         false => None,
+        true => match through(&RECORDS_SCHEMA, &records) {
+            Ok((_, Found::Empty)) => None,
+            Ok(looked) => Some(looked),
+            Err(SqliteError::ReadOnly(_)) if !has_journal => None,
+            Err(error) => return Err(database(&records, error)),
+        },
     };
     let unborn = |reader: &ReaderPool| reader.read(|connection| RecordsReader::new(connection).is_unborn());
-    let Some(reader) = reader.filter(|reader| has_journal || !unborn(reader).unwrap_or(false)) else {
-        return if has_journal { half("a journal", "records.db") } else { Ok(true) };
+    let Some((reader, found)) = looked.filter(|(reader, _)| has_journal || !unborn(reader).unwrap_or(false)) else {
+        return if has_journal { half("a journal", "records.db") } else { Ok(None) };
     };
     let anchor =
         reader.read(|connection| RecordsReader::new(connection).anchor()).map_err(|error| database(&records, error))?;
@@ -295,11 +322,20 @@ fn look(disk: &dyn Disk, folder: &Path, clock: &Arc<dyn Clock>) -> Result<bool, 
     if !has_journal && anchor.position != Position(0) {
         return half("records.db", "journal");
     }
-    if let Err(error @ SqliteError::Newer { .. }) = VIEWS_SCHEMA.look_on(disk.vfs(), &views) {
-        return Err(database(&views, error));
-    }
-    journal::inspect(disk, folder, Some(vouch(&anchor))).map_err(|error| journal_error(folder, error))?;
-    Ok(false)
+    let looked_views = match through(&VIEWS_SCHEMA, &views) {
+        Ok((_, Found::Empty)) => None,
+        Ok(looked) => Some(looked),
+        Err(error @ SqliteError::Newer { .. }) => return Err(database(&views, error)),
+        Err(_) => None,
+    };
+    let inspection =
+        journal::inspect(disk, folder, Some(vouch(&anchor))).map_err(|error| journal_error(folder, error))?;
+    Ok(Some(Looked {
+        found: Some(found),
+        records: Some(reader),
+        views: looked_views,
+        inspected: Some((anchor, inspection)),
+    }))
 }
 
 fn vouch(anchor: &Anchor) -> Vouch {
@@ -312,17 +348,25 @@ fn vouch(anchor: &Anchor) -> Vouch {
 }
 
 /// views.db is derived: one that is damaged, ahead, another store's or another program's is put aside and made again.
-fn open_views(disk: &dyn Disk, path: &Path, records: &RecordsDb, now_ms: u64) -> Result<(ViewsDb, bool), Error> {
+/// `looked`: its readers, and what they found; nothing is left of them when it was put aside.
+fn open_views(
+    disk: &dyn Disk,
+    path: &Path,
+    records: &RecordsDb,
+    now_ms: u64,
+    looked: &mut Option<(ReaderPool, Found)>,
+) -> Result<(ViewsDb, bool), Error> {
     let store_id = Some(records.anchor().store_id);
     let options = Options { store_id, create: true, mode: Mode::WalNormal, now_ms, vfs: disk.vfs() };
     let applied = records.position().0;
     let was_there = disk.exists(path).map_err(|error| unusable(path, error))?;
-    match ViewsDb::open(path, options) {
+    match ViewsDb::open_looked(path, options, looked.as_ref().map(|(_, found)| *found)) {
         Ok(views) if views.position() <= applied => return Ok((views, !was_there && applied > Position(0))),
         Ok(views) => drop(views),
         Err(SqliteError::Damaged(_) | SqliteError::Foreign { .. } | SqliteError::Changed { .. }) => {}
         Err(error) => return Err(database(path, error)),
     }
+    *looked = None;
     let folder = path.with_file_name("quarantine");
     let aside = folder.join(format!("views-{now_ms}.db"));
     tracing::warn!(aside = %aside.display(), "views.db does not belong to records.db as it is; put aside and built again");

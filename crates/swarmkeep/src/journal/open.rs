@@ -64,12 +64,27 @@ impl Journal {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Opened, OpenError> {
+        let inspection = inspect(disk.as_ref(), store_dir, vouch)?;
+        Self::open_inspected((disk, store_dir), settings, vouch, inspection, clock, entropy)
+    }
+
+    /// [`Journal::open`] of a journal that was just read by [`inspect`], with the same `vouch`, and not written since.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_inspected(
+        (disk, store_dir): (Arc<dyn Disk>, &Path),
+        settings: Settings,
+        vouch: Option<Vouch>,
+        mut inspection: Inspection,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Opened, OpenError> {
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&settings.segment_bytes)
             || !settings.segment_bytes.is_multiple_of(4096)
         {
             return Err(OpenError::Settings("segment_bytes must be a multiple of 4096 from 16 KiB to 64 MiB"));
         }
-        let mut inspection = inspect(disk.as_ref(), store_dir, vouch)?;
         let dir = store_dir.join("journal");
         disk.create_dir(&dir).map_err(OpenError::io(&dir))?;
         disk.sync_dir(store_dir).map_err(OpenError::io(store_dir))?;

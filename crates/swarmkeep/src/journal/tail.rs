@@ -13,6 +13,8 @@
 //!   end of a file that is shorter than its header says: a segment has its full size before its first frame.
 //! - The last frame, when nothing vouches for it, is accepted but not trusted: what this reads may be in the page cache
 //!   alone. It is carried over into the next segment ([`Inspection::carried`]).
+//! - A seal that ends the journal is no part of it from then on: it may be in the page cache alone too. It has told what it
+//!   had to tell (the sync of the frame before it had returned), and the next segment begins at its position.
 //! - Files of several stores, or of one store at several times, are refused with advice ([`OpenError::Mixed`]).
 
 use std::{collections::BTreeMap, io, ops::RangeInclusive, path::Path, sync::Arc};
@@ -314,6 +316,8 @@ struct Reading<'a> {
     confirmed: bool,
     /// The last frame, if it has entries and nothing vouches for it.
     unvouched: Option<Unvouched>,
+    /// The last frame, if it is a seal: its offset, its position, and the hash before it.
+    seal: Option<(u64, Position, Hash)>,
     tail: Option<Tail>,
 }
 
@@ -344,6 +348,7 @@ impl<'a> Reading<'a> {
             hash: None,
             confirmed: records == 0,
             unvouched: None,
+            seal: None,
             tail: None,
         }
     }
@@ -405,6 +410,7 @@ impl<'a> Reading<'a> {
         self.inspection.data = (header.data_position, header.data_hash);
         self.inspection.sealed = true;
         self.unvouched = None;
+        self.seal = None;
         let mut offset = FRAMES_AT;
         while offset < limit {
             if let Some((frame, entries)) = self.frame(&bytes, offset, limit, &key) {
@@ -435,7 +441,11 @@ impl<'a> Reading<'a> {
                 self.expected = next.first_position.0;
                 self.hash = Some(next.previous_hash);
                 if follows.is_some() && !next.carried {
-                    let beyond = remains(&bytes, limit, &key, true, header.number);
+                    // A seal there was only left out.
+                    let beyond = FrameHeader::read(&bytes, limit, &key)
+                        .is_none_or(|header| header.kind != Kind::Seal)
+                        .then(|| remains(&bytes, limit, &key, true, header.number))
+                        .flatten();
                     self.inspection.doubts.extend(beyond.map(|tail| tail.doubt(true)));
                 }
                 let end = follows.map_or(0, |next| next.previous_end);
@@ -463,7 +473,9 @@ impl<'a> Reading<'a> {
         self.hash = Some(header.hash);
         self.inspection.sealed = header.kind == Kind::Seal;
         self.unvouched = None;
+        self.seal = None;
         if header.kind == Kind::Seal {
+            self.seal = Some((offset, header.position, header.previous));
             return Ok(());
         }
         if header.position.0 == self.records {
@@ -501,6 +513,7 @@ impl<'a> Reading<'a> {
         self.expected = resume;
         self.hash = None;
         self.unvouched = None;
+        self.seal = None;
     }
 
     fn end(mut self, unreadable: &[u64]) -> Result<Inspection, OpenError> {
@@ -526,6 +539,7 @@ impl<'a> Reading<'a> {
                 in_records: true,
                 what: "a frame is damaged; records.db has it".into(),
             }));
+            self.seal = None;
             self.expected = self.records.saturating_add(1);
             self.hash = Some(vouch.frame_hash);
             self.inspection.data = (vouch.position, vouch.frame_hash);
@@ -544,6 +558,11 @@ impl<'a> Reading<'a> {
         self.inspection.doubts.extend(self.tail.take().map(|tail| tail.doubt(false)));
         self.inspection.next = Position(self.expected);
         self.inspection.last_hash = self.hash.unwrap_or_default();
+        if let Some((offset, position, previous)) = self.seal {
+            self.inspection.next = position;
+            self.inspection.last_hash = previous;
+            self.inspection.last = Some((last, offset));
+        }
         if let Some(unvouched) = self.unvouched {
             self.inspection.carried = true;
             self.inspection.next = unvouched.position;

@@ -1,8 +1,12 @@
 //! Loss of power, and death of the process, at every call that changes the disk.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use swarmkeep::disk::simulated::{Call, Failure, Fault, Loss, SimDisk};
+use swarmkeep_core::clock::Clock;
 
 use super::kit::{Mark, World, assert_chained};
 
@@ -54,46 +58,77 @@ fn boundaries() -> u64 {
     world.disk.changes()
 }
 
+/// Losses of power with what is left drawn by lot, at each boundary; each becomes three images.
+fn draws(boundaries: u64) -> u64 {
+    (number("SWARMKEEP_DISK_IMAGES", 0) / boundaries / 9).max(4)
+}
+
 #[test]
 fn acknowledged_survives_loss_of_power_at_every_boundary() {
+    let began_ms = swarmkeep::SystemClock::new().now_ms();
     let boundaries = boundaries();
     assert!(boundaries > 100, "{boundaries}");
-    let mut images = 0;
-    for at in 1..=boundaries + 1 {
+    let (first, draws) = (number("SWARMKEEP_DISK_SEED", 1), draws(boundaries));
+    let (next, images, checks) = (AtomicU64::new(1), AtomicU64::new(0), AtomicU64::new(0));
+    let at_one = || {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        if at > boundaries + 1 {
+            return false;
+        }
         let mut dying = World::new();
         dying.disk.die_at(at);
         let acked = run(&mut dying);
         for loss in Loss::ALL {
-            let seeds = if matches!(loss, Loss::Nothing | Loss::Everything) { 1 } else { 4 };
+            let seeds = if matches!(loss, Loss::Nothing | Loss::Everything) { 1 } else { draws };
             for seed in 0..seeds {
-                let seed = at * 1000 + seed;
+                let seed = (first << 32) + at * 100_000 + seed;
                 let what = format!("boundary {at}, {loss:?}, seed {seed}");
-                let disk = dying.disk.fork().crash(loss, seed);
-                let mut world = World { disk, vouch: dying.vouch, applied: dying.applied.clone(), ..World::new() };
-                // Nonces never repeat.
-                world.entropy = Arc::new(super::kit::Fixed::default());
-                (0..1000).for_each(|_| swarmkeep_core::clock::Entropy::fill(&*world.entropy, &mut [0]));
-                let log = check(&world, &acked, &what);
-                images += 1;
-
-                // What was found is durable now: it survives the next loss of power too, whatever the cache showed.
-                world.disk = world.disk.crash(Loss::Nothing, seed);
-                assert_eq!(check(&world, &acked, &what), log, "{what}: found once, lost later");
-                images += 1;
-
-                // And the store goes on from there.
-                let opened = world.open().unwrap();
-                let mut writer = world.start(opened);
-                writer.write(7, 100).unwrap();
-                let more = [log, writer.acked.clone()].concat();
-                drop(writer);
-                world.disk = world.disk.crash(Loss::Nothing, seed);
-                check(&world, &more, &what);
-                images += 1;
+                images.fetch_add(3, Ordering::Relaxed);
+                checks.fetch_add(3 * acked.len() as u64, Ordering::Relaxed);
+                lose_power(&dying, &acked, loss, seed, &what);
             }
         }
-    }
-    println!("{boundaries} boundaries, {images} images");
+        true
+    };
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(|| while at_one() {}))));
+    let (images, checks) = (images.into_inner(), checks.into_inner());
+    println!("{boundaries} boundaries, {images} images, {checks} checks of acknowledged groups");
+    let Ok(path) = std::env::var("SWARMKEEP_DISK_FIGURES") else { return };
+    let ms = swarmkeep::SystemClock::new().now_ms() - began_ms;
+    let line = format!(
+        "{{\"test\":\"acknowledged_survives_loss_of_power_at_every_boundary\",\"seed\":{first},\"histories\":1,\
+         \"writes\":27,\"trials\":{images},\"checks\":{checks},\"failed\":0,\"ms\":{ms}}}\n"
+    );
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    std::io::Write::write_all(&mut file.unwrap(), line.as_bytes()).unwrap();
+}
+
+/// What is left is opened, loses power again, is opened, goes on, and loses power a third time.
+fn lose_power(dying: &World, acked: &[Mark], loss: Loss, seed: u64, what: &str) {
+    let disk = dying.disk.fork().crash(loss, seed);
+    let mut world = World { disk, vouch: dying.vouch, applied: dying.applied.clone(), ..World::new() };
+    // Nonces never repeat.
+    world.entropy = Arc::new(super::kit::Fixed::default());
+    (0..1000).for_each(|_| swarmkeep_core::clock::Entropy::fill(&*world.entropy, &mut [0]));
+    let log = check(&world, acked, what);
+
+    // What was found is durable now: it survives the next loss of power too, whatever the cache showed.
+    world.disk = world.disk.crash(Loss::Nothing, seed);
+    assert_eq!(check(&world, acked, what), log, "{what}: found once, lost later");
+
+    // And the store goes on from there.
+    let opened = world.open().unwrap();
+    let mut writer = world.start(opened);
+    writer.write(7, 100).unwrap();
+    let more = [log, writer.acked.clone()].concat();
+    drop(writer);
+    world.disk = world.disk.crash(Loss::Nothing, seed);
+    check(&world, &more, what);
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
 #[test]
@@ -141,6 +176,33 @@ fn a_killed_process_leaves_a_warm_cache_that_is_not_trusted() {
     drop(writer);
     world.disk = world.disk.crash(Loss::Nothing, 1);
     assert_eq!(world.log(&world.open().unwrap()), wanted, "and durable since");
+}
+
+#[test]
+fn a_seal_that_only_the_cache_has_is_not_missed_later() {
+    for seed in 0..4 {
+        let mut world = World::new();
+        let mut writer = world.start(world.open().unwrap());
+        writer.write(1, 100).unwrap();
+        // Killed between the write of the seal and its sync.
+        world.disk.die_at(2);
+        writer.journal.close();
+        let wanted = writer.acked.clone();
+        drop(writer);
+        world.disk = world.disk.kill();
+
+        let opened = world.open().unwrap();
+        assert!(opened.inspection.sealed && !opened.inspection.carried, "it vouches for what is before it");
+        let mut writer = world.start(opened);
+        writer.write(2, 50).unwrap();
+        let wanted = [wanted, writer.acked.clone()].concat();
+        drop(writer);
+        world.disk = world.disk.crash(Loss::ALL[seed % 5], seed as u64);
+        let opened = world.open().unwrap();
+        assert_eq!(opened.inspection.damage, vec![], "nothing was damaged");
+        assert_eq!(opened.inspection.doubts, vec![]);
+        assert_eq!(world.log(&opened), wanted);
+    }
 }
 
 #[test]
