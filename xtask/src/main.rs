@@ -5,8 +5,14 @@
 //! cargo xtask tidy               the rules of the house that no compiler knows
 //! cargo xtask soak replay --kills N [--seed N]
 //!                                recorded agent runs under many kills, with the release program
+//! cargo xtask soak disk [--minutes N | --images N] [--seed N]
+//!                                loss of power, errors and full disks under the whole store, for as long as one likes;
+//!                                adds its figures to docs/soak/figures.jsonl
+//! cargo xtask soak report        makes RELIABILITY.md of those figures
 //! ```
 
+mod disk;
+mod reliability;
 mod repo;
 mod setup;
 mod stage;
@@ -17,7 +23,8 @@ use std::process::ExitCode;
 
 use crate::{repo::Repo, stage::Report, suite::Extent};
 
-const USAGE: &str = "usage: cargo xtask test [--quick] | ci | tidy | soak replay [--kills N] [--seed N]";
+const USAGE: &str = "usage: cargo xtask test [--quick] | ci | tidy | soak replay [--kills N] [--seed N] | \
+                     soak disk [--minutes N | --images N] [--seed N] | soak report";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +42,16 @@ fn main() -> ExitCode {
             Ok(options) => suite::soak(&repo, &options, &mut report),
             Err(why) => return refuse(&why),
         },
+        ["soak", "disk", options @ ..] => match disk::Options::parse(options) {
+            Ok(options) => disk::soak(&repo, &options, &mut report),
+            Err(why) => return refuse(&why),
+        },
+        ["soak", "report"] => {
+            if let Err(error) = reliability::write(&repo) {
+                return refuse(&format!("{}: {error}", reliability::PAGE));
+            }
+            return ExitCode::SUCCESS;
+        }
         _ => return refuse(USAGE),
     }
     report.print();

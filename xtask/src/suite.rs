@@ -5,6 +5,7 @@ use std::{fs, path::Path, process::Command};
 use serde_json::Value;
 
 use crate::{
+    disk,
     repo::{Repo, cargo},
     setup,
     stage::{self, Count, Report},
@@ -67,6 +68,7 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
         );
     }
     if full {
+        disk::run(repo, report);
         report.child("doctests", root, Command::new(cargo()).args(["test", "--workspace", "--doc"]));
         let mut doc = Command::new(cargo());
         doc.args(["doc", "--workspace", "--no-deps", "--lib"]).env("RUSTDOCFLAGS", "-D warnings");

@@ -15,6 +15,7 @@ use std::{
 };
 
 use crate::{
+    reliability,
     repo::Repo,
     stage::{Count, Report},
 };
@@ -64,13 +65,14 @@ pub(crate) fn run(repo: &Repo, report: &mut Report) {
                 return Count { passed: 0, failed: 1 };
             }
         };
-        let rules: [(&str, Vec<String>); 7] = [
+        let rules: [(&str, Vec<String>); 8] = [
             ("no file is a hub", size::check(&tree)),
             ("dependencies point as ARCHITECTURE.md says", graph::check(&tree, &repo.members())),
             ("file names say something", names::check(&tree)),
             ("links lead somewhere", links::check(&tree)),
             ("every guarantee names its proof", guarantees::check(&tree)),
             ("no line numbers in prose", prose::check(&tree)),
+            ("RELIABILITY.md is what its figures make", reliability::check(repo)),
             ("unsafe code stands where it may", unsafe_code::check(&tree)),
         ];
         let mut count = Count::default();

@@ -256,6 +256,12 @@ impl SimDisk {
         self.state.lock().capacity = bytes;
     }
 
+    /// What the files hold together, in bytes, as the cache shows them.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state.lock().used()
+    }
+
     /// The `n`-th call from now that changes something (writes, syncs, names), and all calls after it, fail and do nothing:
     /// the moment of death, seen from inside.
     pub fn die_at(&self, n: u64) {
@@ -451,6 +457,10 @@ impl State {
         }
     }
 
+    fn used(&self) -> u64 {
+        self.inodes.values().map(|inode| inode.cached.len() as u64).sum()
+    }
+
     fn change(&mut self, change: NameChange) {
         change.clone().apply(&mut self.names);
         self.name_changes.push(change);
@@ -559,8 +569,7 @@ impl Disk for SimDisk {
     fn free_bytes(&self, _: &Path) -> io::Result<u64> {
         self.enter(Call::Other)?;
         let state = self.state.lock();
-        let used: u64 = state.inodes.values().map(|inode| inode.cached.len() as u64).sum();
-        Ok(state.capacity.unwrap_or(1 << 40).saturating_sub(used))
+        Ok(state.capacity.unwrap_or(1 << 40).saturating_sub(state.used()))
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {

@@ -23,6 +23,8 @@ pub struct Checked {
     pub acknowledged: u64,
     pub states: u64,
     pub blobs: u64,
+    /// Stores opened through a cache that a dead process had left warm, which lost power after that.
+    pub warm: u64,
 }
 
 impl std::ops::AddAssign for Checked {
@@ -30,6 +32,7 @@ impl std::ops::AddAssign for Checked {
         self.acknowledged += other.acknowledged;
         self.states += other.states;
         self.blobs += other.blobs;
+        self.warm += other.warm;
     }
 }
 
@@ -137,7 +140,7 @@ fn at_once(log: &EmbeddedLog, id: SessionId, blob: BlobId) -> Result<bytes::Byte
     let mut asked = log.blob(id, blob);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match asked.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(bytes) => bytes.map_err(|error| format!("{error:?}")),
+        std::task::Poll::Ready(bytes) => bytes.map_err(|error| format!("{SAID}{error:?}")),
         std::task::Poll::Pending => Err("the log does not answer at once".into()),
     }
 }

@@ -32,11 +32,17 @@ pub fn runtime() -> tokio::runtime::Runtime {
 /// What came of a number of trials.
 #[derive(Debug, Default)]
 pub struct Tally {
+    /// Histories that the trials were made of.
+    pub histories: u64,
+    /// Writes that were acknowledged in them, each counted once.
+    pub writes: u64,
     pub trials: u64,
     /// Trials that another one had been equal to, byte for byte: not opened again.
     pub repeated: u64,
     pub checked: Checked,
     pub failed: Vec<String>,
+    /// The seed that leads to the first of them.
+    pub failed_seed: Option<u64>,
 }
 
 impl Tally {
@@ -49,13 +55,16 @@ impl Tally {
     }
 
     fn join(&mut self, other: Self) {
+        self.histories += other.histories;
+        self.writes += other.writes;
         self.trials += other.trials;
         self.repeated += other.repeated;
         self.checked += other.checked;
         self.failed.extend(other.failed);
+        self.failed_seed = self.failed_seed.or(other.failed_seed);
     }
 
-    /// Prints it, and fails the test if a trial failed.
+    /// Prints it, and fails the test if a trial failed. `writes`: acknowledged in a history that all trials share.
     pub fn report(&self, test: &str, seed: u64, writes: u64, began_ms: u64) {
         self.say(test, seed, writes, began_ms);
         for failed in self.failed.iter().take(10) {
@@ -63,29 +72,31 @@ impl Tally {
         }
         assert!(
             self.failed.is_empty(),
-            "{} of {} trials failed; again: SWARMKEEP_DISK_SEED={seed} cargo test -p swarmkeep --test whole {test} -- \
-             --nocapture",
+            "{} of {} trials failed; again: SWARMKEEP_DISK_SEED={} cargo test -p swarmkeep --test whole {test} -- --nocapture",
             self.failed.len(),
-            self.trials
+            self.trials,
+            self.failed_seed.unwrap_or(seed)
         );
     }
 
     pub fn say(&self, test: &str, seed: u64, writes: u64, began_ms: u64) {
         let ms = now_ms().saturating_sub(began_ms);
-        let Self { trials, repeated, checked, failed } = self;
+        let (histories, writes) = (self.histories.max(1), self.writes + writes);
+        let Self { trials, repeated, checked, failed, .. } = self;
         println!(
-            "{test}: seed {seed}, {writes} acknowledged writes, {trials} trials ({repeated} more were equal to one of \
-             them), {} checks of acknowledged records, {} of states, {} of blobs, {} failed, {ms} ms",
+            "{test}: {histories} histories from seed {seed}, {writes} acknowledged writes, {trials} trials ({repeated} more \
+             were equal to one of them), {} checks of acknowledged records, {} of states, {} of blobs, {} warm, {} failed, {ms} ms",
             checked.acknowledged,
             checked.states,
             checked.blobs,
+            checked.warm,
             failed.len()
         );
         let Ok(path) = std::env::var("SWARMKEEP_DISK_FIGURES") else { return };
         let line = serde_json::json!({
-            "test": test, "seed": seed, "writes": writes, "trials": trials, "repeated": repeated,
-            "checks": checked.acknowledged, "states": checked.states, "blobs": checked.blobs, "failed": failed.len(),
-            "ms": ms,
+            "test": test, "seed": seed, "histories": histories, "writes": writes, "trials": trials, "repeated": repeated,
+            "checks": checked.acknowledged, "states": checked.states, "blobs": checked.blobs, "warm": checked.warm,
+            "failed": failed.len(), "ms": ms,
         });
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
         writeln!(file, "{line}").unwrap();
@@ -96,13 +107,40 @@ pub fn now_ms() -> u64 {
     swarmkeep::SystemClock::new().now_ms()
 }
 
-/// Does the jobs on every core, each core with a runtime of its own.
+/// Makes `total` trials, and a few more, out of as many histories as that takes, seed after seed. `work` is told its seed and
+/// how many trials are wanted of it at most; what it makes fewer, later seeds make up for.
+pub fn over_seeds(
+    seed: u64,
+    total: u64,
+    of_one: u64,
+    work: impl Fn(&tokio::runtime::Runtime, u64, usize, &mut Tally) + Sync,
+) -> Tally {
+    let mut all = Tally::default();
+    while all.trials < total && all.failed.is_empty() {
+        let left = total - all.trials;
+        let seeds: Vec<u64> = (seed + all.histories..).take(usize::try_from(left.div_ceil(of_one)).unwrap()).collect();
+        let most = usize::try_from(of_one.min(left)).unwrap();
+        all.join(spread(&seeds, |runtime, &seed, tally| {
+            if tally.failed.is_empty() {
+                tally.histories += 1;
+                work(runtime, seed, most, tally);
+                if !tally.failed.is_empty() {
+                    tally.failed_seed = Some(seed);
+                }
+            }
+        }));
+    }
+    all
+}
+
+/// Does the jobs on every core, each worker with a runtime of its own.
 pub fn spread<J: Sync>(jobs: &[J], work: impl Fn(&tokio::runtime::Runtime, &J, &mut Tally) + Sync) -> Tally {
     let next = AtomicUsize::new(0);
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    // Several for each core: a history waits now and then for a thread of the store, most of all on a disk that fails.
+    let workers = 4 * std::thread::available_parallelism().map_or(2, usize::from);
     let mut all = Tally::default();
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores)
+        let running: Vec<_> = (0..workers)
             .map(|_| {
                 scope.spawn(|| {
                     let runtime = runtime();
@@ -114,7 +152,7 @@ pub fn spread<J: Sync>(jobs: &[J], work: impl Fn(&tokio::runtime::Runtime, &J, &
                 })
             })
             .collect();
-        for worker in workers {
+        for worker in running {
             all.join(worker.join().unwrap());
         }
     });

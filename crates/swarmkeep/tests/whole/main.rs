@@ -15,6 +15,7 @@
 mod check;
 mod faults;
 mod figures;
+mod full;
 #[path = "../journal/kit.rs"]
 #[allow(dead_code, reason = "one checker uses a part of it")]
 mod kit;

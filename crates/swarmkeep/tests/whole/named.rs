@@ -371,7 +371,7 @@ async fn stands(log: &EmbeddedLog, id: SessionId, stands: &Stands) -> Result<Che
             return Err("its blob is another one".into());
         }
     }
-    Ok(Checked { acknowledged: 1, states: 0, blobs: u64::from(stands.blob.is_some()) })
+    Ok(Checked { acknowledged: 1, blobs: u64::from(stands.blob.is_some()), ..Checked::default() })
 }
 
 #[test]

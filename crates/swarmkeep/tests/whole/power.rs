@@ -1,9 +1,6 @@
 //! Loss of power at every call that changes the disk, and again while the store comes back from it.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Mutex,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use swarmkeep::disk::simulated::{Loss, SimDisk};
 use swarmkeep_core::{SessionId, testing::Draw};
@@ -11,9 +8,9 @@ use tokio::runtime::Runtime;
 
 use super::{
     check::{Checked, Served, check},
-    figures::{Tally, images, now_ms, runtime, seed, spread},
+    figures::{Tally, images, now_ms, over_seeds, runtime, seed},
     work::Work,
-    world::{Fact, Owed, Story, open},
+    world::{Owed, Story, open},
 };
 
 /// Noted beside the number of facts: the store was open again, and had served what it found.
@@ -33,8 +30,7 @@ impl History {
         disk.keep_moments();
         let mut work = Work::new(disk, seed);
         runtime().block_on(work.run(opens, steps)).unwrap();
-        let writes = work.story.facts.iter().filter(|fact| matches!(fact, Fact::Acknowledged(..))).count() as u64;
-        Self { moments: work.disk.moments(), story: work.story, kept: work.kept, writes }
+        Self { moments: work.disk.moments(), writes: work.writes, story: work.story, kept: work.kept }
     }
 
     pub fn owed(&self, moment: &SimDisk) -> BTreeMap<SessionId, Owed> {
@@ -68,26 +64,36 @@ pub fn losses(history: &History) -> Vec<(usize, Loss, u64)> {
     jobs
 }
 
+/// Opens, and steps between two of them, of a history: most meet several starts, clean ends and reuse of segments.
+pub fn extent(seed: u64) -> (usize, usize) {
+    (2 + usize::try_from(seed % 3).unwrap(), 60)
+}
+
+/// Images of one history at most: many histories meet more than one looked at closely does.
+const IMAGES_OF_ONE: u64 = 500;
+
 #[test]
 fn acknowledged_survives_loss_of_power_at_every_moment_of_the_whole_store() {
     let (began, seed) = (now_ms(), seed());
-    let history = History::of(seed, 3, 40);
-    let jobs = losses(&history);
-    let every = jobs.len().div_ceil(images(1_500).min(jobs.len()));
-    let jobs: Vec<_> = jobs.into_iter().skip(usize::try_from(seed).unwrap() % every).step_by(every).collect();
-    let seen = Mutex::new(HashSet::new());
-    let tally = spread(&jobs, |runtime, (at, loss, n), tally| {
-        let moment = &history.moments[*at];
-        let image = moment.fork().crash(*loss, *at as u64 * 1_000 + n);
-        if !seen.lock().unwrap().insert((image.fingerprint(), moment.noted())) {
-            tally.repeated += 1;
-            return;
+    let tally = over_seeds(seed, images(300) as u64, IMAGES_OF_ONE, |runtime, seed, most, tally| {
+        let (opens, steps) = extent(seed);
+        let history = History::of(seed, opens, steps);
+        tally.writes += history.writes;
+        let jobs = losses(&history);
+        let every = jobs.len().div_ceil(most);
+        let mut seen = HashSet::new();
+        for (at, loss, n) in jobs.into_iter().skip(usize::try_from(seed).unwrap() % every).step_by(every) {
+            let moment = &history.moments[at];
+            let image = moment.fork().crash(loss, at as u64 * 1_000 + n);
+            if !seen.insert((image.fingerprint(), moment.noted())) {
+                tally.repeated += 1;
+                continue;
+            }
+            let found = look(runtime, &image, &history, &history.owed(moment), 1_000 + at as u64);
+            tally.take(found.map(|(checked, _)| checked), || format!("seed {seed}, moment {at}, {loss:?}, {n}"));
         }
-        let found = look(runtime, &image, &history, &history.owed(moment), 1_000 + *at as u64);
-        tally.take(found.map(|(checked, _)| checked), || format!("moment {at}, {loss:?}, {n}"));
     });
-    println!("{} moments, {} sessions", history.moments.len(), history.story.lives.len());
-    tally.report("acknowledged_survives_loss_of_power_at_every_moment_of_the_whole_store", seed, history.writes, began);
+    tally.report("acknowledged_survives_loss_of_power_at_every_moment_of_the_whole_store", seed, 0, began);
 }
 
 /// Comes back on an image with every moment kept, and loses power again, `deeper` times one within the other. What was
@@ -98,7 +104,7 @@ fn again(
     image: &SimDisk,
     history: &History,
     owed: &BTreeMap<SessionId, Owed>,
-    deeper: u32,
+    (deeper, warm): (u32, bool),
     draw: &mut Draw,
     name: &str,
     tally: &mut Tally,
@@ -119,7 +125,8 @@ fn again(
     let _ = image.kill();
     let served = match served {
         Ok((checked, served)) => {
-            tally.take(Ok(checked), String::new);
+            let warm = u64::from(warm && deeper > 0);
+            tally.take(Ok(Checked { warm, ..checked }), String::new);
             served
         }
         Err(error) => return tally.take(Err(error), || name.to_owned()),
@@ -139,27 +146,39 @@ fn again(
         let next = moments[at].fork();
         next.note(moments[at].noted() & !SERVED);
         // Once in a while only the process dies: the cache stays warm, and is not to be believed.
-        let next = if draw.one_in(5) { next.kill() } else { next.crash(loss, draw.number()) };
-        let name = format!("{name}, then moment {at}, {loss:?}");
-        again(runtime, &next, history, owed, deeper - 1, draw, &name, tally);
+        let warm = draw.one_in(5);
+        let next = if warm { next.kill() } else { next.crash(loss, draw.number()) };
+        let how = if warm { "killed".into() } else { format!("{loss:?}") };
+        let name = format!("{name}, then moment {at}, {how}");
+        again(runtime, &next, history, owed, (deeper - 1, warm), draw, &name, tally);
     }
 }
+
+/// Losses of power, and deaths, that one moment becomes: 1 + 3 + 9 + 27.
+const NESTED: u64 = 40;
+/// Moments of one history that are gone into so.
+const MOMENTS_OF_ONE: u64 = 10;
 
 #[test]
 fn loss_of_power_while_coming_back_three_deep() {
     let (began, seed) = (now_ms(), seed());
-    let history = History::of(seed + 1, 3, 40);
-    // Each becomes 1 + 3 + 9 + 27 images.
-    let first = images(800).div_ceil(40).min(history.moments.len());
-    let every = history.moments.len() / first;
-    let jobs: Vec<usize> = (0..history.moments.len()).step_by(every).collect();
-    let tally = spread(&jobs, |runtime, at, tally| {
-        let mut draw = Draw::new(seed << 32 | *at as u64);
-        let moment = &history.moments[*at];
-        let loss = Loss::ALL[draw.below(Loss::ALL.len())];
-        let image = moment.fork();
-        let image = if draw.one_in(5) { image.kill() } else { image.crash(loss, draw.number()) };
-        again(runtime, &image, &history, &history.owed(moment), 3, &mut draw, &format!("moment {at}, {loss:?}"), tally);
+    let tally = over_seeds(seed, images(300) as u64, NESTED * MOMENTS_OF_ONE, |runtime, seed, most, tally| {
+        let (opens, steps) = extent(seed + 1);
+        let history = History::of(seed + 1, opens, steps);
+        tally.writes += history.writes;
+        let moments = history.moments.len();
+        let every = moments.div_ceil(most.div_ceil(NESTED as usize));
+        for at in (0..moments).skip(usize::try_from(seed).unwrap() % every).step_by(every) {
+            let mut draw = Draw::new(seed << 32 | at as u64);
+            let moment = &history.moments[at];
+            let loss = Loss::ALL[draw.below(Loss::ALL.len())];
+            let warm = draw.one_in(5);
+            let image = moment.fork();
+            let image = if warm { image.kill() } else { image.crash(loss, draw.number()) };
+            let how = if warm { "killed".into() } else { format!("{loss:?}") };
+            let name = format!("seed {seed}, moment {at}, {how}");
+            again(runtime, &image, &history, &history.owed(moment), (3, warm), &mut draw, &name, tally);
+        }
     });
-    tally.report("loss_of_power_while_coming_back_three_deep", seed, history.writes, began);
+    tally.report("loss_of_power_while_coming_back_three_deep", seed, 0, began);
 }

@@ -2,7 +2,7 @@
 //! each has come.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -15,7 +15,7 @@ use swarmkeep_core::{
     json::Json,
     log::{Blob, Durability, Log, Observation, Remove},
     session::{self, Circumstances, Group, NewSession, Request, Session, Staged},
-    state::forked_base,
+    state::{State, forked_base},
     testing::{self, Draw},
 };
 
@@ -30,10 +30,24 @@ pub struct Work {
     draw: Draw,
     log: Option<EmbeddedLog>,
     sessions: BTreeMap<SessionId, Session>,
+    /// The state at the end of each group that was sent.
+    states: BTreeMap<(SessionId, u64), State>,
+    /// Sessions with a group of which it is not known what became.
+    unsettled: BTreeSet<SessionId>,
     names: u64,
     requests: u64,
+    /// Goes on after an error, as an engine does: what failed is dropped, and decided again upon what is durable.
+    pub persists: bool,
+    /// Writes that were acknowledged.
+    pub writes: u64,
+    /// The most bytes that the disk ever held between two steps.
+    pub most_bytes: u64,
+    /// A wrong answer that was met on the way.
+    pub wrong: Option<String>,
 }
 
+/// Steps that fail one after the other before it is no use to go on.
+const ERRORS_IN_A_ROW: usize = 3;
 /// Longer than anything takes on a disk in memory.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(4);
 
@@ -51,8 +65,14 @@ impl Work {
             draw: Draw::new(seed),
             log: None,
             sessions: BTreeMap::new(),
+            states: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             names: 0,
             requests: 0,
+            persists: false,
+            writes: 0,
+            most_bytes: 0,
+            wrong: None,
         }
     }
 
@@ -61,7 +81,12 @@ impl Work {
         Ok(())
     }
 
-    fn log(&self) -> &EmbeddedLog {
+    /// While it is open.
+    pub fn log(&self) -> Option<&EmbeddedLog> {
+        self.log.as_ref()
+    }
+
+    fn opened(&self) -> &EmbeddedLog {
         self.log.as_ref().unwrap()
     }
 
@@ -90,21 +115,85 @@ impl Work {
     /// Opens, works, closes and opens again.
     pub async fn run(&mut self, opens: usize, steps: usize) -> Result<(), Stopped> {
         for nth in 0..opens {
-            self.open().await?;
+            if let Err(error) = self.open().await {
+                // An error once: the next try may meet none.
+                let again = if self.persists { self.open().await } else { Err(error) };
+                again?;
+            }
+            let mut failed = 0;
             for _ in 0..steps {
                 // A disk that never works again keeps a removal waiting for it.
-                match tokio::time::timeout(PATIENCE, self.step()).await {
-                    Ok(done) => done?,
-                    Err(_) => return Err("it did not come to an end".into()),
+                let done = tokio::time::timeout(PATIENCE, self.step()).await;
+                let done = done.unwrap_or_else(|_| {
+                    // What is still on its way may come to pass later: nobody can say yet.
+                    std::mem::take(&mut self.unsettled).iter().for_each(|id| drop(self.sessions.remove(id)));
+                    Err("it did not come to an end".into())
+                });
+                self.most_bytes = self.most_bytes.max(self.disk.used_bytes());
+                failed = if done.is_ok() { 0 } else { failed + 1 };
+                if !self.persists || failed > ERRORS_IN_A_ROW {
+                    done?;
+                }
+                if !self.unsettled.is_empty() {
+                    self.settle().await;
                 }
             }
             if nth + 1 < opens && nth % 2 == 0 {
                 // Parked; every other time it just ends.
-                self.log().close().map_err(|error| format!("{error:?}"))?;
+                let parked = self.opened().close().map_err(|error| format!("{error:?}"));
+                if !self.persists {
+                    parked?;
+                }
             }
-            self.log = None;
+            if nth + 1 < opens || !self.persists {
+                self.log = None;
+            }
         }
         Ok(())
+    }
+
+    /// Asks where the sessions end that had a group on its way when something failed. What the store says then is owed from
+    /// there on: a group that it says is not there must not come back.
+    async fn settle(&mut self) {
+        for id in std::mem::take(&mut self.unsettled) {
+            let head = match tokio::time::timeout(PATIENCE, self.opened().head(id)).await {
+                Ok(Ok(head)) => head,
+                _ => {
+                    self.sessions.remove(&id);
+                    continue;
+                }
+            };
+            let seq = head.map_or(0, |head| head.seq.0);
+            let acknowledged = self.story.owed(self.story.facts.len())[&id].acknowledged;
+            let life = &self.story.lives[&id];
+            let known = head.is_none_or(|head| life.records.get(seq as usize - 1) == Some(&head.hash));
+            if seq < acknowledged || !known || (seq > 0 && !life.ends.contains(&seq)) {
+                self.wrong = Some(format!("after an error session {id} ends at {seq}, {acknowledged} acknowledged"));
+            }
+            if (life.records.len() as u64) > seq {
+                self.story.turn(id, seq);
+            }
+            self.happened(Fact::Served(id, seq));
+            match self.states.get(&(id, seq)).cloned() {
+                Some(state) if self.sessions.contains_key(&id) => {
+                    self.sessions.insert(id, Session::new(state));
+                }
+                _ => {
+                    self.sessions.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// Makes sessions until one is taken: true when the store takes writes again by itself.
+    pub async fn takes_writes(&mut self) -> bool {
+        let again = async {
+            while self.create().await.is_err() {
+                self.settle().await;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE * 2, again).await.is_ok()
     }
 
     async fn step(&mut self) -> Result<(), Stopped> {
@@ -131,7 +220,7 @@ impl Work {
 
     fn stage(&mut self, id: SessionId, request: Request) -> Option<Group> {
         let now_ms = self.tick();
-        let epoch = Epoch(self.log().incarnation());
+        let epoch = Epoch(self.opened().incarnation());
         let number = self.draw.number();
         let mut salt = 0u128;
         let mut salts = || {
@@ -160,13 +249,21 @@ impl Work {
     async fn send(&mut self, groups: Vec<Group>) -> Result<(), Stopped> {
         for group in &groups {
             self.sent(group);
+            self.unsettled.insert(group.log.session);
+            if self.persists {
+                self.states.insert((group.log.session, group.state.head.seq.0), group.state.clone());
+            }
         }
         let sent: Vec<_> =
-            groups.iter().map(|group| self.log().append(group.log.clone(), Durability::Durable)).collect();
+            groups.iter().map(|group| self.opened().append(group.log.clone(), Durability::Durable)).collect();
         let mut stopped = Ok(());
         for (group, receipt) in groups.iter().zip(sent) {
             match receipt.await {
-                Ok(_) => self.happened(Fact::Acknowledged(group.log.session, group.state.head.seq.0)),
+                Ok(_) => {
+                    self.unsettled.remove(&group.log.session);
+                    self.writes += 1;
+                    self.happened(Fact::Acknowledged(group.log.session, group.state.head.seq.0));
+                }
                 Err(error) => stopped = Err(format!("{error:?}")),
             }
         }
@@ -180,7 +277,7 @@ impl Work {
 
     async fn create(&mut self) -> Result<(), Stopped> {
         let new = self.name();
-        let (epoch, now_ms, salt) = (Epoch(self.log().incarnation()), self.tick(), self.draw.number());
+        let (epoch, now_ms, salt) = (Epoch(self.opened().incarnation()), self.tick(), self.draw.number());
         let mut salts = || u128::from(salt).to_le_bytes();
         let circumstances = Circumstances { epoch, now_ms, salts: &mut salts };
         let (session, group) = session::create(new, &testing::actor(), circumstances).unwrap();
@@ -197,7 +294,7 @@ impl Work {
             return Ok(());
         }
         let new = self.name();
-        let (epoch, now_ms, salt) = (Epoch(self.log().incarnation()), self.tick(), self.draw.number());
+        let (epoch, now_ms, salt) = (Epoch(self.opened().incarnation()), self.tick(), self.draw.number());
         let mut salts = || u128::from(salt).to_le_bytes();
         let circumstances = Circumstances { epoch, now_ms, salts: &mut salts };
         let (session, group) = session::fork(new, &base, blob, None, None, &testing::actor(), circumstances).unwrap();
@@ -245,7 +342,7 @@ impl Work {
     async fn save(&mut self) -> Result<(), Stopped> {
         let id = self.pick();
         let checkpoint = Checkpoint::of(self.sessions[&id].staged());
-        self.log().save(id, checkpoint).await.map_err(|error| format!("{error:?}"))
+        self.opened().save(id, checkpoint).await.map_err(|error| format!("{error:?}"))
     }
 
     async fn observe(&mut self) -> Result<(), Stopped> {
@@ -258,15 +355,15 @@ impl Work {
             tags: Json::parse("{}").unwrap(),
             at_ms: 5,
         };
-        self.log().observe(id, vec![metric]).await.map_err(|error| format!("{error:?}"))
+        self.opened().observe(id, vec![metric]).await.map_err(|error| format!("{error:?}"))
     }
 
     async fn remove(&mut self) -> Result<(), Stopped> {
         let id = self.pick();
         self.sessions.remove(&id);
         self.happened(Fact::Removing(id));
-        let epoch = Epoch(self.log().incarnation());
-        self.log().remove(id, epoch, Remove::All).await.map_err(|error| format!("{error:?}"))?;
+        let epoch = Epoch(self.opened().incarnation());
+        self.opened().remove(id, epoch, Remove::All).await.map_err(|error| format!("{error:?}"))?;
         self.happened(Fact::Removed(id));
         Ok(())
     }
@@ -275,13 +372,13 @@ impl Work {
         let id = self.pick();
         let checkpoint = Checkpoint::of(self.sessions[&id].staged());
         let through = checkpoint.head.seq.0.saturating_sub(3);
-        self.log().save(id, checkpoint).await.map_err(|error| format!("{error:?}"))?;
+        self.opened().save(id, checkpoint).await.map_err(|error| format!("{error:?}"))?;
         if through == 0 {
             return Ok(());
         }
         self.happened(Fact::Trimming(id, through));
-        let epoch = Epoch(self.log().incarnation());
+        let epoch = Epoch(self.opened().incarnation());
         let what = Remove::RecordsThrough(Seq(through));
-        self.log().remove(id, epoch, what).await.map_err(|error| format!("{error:?}"))
+        self.opened().remove(id, epoch, what).await.map_err(|error| format!("{error:?}"))
     }
 }

@@ -85,6 +85,8 @@ pub fn open_by(disk: &SimDisk, kept: bool, fixed: Arc<Fixed>) -> Result<Embedded
 pub enum Fact {
     /// Records through this seq were acknowledged.
     Acknowledged(SessionId, u64),
+    /// The store said that a session ends at this seq.
+    Served(SessionId, u64),
     /// A session's removal was asked for.
     Removing(SessionId),
     /// It was acknowledged.
@@ -111,6 +113,8 @@ pub struct Life {
 pub struct Story {
     pub facts: Vec<Fact>,
     pub lives: BTreeMap<SessionId, Life>,
+    /// The lives as they were before a group turned out to be lost, each with the number of facts by then.
+    turns: Vec<(usize, BTreeMap<SessionId, Life>)>,
 }
 
 /// What a number of facts comes to for one session.
@@ -125,11 +129,51 @@ pub struct Owed {
 }
 
 impl Story {
+    /// What was sent to a session beyond a seq is not there. It never comes back once a later write is acknowledged, which
+    /// stands where it would have: from here on other records have those seqs.
+    pub fn turn(&mut self, session: SessionId, seq: u64) {
+        self.turns.push((self.facts.len(), self.lives.clone()));
+        let life = self.lives.entry(session).or_default();
+        life.records.truncate(usize::try_from(seq).unwrap());
+        life.ends.retain(|end| *end <= seq);
+        life.states.retain(|end, _| *end <= seq);
+        life.blobs.retain(|(at, _)| *at <= seq);
+    }
+
+    /// The story as it was when so many facts were written down: any of these. More than one while a lost group may still
+    /// turn out to be there.
+    pub fn readings(&self, facts: usize) -> Vec<Self> {
+        let decided = |by: usize| {
+            let since = self.facts.get(by..facts).unwrap_or_default();
+            since.iter().any(|fact| matches!(fact, Fact::Acknowledged(..)))
+        };
+        let mut readings = Vec::new();
+        let lives = self.turns.iter().filter(|(by, _)| !decided(*by)).map(|(by, lives)| (*by, lives));
+        for (by, lives) in lives.chain([(usize::MAX, &self.lives)]) {
+            let mut lives = lives.clone();
+            for (id, life) in &self.lives {
+                lives.entry(*id).or_insert_with(|| life.clone());
+            }
+            readings.push(Self { facts: self.facts[..facts].to_vec(), lives, turns: Vec::new() });
+            if facts <= by {
+                break;
+            }
+        }
+        readings
+    }
+
+    /// What a store said is there is owed from then on.
+    pub fn serve(&mut self, served: &BTreeMap<SessionId, u64>) {
+        self.facts.extend(served.iter().map(|(id, seq)| Fact::Served(*id, *seq)));
+    }
+
     pub fn owed(&self, facts: usize) -> BTreeMap<SessionId, Owed> {
         let mut owed: BTreeMap<SessionId, Owed> = self.lives.keys().map(|id| (*id, Owed::default())).collect();
         for fact in &self.facts[..facts] {
             match *fact {
-                Fact::Acknowledged(session, seq) => owed.entry(session).or_default().acknowledged = seq,
+                Fact::Acknowledged(session, seq) | Fact::Served(session, seq) => {
+                    owed.entry(session).or_default().acknowledged = seq
+                }
                 Fact::Removing(session) => owed.entry(session).or_default().removing = true,
                 Fact::Removed(session) => owed.entry(session).or_default().removed = true,
                 Fact::Trimming(session, seq) => owed.entry(session).or_default().trimmed.push(seq),

@@ -75,8 +75,9 @@ impl Content {
     pub(super) fn hash(&self, hasher: &mut blake3::Hasher) {
         hasher.update(&(self.len as u64).to_le_bytes());
         for (index, page) in self.pages.iter().enumerate().filter(|(_, page)| !Arc::ptr_eq(page, &ZEROS)) {
+            // By itself: a page that begins where a chunk of the hash does takes half the time.
             hasher.update(&(index as u64).to_le_bytes());
-            hasher.update(page.as_slice());
+            hasher.update(blake3::hash(page.as_slice()).as_bytes());
         }
     }
 }
