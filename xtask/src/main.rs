@@ -9,9 +9,12 @@
 //!                                loss of power, errors and full disks under the whole store, for as long as one likes;
 //!                                adds its figures to docs/soak/figures.jsonl
 //! cargo xtask soak report        makes RELIABILITY.md of those figures
+//! cargo xtask fuzz [TARGET…] [--seconds N]
+//!                                bytes from nowhere for whatever reads bytes, with the nightly compiler
 //! ```
 
 mod disk;
+mod fuzz;
 mod reliability;
 mod repo;
 mod setup;
@@ -24,7 +27,8 @@ use std::process::ExitCode;
 use crate::{repo::Repo, stage::Report, suite::Extent};
 
 const USAGE: &str = "usage: cargo xtask test [--quick] | ci | tidy | soak replay [--kills N] [--seed N] | \
-                     soak disk [--minutes N | --images N] [--seed N] | soak report";
+                     soak disk [--minutes N | --images N] [--seed N] | soak report | \
+                     fuzz [TARGET…] [--seconds N]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -38,6 +42,10 @@ fn main() -> ExitCode {
         ["test" | "ci"] => suite::run(&repo, Extent::Full, &mut report),
         ["test" | "ci", "--quick"] => suite::run(&repo, Extent::Quick, &mut report),
         ["tidy"] => tidy::run(&repo, &mut report),
+        ["fuzz", options @ ..] => match fuzz::Options::parse(options) {
+            Ok(options) => fuzz::run(&repo, &options, &mut report),
+            Err(why) => return refuse(&why),
+        },
         ["soak", "replay", options @ ..] => match suite::SoakOptions::parse(options) {
             Ok(options) => suite::soak(&repo, &options, &mut report),
             Err(why) => return refuse(&why),

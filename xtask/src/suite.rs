@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use serde_json::Value;
 
 use crate::{
-    disk,
+    disk, fuzz,
     repo::{Repo, cargo},
     setup,
     stage::{self, Count, Report},
@@ -82,6 +82,7 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
         report.stage("replay, spoiled: must fail", || spoiled_replay(repo));
         report.stage("demo", || demo(repo));
         report.stage(&format!("{KILLS} kills of a loaded daemon"), || kills(repo, KILLS));
+        fuzz::run(repo, &fuzz::Options::default(), report);
     }
 }
 
