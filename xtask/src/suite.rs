@@ -75,6 +75,9 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
         report.child("documentation", root, &mut doc);
         rust_examples(repo, report);
     }
+    let seeds = if full { "1..2001" } else { "1..201" };
+    let worlds = ["run", "--quiet", "--package", "swarmkeep-sim", "--", "--seeds", seeds];
+    report.child(&format!("simulator, seeds {seeds}"), root, Command::new(cargo()).args(worlds));
     let python = ["-m", "unittest", "discover", "--start-directory", "examples", "--pattern", "test_*.py"];
     report.child("Python examples", root, Command::new("python3").args(python));
     replay(repo, report, "debug", if full { 30 } else { 5 }, 1);

@@ -43,7 +43,7 @@ use swarmkeep_sqlite::{ReaderPool, RecordsReader, Source, SqliteError};
 use tokio::sync::oneshot;
 
 use self::{
-    applier::{Ask, Progress},
+    applier::{Applying, Ask, Progress},
     keeper::Keeper,
     lane::Lanes,
     mend::Mender,
@@ -63,6 +63,7 @@ use crate::{
     planted::{self, Defect},
     recovery::RecoveryReport,
     session::SavedCheckpoint,
+    workers::{Turn, Workers},
 };
 
 /// How long a writer waits for room before it is told to come back later.
@@ -88,7 +89,8 @@ pub struct EmbeddedLog {
     blobs: Arc<BlobFiles>,
     clock: Arc<dyn Clock>,
     unapplied_bytes: usize,
-    applier: Mutex<Option<std::thread::JoinHandle<()>>>,
+    workers: Workers,
+    applying: Mutex<Applying>,
     lock: Mutex<Option<StoreLock>>,
 }
 
@@ -232,9 +234,8 @@ impl EmbeddedLog {
         self.keeper.iter().for_each(|keeper| keeper.pause());
         self.mender.wait();
         self.progress.close();
-        let applier = self.applier.lock().take();
-        let joined = applier.is_none_or(|applier| applier.join().is_ok());
-        self.keeper.iter().for_each(|keeper| keeper.close());
+        let joined = self.applying.lock().end();
+        self.end_keeper();
         let trouble = self.progress.trouble.lock().clone();
         if let Some(mut lock) = self.lock.lock().take()
             && joined
@@ -252,6 +253,31 @@ impl EmbeddedLog {
                     .hint(trouble.unwrap_or_else(|| "the applier ended badly; see the log".into())))
             }
         }
+    }
+
+    /// Does a piece of its work; nothing unless its [`Workers`] are its caller. True: it may have done something.
+    pub fn turn(&self, turn: Turn) -> bool {
+        if self.workers == Workers::Threads {
+            return false;
+        }
+        match turn {
+            Turn::Take | Turn::Write | Turn::Seal => return self.journal.turn(turn),
+            Turn::Apply | Turn::Retire => self.applying.lock().turn(turn == Turn::Retire),
+            Turn::Keep => self.keeper.iter().for_each(|keeper| keeper.turn(&self.journal, &self.records)),
+        }
+        true
+    }
+
+    fn end_keeper(&self) {
+        let Some(keeper) = &self.keeper else { return };
+        keeper.close();
+        if self.workers == Workers::Caller {
+            keeper.turn(&self.journal, &self.records);
+        }
+    }
+
+    pub(crate) fn workers(&self) -> Workers {
+        self.workers
     }
 
     /// Every row of records.db that belongs to no one session, by its checksum, and SQLite's own check; every byte of the
@@ -710,9 +736,9 @@ impl Log for EmbeddedLog {
                 self.views_reach(position).await?;
             }
             let views = self.views.clone();
-            let found = tokio::task::spawn_blocking(move || {
-                views.read(|connection| swarmkeep_sqlite::query::find(connection, &query))
-            });
+            let found = self
+                .workers
+                .offload(move || views.read(|connection| swarmkeep_sqlite::query::find(connection, &query)));
             match found.await {
                 Ok(page) => page.map_err(LogError::from),
                 Err(_) => Err(LogError::Refused { kind: Refused::Closing, detail: "the runtime is closing".into() }),
@@ -757,10 +783,8 @@ impl Drop for EmbeddedLog {
     fn drop(&mut self) {
         self.journal.close();
         self.progress.close();
-        if let Some(applier) = self.applier.lock().take() {
-            let _ = applier.join();
-        }
-        self.keeper.iter().for_each(|keeper| keeper.close());
+        self.applying.lock().end();
+        self.end_keeper();
     }
 }
 

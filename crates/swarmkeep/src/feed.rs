@@ -159,9 +159,16 @@ impl Feed {
                     let record = view.and_then(|view| view.decode()).map_err(crate::damage::record)?;
                     self.buffer.push_back(FeedItem { token: FeedToken::of(&record), record });
                 }
+                if self.buffer.is_empty() {
+                    let cursor = self.cursor;
+                    let message = format!("the session is published at seq {durable}, and its log ends at {cursor}");
+                    return Err(Error::new(ErrorKind::Corrupt, message)
+                        .hint("`swarmkeep verify` says what is missing; what the feed gave so far is good"));
+                }
                 continue;
             }
             tokio::select! {
+                biased;
                 changed = self.heads.changed() => if changed.is_err() {
                     // The session left RAM and came back, or the store is closing.
                     self.heads = self.engine.heads(self.session).await?;

@@ -40,6 +40,7 @@ use crate::{
     session::Session,
     settings::Settings,
     watch::Watch,
+    workers::Workers,
 };
 
 /// A store that is open: the way to its sessions. Cheap to clone; every clone is the same store.
@@ -177,7 +178,7 @@ impl Swarmkeep {
                 |error| Error::new(ErrorKind::Unavailable, "opening the store was interrupted").caused_by(error),
             )??;
         let embedded = Arc::new(embedded);
-        Self::start(embedded.clone(), Some(embedded), settings, clock, entropy).await
+        Self::over_embedded(embedded, settings, clock, entropy).await
     }
 
     /// A store over a log of one's own.
@@ -401,7 +402,9 @@ impl Swarmkeep {
             Some(embedded) => {
                 self.engine.keep_last_incidents().await;
                 let embedded = embedded.clone();
-                tokio::task::spawn_blocking(move || embedded.close())
+                self.engine
+                    .workers()
+                    .offload(move || embedded.close())
                     .await
                     .map_err(|error| Error::new(ErrorKind::Unavailable, "closing was interrupted").caused_by(error))?
             }
@@ -425,6 +428,11 @@ impl Engine {
     pub(crate) async fn closing(&self) {
         let mut closing = self.closing.subscribe();
         let _ = closing.wait_for(|closing| *closing).await;
+    }
+
+    /// Who does what would hold up its async threads.
+    pub(crate) fn workers(&self) -> Workers {
+        self.embedded.as_ref().map_or(Workers::Threads, |embedded| embedded.workers())
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -57,6 +57,7 @@ mod slot;
 pub mod upkeep;
 mod verify;
 mod watch;
+mod workers;
 
 pub use swarmkeep_core::{
     self as core, Actor, BlobId, EntityId, Epoch, Error, ErrorKind, Event, Hash, Json, Record, Refusal, RefusalCode,
@@ -83,4 +84,5 @@ pub use self::{
     session::{Claim, Reply, Request, SavedCheckpoint, Session},
     settings::Settings,
     verify::{Finding, VerifyReport},
+    workers::{Turn, Workers},
 };

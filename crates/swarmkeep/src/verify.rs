@@ -95,11 +95,11 @@ impl Swarmkeep {
         if let Some(embedded) = &engine.embedded {
             let file = embedded.clone();
             let damaged =
-                tokio::task::spawn_blocking(move || file.verify_file()).await.unwrap_or_else(|_| Ok(Vec::new()))?;
+                engine.workers().offload(move || file.verify_file()).await.unwrap_or_else(|_| Ok(Vec::new()))?;
             report.findings.extend(damaged.into_iter().map(|what| Finding { session: None, place: "store", what }));
             let file = embedded.clone();
             let damaged =
-                tokio::task::spawn_blocking(move || file.verify_views()).await.unwrap_or_else(|_| Ok(Vec::new()));
+                engine.workers().offload(move || file.verify_views()).await.unwrap_or_else(|_| Ok(Vec::new()));
             // Views too large to be read in one go are compared row by row all the same.
             let damaged = match damaged {
                 Err(error) if error.kind == ErrorKind::Retry => Vec::new(),
@@ -277,7 +277,7 @@ impl Engine {
             }
         }
         if let Some(embedded) = self.embedded.clone() {
-            let compared = tokio::task::spawn_blocking(move || embedded.views_differ_beyond_state(id)).await;
+            let compared = self.workers().offload(move || embedded.views_differ_beyond_state(id)).await;
             match compared.unwrap_or_else(|_| Ok(Vec::new())) {
                 Ok(differences) => differences.into_iter().for_each(|what| finding("views", what)),
                 // Too long to be read in one go.

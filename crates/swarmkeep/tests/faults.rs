@@ -263,3 +263,17 @@ async fn a_refused_group_takes_nothing_of_its_neighbours_with_it() {
     keep.close().await.unwrap();
     log.close().unwrap();
 }
+
+#[tokio::test]
+async fn a_feed_of_a_log_that_lost_what_it_acknowledged_says_so_and_does_not_spin() {
+    let log = Arc::new(Faulty::new(Arc::new(Ephemeral::new().unwrap())));
+    let keep = over(log.clone()).await;
+    let session = keep.open_session("short").await.unwrap();
+    let mut feed = session.subscribe(From::Start).await.unwrap();
+    assert_eq!(feed.next().await.unwrap().record.seq, Seq(1));
+    log.plan([Fault::AcknowledgedLost]);
+    session.submit(Request::of(Actor::system(), note(0, 1))).await.unwrap();
+    let error = feed.next().await.unwrap_err();
+    assert_eq!((error.kind, feed.cursor()), (ErrorKind::Corrupt, Seq(1)), "{error}");
+    assert!(error.message.contains("published at seq 2") && error.hint.is_some(), "{error}");
+}

@@ -1,6 +1,6 @@
 //! Row changes of one session, merged by key, so that a batch costs one statement per changed row.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use swarmkeep_core::tabulate::{RowChange, Value, ViewTable};
 
@@ -19,7 +19,8 @@ pub(super) enum Row {
 pub(super) struct Merged {
     /// All rows that the session had are gone before these are written.
     pub(super) replaced: bool,
-    rows: HashMap<(&'static str, Vec<u8>), (&'static ViewTable, Row)>,
+    /// By table and key: the order in which their pages lie, and the same for the same changes.
+    rows: BTreeMap<(&'static str, Vec<u8>), (&'static ViewTable, Row)>,
 }
 
 impl Merged {
@@ -53,10 +54,10 @@ impl Merged {
                 self.rows.insert((table.name, bytes(&key)), (table, Row::Delete { key }));
             }
             RowChange::Set { table, key, values } => match self.rows.entry((table.name, bytes(&key))) {
-                std::collections::hash_map::Entry::Vacant(entry) => {
+                Entry::Vacant(entry) => {
                     entry.insert((table, Row::Set { key, values }));
                 }
-                std::collections::hash_map::Entry::Occupied(mut entry) => match &mut entry.get_mut().1 {
+                Entry::Occupied(mut entry) => match &mut entry.get_mut().1 {
                     Row::Put(row) => {
                         for (column, value) in values {
                             if let Some(slot) = row.get_mut(column) {
@@ -84,7 +85,7 @@ impl Merged {
         }
     }
 
-    /// All rows, in no particular order: no statement depends on another.
+    /// All rows: no statement depends on another.
     pub(super) fn rows(&self) -> impl Iterator<Item = (&'static ViewTable, &Row)> {
         self.rows.values().map(|(table, row)| (*table, row))
     }

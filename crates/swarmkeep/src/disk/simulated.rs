@@ -269,6 +269,13 @@ impl SimDisk {
         state.dies_at = Some(state.changes + n);
     }
 
+    /// Whether the moment set by [`SimDisk::die_at`] has come.
+    #[must_use]
+    pub fn has_died(&self) -> bool {
+        let state = self.state.lock();
+        state.dies_at.is_some_and(|at| state.changes >= at)
+    }
+
     /// Calls of any kind so far.
     #[must_use]
     pub fn calls(&self) -> u64 {

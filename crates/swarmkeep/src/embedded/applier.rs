@@ -6,11 +6,13 @@
 
 use std::{
     collections::VecDeque,
+    io,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -33,6 +35,7 @@ use crate::{
     incident::Noticed,
     journal::{Entry, Frame, Journal},
     planted::{self, Defect},
+    workers::Workers,
 };
 
 /// Frames gather this long before they are applied, unless somebody waits: a session's row, its chunk, its view rows and
@@ -214,6 +217,48 @@ pub(super) struct Applier {
     pub(super) keeper: Option<Arc<Keeper>>,
     /// See [`RETIRE_BYTES`].
     pub(super) retire_bytes: usize,
+    /// Who calls it: only its own thread may wait.
+    pub(super) workers: Workers,
+}
+
+/// How the applier is kept going.
+pub(super) enum Applying {
+    Thread(JoinHandle<()>),
+    ByHand(Box<Applier>),
+    Ended,
+}
+
+impl Applying {
+    pub(super) fn begin(mut applier: Applier) -> io::Result<Self> {
+        match applier.workers {
+            Workers::Threads => {
+                let thread = std::thread::Builder::new().name("swarmkeep-applier".into());
+                thread.spawn(move || applier.run()).map(Self::Thread)
+            }
+            Workers::Caller => {
+                applier.catch_up();
+                Ok(Self::ByHand(Box::new(applier)))
+            }
+        }
+    }
+
+    pub(super) fn turn(&mut self, idle: bool) {
+        if let Self::ByHand(applier) = self {
+            applier.turn(idle);
+        }
+    }
+
+    /// Returns when everything is applied, or cannot be; after [`Progress::close`]. False: it ended badly.
+    pub(super) fn end(&mut self) -> bool {
+        match std::mem::replace(self, Self::Ended) {
+            Self::Thread(thread) => thread.join().is_ok(),
+            Self::ByHand(applier) => {
+                applier.run();
+                true
+            }
+            Self::Ended => true,
+        }
+    }
 }
 
 struct Batch {
@@ -227,7 +272,7 @@ struct Batch {
 impl Applier {
     /// Until the store closes and everything that was handed over is applied. A panic is said like any other trouble, and
     /// whoever waits for an answer gets one.
-    pub(super) fn run(self) {
+    pub(super) fn run(mut self) {
         let progress = self.progress.clone();
         if let Err(error) = guarded("the applier", || {
             self.work();
@@ -239,36 +284,47 @@ impl Applier {
         progress.over();
     }
 
-    fn work(mut self) {
+    fn work(&mut self) {
         self.catch_up();
         loop {
             let batch = self.gather();
-            if batch.frames.is_empty() && batch.asks.is_empty() {
-                if self.views_behind {
-                    // Nothing comes in, or somebody waits for them: there may be room again.
-                    self.catch_up();
-                }
-                let mut in_the_way = (batch.idle || batch.closing) && self.retire();
-                for _ in 0..LAST_TRIES {
-                    if !in_the_way || !batch.closing {
-                        break;
-                    }
-                    // Whoever still reads will soon be told that the store is closing.
-                    self.progress.came.wait_for(&mut self.progress.inbox.lock(), LINGER);
-                    in_the_way = self.retire();
-                }
-                if batch.closing {
-                    return;
-                }
-                continue;
-            }
-            let closing = batch.closing;
-            if !self.apply(batch) && closing {
-                // The journal has it; the next open applies it.
-                tracing::error!("closing with frames that records.db did not take; the journal keeps them");
+            if !self.round(batch) {
                 return;
             }
         }
+    }
+
+    /// Without a thread of its own: one batch of what is there. `idle`: nothing has come in for a while.
+    pub(super) fn turn(&mut self, idle: bool) {
+        let batch = self.take(&mut self.progress.inbox.lock(), idle);
+        self.round(batch);
+    }
+
+    /// Does what a batch asks for. False: it was the last.
+    fn round(&mut self, batch: Batch) -> bool {
+        let closing = batch.closing;
+        if batch.frames.is_empty() && batch.asks.is_empty() {
+            if self.views_behind {
+                // Nothing comes in, or somebody waits for them: there may be room again.
+                self.catch_up();
+            }
+            let mut in_the_way = (batch.idle || closing) && self.retire();
+            for _ in 0..LAST_TRIES {
+                if !in_the_way || !closing || self.workers == Workers::Caller {
+                    break;
+                }
+                // Whoever still reads will soon be told that the store is closing.
+                self.progress.came.wait_for(&mut self.progress.inbox.lock(), LINGER);
+                in_the_way = self.retire();
+            }
+            return !closing;
+        }
+        let applied = self.apply(batch);
+        if !applied && closing {
+            // The journal has it; the next open applies it.
+            tracing::error!("closing with frames that records.db did not take; the journal keeps them");
+        }
+        applied || !closing
     }
 
     fn gather(&self) -> Batch {
@@ -288,6 +344,10 @@ impl Applier {
         {
             waited = self.progress.came.wait_for(&mut inbox, LINGER).timed_out();
         }
+        self.take(&mut inbox, idle)
+    }
+
+    fn take(&self, inbox: &mut Inbox, idle: bool) -> Batch {
         inbox.hurry = false;
         let mut frames = Vec::new();
         let mut bytes = 0;
@@ -490,7 +550,7 @@ impl Applier {
         for frame in frames.into_iter().rev() {
             inbox.frames.push_front(frame);
         }
-        if !inbox.closing {
+        if !inbox.closing && self.workers == Workers::Threads {
             self.progress.closed.wait_for(&mut inbox, AGAIN);
         }
     }

@@ -33,6 +33,7 @@ use crate::{
         search::Segment,
     },
     settings::Settings,
+    workers::Workers,
 };
 
 /// Retired segments wait on disk up to this, so that a burst costs the keeper time and nobody else.
@@ -93,6 +94,7 @@ impl Keeper {
         budget: u64,
         journal: Weak<Journal>,
         records: Arc<ReaderPool>,
+        workers: Workers,
     ) -> io::Result<Arc<Self>> {
         let folder = store_dir.join("kept");
         disk.create_dir(&folder)?;
@@ -110,6 +112,9 @@ impl Keeper {
         };
         keeper.look()?;
         let keeper = Arc::new(keeper);
+        if workers == Workers::Caller {
+            return Ok(keeper);
+        }
         let working = keeper.clone();
         let thread = std::thread::Builder::new().name("swarmkeep-keeper".into()).spawn(move || {
             #[cfg(target_os = "linux")]
@@ -257,18 +262,31 @@ impl Keeper {
                 state.woken = false;
                 (std::mem::take(&mut state.removed), state.closing)
             };
-            if removed && let Err(error) = self.erase(records) {
-                tracing::warn!(%error, "kept copies of removed sessions are still there; tried again at the next removal or start");
-            }
-            if let Some(journal) = journal.upgrade() {
-                self.keep_waiting(&journal, records, if closing { CLOSING_SEGMENTS } else { usize::MAX });
-            }
+            self.round(journal.upgrade().as_deref(), records, removed, closing);
             if closing {
                 let mut state = self.state.lock();
                 state.busy = false;
                 self.rested.notify_all();
                 return;
             }
+        }
+    }
+
+    /// Without a thread: what the thread would do now.
+    pub(super) fn turn(&self, journal: &Journal, records: &ReaderPool) {
+        let mut state = self.state.lock();
+        state.woken = false;
+        let (removed, closing) = (std::mem::take(&mut state.removed), state.closing);
+        drop(state);
+        self.round(Some(journal), records, removed, closing);
+    }
+
+    fn round(&self, journal: Option<&Journal>, records: &ReaderPool, removed: bool, closing: bool) {
+        if removed && let Err(error) = self.erase(records) {
+            tracing::warn!(%error, "kept copies of removed sessions are still there; tried again at the next removal or start");
+        }
+        if let Some(journal) = journal {
+            self.keep_waiting(journal, records, if closing { CLOSING_SEGMENTS } else { usize::MAX });
         }
     }
 

@@ -39,6 +39,7 @@ use crate::{
         search::{self, Segment},
     },
     recovery::{RecoveryReport, Repair},
+    workers::Workers,
 };
 
 /// A session that is written meanwhile is surveyed again, so often.
@@ -57,6 +58,7 @@ pub(super) struct Mender {
     pub(super) watchers: Arc<Watchers>,
     pub(super) quarantine: Quarantine,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) workers: Workers,
     pub(super) made: Made,
 }
 
@@ -204,8 +206,9 @@ impl Mender {
 
     /// Mends a session, off the async threads.
     pub(super) async fn mend_off(self: Arc<Self>, session: SessionId) -> Result<Mended, LogError> {
-        let working = tokio::task::spawn_blocking(move || self.mend(session));
-        working.await.unwrap_or_else(|error| Err(LogError::Unknown(format!("mending was interrupted: {error}"))))
+        let workers = self.workers;
+        let mended = workers.offload(move || self.mend(session)).await;
+        mended.unwrap_or_else(|error| Err(LogError::Unknown(format!("mending a session: {error}"))))
     }
 
     fn mend(&self, session: SessionId) -> Result<Mended, LogError> {

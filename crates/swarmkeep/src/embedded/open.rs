@@ -19,7 +19,7 @@ use swarmkeep_sqlite::{
 
 use super::{
     EmbeddedLog,
-    applier::{Applier, Progress, RETIRE_BYTES},
+    applier::{Applier, Applying, Progress, RETIRE_BYTES},
     keeper::{self, Keeper},
     lane::Lanes,
     mend::{Made, Mender},
@@ -32,6 +32,7 @@ use crate::{
     lock::{Holder, LockError, StoreLock},
     recovery::{RecoveryReport, Span},
     settings::Settings,
+    workers::Workers,
 };
 
 /// How often a store does what its settings leave to it. Tests of the disk take small steps.
@@ -41,6 +42,8 @@ pub struct Pace {
     pub journal: journal::Settings,
     /// After so many applied bytes the write-ahead logs are copied into the main files, so that segments can be retired.
     pub retire_bytes: usize,
+    /// Who does it.
+    pub workers: Workers,
 }
 
 impl Pace {
@@ -52,7 +55,7 @@ impl Pace {
             keep_bytes: keeper::wait_bytes(settings),
             ..journal::Settings::default()
         };
-        Self { journal, retire_bytes: RETIRE_BYTES }
+        Self { journal, retire_bytes: RETIRE_BYTES, workers: Workers::Threads }
     }
 }
 
@@ -167,7 +170,11 @@ impl EmbeddedLog {
         let incarnation = opened.incarnation;
         let (sink_lanes, sink_progress, sink_watchers) = (lanes.clone(), progress.clone(), watchers.clone());
         let sink = Box::new(move |frame: Arc<Frame>| hand_over(&sink_lanes, &sink_progress, &sink_watchers, frame));
-        let journal = Arc::new(opened.start(sink).map_err(|error| unusable(folder, error))?);
+        let journal = match pace.workers {
+            Workers::Threads => opened.start(sink).map_err(|error| unusable(folder, error))?,
+            Workers::Caller => opened.start_by_hand(sink),
+        };
+        let journal = Arc::new(journal);
 
         let readers = |path: &Path, looked: Option<ReaderPool>| {
             let pool = looked.map_or_else(|| ReaderPool::open_on(vfs, path, settings.readers, clock.clone()), Ok);
@@ -178,8 +185,16 @@ impl EmbeddedLog {
         let keeper = match settings.journal_keep {
             0 => None,
             budget => Some(
-                Keeper::start(kept_disk, folder, store, budget, Arc::downgrade(&journal), read_records.clone())
-                    .map_err(|error| unusable(folder, error))?,
+                Keeper::start(
+                    kept_disk,
+                    folder,
+                    store,
+                    budget,
+                    Arc::downgrade(&journal),
+                    read_records.clone(),
+                    pace.workers,
+                )
+                .map_err(|error| unusable(folder, error))?,
             ),
         };
         let mender = Mender {
@@ -195,6 +210,7 @@ impl EmbeddedLog {
             progress: progress.clone(),
             watchers: watchers.clone(),
             clock: clock.clone(),
+            workers: pace.workers,
             made: Made::default(),
         };
         let applier = Applier {
@@ -209,11 +225,9 @@ impl EmbeddedLog {
             quarantine,
             keeper: keeper.clone(),
             retire_bytes: pace.retire_bytes,
+            workers: pace.workers,
         };
-        let applier = std::thread::Builder::new()
-            .name("swarmkeep-applier".into())
-            .spawn(move || applier.run())
-            .map_err(|error| unusable(folder, error))?;
+        let applying = Applying::begin(applier).map_err(|error| unusable(folder, error))?;
         report.opened_ms = clock.monotonic_ms().saturating_sub(begun_ms);
         Ok(Self {
             folder: folder.to_owned(),
@@ -231,7 +245,8 @@ impl EmbeddedLog {
             blobs,
             clock,
             unapplied_bytes: usize::try_from(settings.unapplied_bytes).unwrap_or(usize::MAX),
-            applier: Mutex::new(Some(applier)),
+            workers: pace.workers,
+            applying: Mutex::new(applying),
             lock: Mutex::new(None),
         })
     }

@@ -47,6 +47,12 @@ impl Opened {
     pub fn start(self, sink: Sink) -> std::io::Result<Journal> {
         Journal::start(self.surroundings, self.pool, self.active, self.chain, sink)
     }
+
+    /// [`Opened::start`] without threads: nothing is written but by [`Journal::turn`].
+    #[must_use]
+    pub fn start_by_hand(self, sink: Sink) -> Journal {
+        Journal::by_hand(self.surroundings, self.pool, self.active, self.chain, sink)
+    }
 }
 
 impl Journal {

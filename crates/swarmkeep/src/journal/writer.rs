@@ -32,6 +32,7 @@ use super::{
 use crate::{
     disk,
     planted::{self, Defect},
+    workers::Turn,
 };
 
 /// Gets every frame with entries once its sync has returned, in order, on the commit thread.
@@ -78,6 +79,8 @@ pub(super) struct Chain {
 pub struct Journal {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Instead of the threads: who calls does the work.
+    by_hand: Option<Mutex<Committer>>,
 }
 
 struct Shared {
@@ -118,6 +121,16 @@ struct Queue {
     in_flight: Option<Arc<Batch>>,
 }
 
+impl Queue {
+    /// The entries of the next frame.
+    fn pop(&mut self) -> Option<Filling> {
+        let filling = self.fillings.pop_front()?;
+        self.typical = filling.entries.len();
+        self.in_flight = Some(Arc::clone(&filling.batch));
+        Some(filling)
+    }
+}
+
 /// Entries that will be one frame.
 #[derive(Default)]
 struct Filling {
@@ -143,34 +156,36 @@ impl Journal {
         chain: Chain,
         sink: Sink,
     ) -> io::Result<Self> {
-        let settings = surroundings.settings.clone();
-        let segment = usize::try_from(settings.segment_bytes - FRAMES_AT).unwrap_or(usize::MAX);
-        let shared = Arc::new(Shared {
-            content_max: frame::content_max(segment - SEAL_BYTES),
-            queue: Mutex::new(Queue { room: room(Some(&active)), ..Queue::default() }),
-            work: Condvar::new(),
-            room: Notify::new(),
-            durable: AtomicU64::new(chain.data.0.0),
-            generation: AtomicU64::new(0),
-            pool: Mutex::new(pool),
-            records: Mutex::new(chain.records),
-            making: Mutex::default(),
-            spares: Mutex::default(),
-            spares_wanted: Condvar::new(),
-            settings,
-        });
-        let journal = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
-        let committer =
-            Committer { shared, surroundings, active: Some(active), chain, sink, buffer: Vec::new(), asked: false };
+        let mut committer = Committer::new(surroundings, pool, active, chain, sink);
+        let shared = Arc::clone(&committer.shared);
+        let journal = Self { shared: Arc::clone(&shared), threads: Mutex::default(), by_hand: None };
         let commit = std::thread::Builder::new().name("journal-commit".into()).spawn(move || committer.run())?;
         journal.threads.lock().push(commit);
-        if journal.shared.settings.spares_ahead > 0 {
-            let shared = Arc::clone(&journal.shared);
+        if shared.settings.spares_ahead > 0 {
             let spares =
                 std::thread::Builder::new().name("journal-spares".into()).spawn(move || shared.make_spares())?;
             journal.threads.lock().push(spares);
         }
         Ok(journal)
+    }
+
+    pub(super) fn by_hand(
+        mut surroundings: Surroundings,
+        pool: Pool,
+        active: Active,
+        chain: Chain,
+        sink: Sink,
+    ) -> Self {
+        // Nobody would make them.
+        surroundings.settings.spares_ahead = 0;
+        let committer = Committer::new(surroundings, pool, active, chain, sink);
+        let shared = Arc::clone(&committer.shared);
+        Self { shared, threads: Mutex::default(), by_hand: Some(Mutex::new(committer)) }
+    }
+
+    /// Of a journal without threads: [`Turn::Take`], [`Turn::Write`], [`Turn::Seal`]. True: there was something to do.
+    pub fn turn(&self, turn: Turn) -> bool {
+        self.by_hand.as_ref().is_some_and(|committer| committer.lock().turn(turn))
     }
 
     /// Queues an entry, never waiting. Entries are written in the order of these calls.
@@ -322,6 +337,9 @@ impl Journal {
         self.shared.work.notify_all();
         self.shared.spares.lock().closing = true;
         self.shared.spares_wanted.notify_all();
+        if let Some(committer) = &self.by_hand {
+            committer.lock().run();
+        }
         for thread in std::mem::take(&mut *self.threads.lock()) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the journal ended by a panic");
@@ -401,7 +419,7 @@ enum Work {
     Close,
 }
 
-/// The commit thread.
+/// The commit thread's.
 struct Committer {
     shared: Arc<Shared>,
     surroundings: Surroundings,
@@ -411,10 +429,59 @@ struct Committer {
     buffer: Vec<u8>,
     /// A spare was asked for since the segment was started.
     asked: bool,
+    /// Without threads: the frame between [`Turn::Take`] and [`Turn::Write`].
+    taken: Option<Filling>,
 }
 
 impl Committer {
-    fn run(mut self) {
+    fn new(surroundings: Surroundings, pool: Pool, active: Active, chain: Chain, sink: Sink) -> Self {
+        let settings = surroundings.settings.clone();
+        let segment = usize::try_from(settings.segment_bytes - FRAMES_AT).unwrap_or(usize::MAX);
+        let shared = Arc::new(Shared {
+            content_max: frame::content_max(segment - SEAL_BYTES),
+            queue: Mutex::new(Queue { room: room(Some(&active)), ..Queue::default() }),
+            work: Condvar::new(),
+            room: Notify::new(),
+            durable: AtomicU64::new(chain.data.0.0),
+            generation: AtomicU64::new(0),
+            pool: Mutex::new(pool),
+            records: Mutex::new(chain.records),
+            making: Mutex::default(),
+            spares: Mutex::default(),
+            spares_wanted: Condvar::new(),
+            settings,
+        });
+        let (active, buffer, asked, taken) = (Some(active), Vec::new(), false, None);
+        Self { shared, surroundings, active, chain, sink, buffer, asked, taken }
+    }
+
+    fn turn(&mut self, turn: Turn) -> bool {
+        match turn {
+            Turn::Take if self.taken.is_none() => {
+                self.taken = self.shared.queue.lock().pop();
+                if let Some(filling) = &self.taken {
+                    self.tell_too_soon(filling);
+                }
+                self.taken.is_some()
+            }
+            Turn::Write => match self.taken.take() {
+                Some(filling) => {
+                    self.commit(filling);
+                    true
+                }
+                None => false,
+            },
+            Turn::Seal if self.taken.is_none() => {
+                let unsealed = self.active.as_ref().is_some_and(|active| active.unsealed);
+                self.seal();
+                unsealed
+            }
+            _ => false,
+        }
+    }
+
+    fn run(&mut self) {
+        self.turn(Turn::Write);
         loop {
             match self.next() {
                 Work::Frame(filling) => self.commit(filling),
@@ -431,9 +498,7 @@ impl Committer {
         let mut due = false;
         loop {
             if due || queue.closing || queue.fillings.len() > 1 || queue.fillings.iter().any(|filling| filling.urgent) {
-                if let Some(filling) = queue.fillings.pop_front() {
-                    queue.typical = filling.entries.len();
-                    queue.in_flight = Some(Arc::clone(&filling.batch));
+                if let Some(filling) = queue.pop() {
                     return Work::Frame(filling);
                 }
                 if queue.closing {
@@ -461,10 +526,7 @@ impl Committer {
             return self.lose(filling, AppendError::NotWritten(refused.clone()), Some(refused));
         }
         let position = self.chain.next;
-        if planted::is(Defect::AcknowledgedBeforeSync) {
-            filling.batch.resolve(Ok(position));
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
+        self.tell_too_soon(&filling);
         match self.write(&filling.entries) {
             Ok(hash) => {
                 self.chain.data = (position, hash);
@@ -487,6 +549,14 @@ impl Committer {
                 let full = self.start_segment().err().map(|error| refusal(&error));
                 self.lose(filling, AppendError::Unknown(error.to_string().into()), full);
             }
+        }
+    }
+
+    /// Nothing, but for a defect that was planted.
+    fn tell_too_soon(&self, filling: &Filling) {
+        if planted::is(Defect::AcknowledgedBeforeSync) {
+            filling.batch.resolve(Ok(self.chain.next));
+            std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 

@@ -6,7 +6,6 @@
 //! has the last word.
 
 use std::{
-    num::NonZero,
     ops::ControlFlow,
     sync::{
         Arc, Weak,
@@ -53,12 +52,14 @@ pub(super) async fn return_all(engine: Weak<Engine>) {
     match held.embedded.clone() {
         Some(embedded) => {
             tokio::select! {
+                biased;
                 () = embedded.replayed() => {}
                 // A store that does not come that far must not hold up the end.
                 () = held.closing() => return,
             }
+            let workers = held.workers();
             drop((held, embedded));
-            let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
+            let threads = workers.at_once(THREADS_MAX);
             let next = Arc::new(AtomicUsize::new(0));
             let mut threads: JoinSet<()> = (0..threads).map(|_| return_ranges(engine.clone(), next.clone())).collect();
             while let Some(ended) = threads.join_next().await {
@@ -89,8 +90,9 @@ async fn return_ranges(engine: Weak<Engine>, next: Arc<AtomicUsize>) {
         let Some((mut after, through)) = bounds(range) else { return };
         let mut mended = false;
         loop {
+            let Some(workers) = engine.upgrade().map(|engine| engine.workers()) else { return };
             let reading = engine.clone();
-            let page = tokio::task::spawn_blocking(move || read_page(&reading, after, through)).await;
+            let page = workers.offload(move || read_page(&reading, after, through)).await;
             // The runtime ends, or the store did.
             let Ok(Some(page)) = page else { return };
             // Over one damaged row of a session no page can be read; once the row is put right, the page is read again.

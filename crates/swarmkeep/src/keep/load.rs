@@ -286,7 +286,8 @@ impl Engine {
     /// The durable state, as a checkpoint has it. Encoded off the async threads.
     pub(super) async fn encode(self: &Arc<Self>, id: SessionId) -> Result<Checkpoint, Error> {
         let state = self.live(id, |live| live.published.clone()).await?;
-        tokio::task::spawn_blocking(move || Checkpoint::of(&state))
+        self.workers()
+            .offload(move || Checkpoint::of(&state))
             .await
             .map_err(|error| Error::new(ErrorKind::Unavailable, "encoding was interrupted").caused_by(error))
     }

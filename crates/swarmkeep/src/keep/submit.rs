@@ -191,6 +191,7 @@ impl Engine {
             return Ok(Some(head));
         }
         tokio::select! {
+            biased;
             reached = heads.wait_for(|durable| *durable >= seq) => Ok(reached.ok().map(|_| head)),
             () = self.closing() => { self.check_open()?; Ok(None) }
         }

@@ -56,8 +56,9 @@ pub(super) fn start(engine: &Arc<Engine>, checkpoints: mpsc::Receiver<SessionId>
 
 async fn until_closing(work: impl Future<Output = ()>, mut closing: watch::Receiver<bool>) {
     tokio::select! {
-        () = work => {}
+        biased;
         _ = closing.wait_for(|closing| *closing) => {}
+        () = work => {}
     }
 }
 
@@ -77,8 +78,9 @@ impl Rounds {
     /// The next one is due, and the store is still open.
     async fn next(&mut self, engine: &Weak<Engine>) -> Option<Arc<Engine>> {
         tokio::select! {
-            _ = self.interval.tick() => engine.upgrade(),
+            biased;
             _ = self.closing.wait_for(|closing| *closing) => None,
+            _ = self.interval.tick() => engine.upgrade(),
         }
     }
 }
@@ -124,8 +126,9 @@ async fn save_checkpoints(engine: Weak<Engine>, mut due: mpsc::Receiver<SessionI
     while rounds.next(&engine).await.is_some() {
         let mut ids = Vec::with_capacity(CHECKPOINTS_AT_ONCE);
         tokio::select! {
-            came = due.recv_many(&mut ids, CHECKPOINTS_AT_ONCE) => if came == 0 { return },
+            biased;
             _ = rounds.closing.wait_for(|closing| *closing) => return,
+            came = due.recv_many(&mut ids, CHECKPOINTS_AT_ONCE) => if came == 0 { return },
         }
         let Some(engine) = engine.upgrade() else { return };
         ids.sort_unstable();
@@ -210,7 +213,8 @@ impl Engine {
             let _ = self.checkpoints.try_send(session);
         });
         if self.freed.lock().is_due(swept.freed_bytes, now_ms) {
-            tokio::task::spawn_blocking(crate::allocator::give_back);
+            let workers = self.workers();
+            tokio::spawn(async move { workers.offload(crate::allocator::give_back).await });
         }
     }
 

@@ -27,6 +27,8 @@ pub enum Fault {
     UnknownWritten,
     /// Not written, and said so: the disk is full.
     DiskFull,
+    /// Not written, and acknowledged: the log breaks its promise.
+    AcknowledgedLost,
 }
 
 /// Wraps a `Log`; appends take their faults from a queue, then go through.
@@ -68,6 +70,9 @@ impl Log for Faulty {
             }
             Fault::DiskFull => {
                 Box::pin(async { Err(LogError::Refused { kind: Refused::DiskFull, detail: "planned fault".into() }) })
+            }
+            Fault::AcknowledgedLost => {
+                Box::pin(async move { Ok(Commit { head: group.head, position: Position(0), durability }) })
             }
         }
     }

@@ -1,0 +1,64 @@
+//! Order: one chain; a group whole or not at all; a request once; what was acknowledged where it was said to be; nothing
+//! that nobody asked for; epochs never go back.
+
+use std::collections::BTreeSet;
+
+use swarmkeep_core::{Hash, RequestId};
+
+use super::Evidence;
+use crate::oracle::Known;
+
+/// Reads a session's whole log.
+///
+/// # Errors
+/// The first thing that is not so.
+pub fn check(known: &Known, evidence: &Evidence) -> Result<u64, String> {
+    let mut checks = 0;
+    let mut previous = Hash::default();
+    let mut epoch = swarmkeep_core::Epoch(0);
+    let mut done: BTreeSet<&RequestId> = BTreeSet::new();
+    // The group whose last record has not come yet.
+    let mut open: Option<(&RequestId, u64)> = None;
+    for (nth, record) in (1..).zip(&evidence.records) {
+        let seq = record.seq.0;
+        if seq != nth || record.previous != previous {
+            return Err(format!("record {seq} after {}", nth - 1));
+        }
+        if record.epoch < epoch {
+            return Err(format!("record {seq} is of epoch {}, after one of epoch {epoch}", record.epoch));
+        }
+        (previous, epoch) = (record.hash, record.epoch);
+        checks += 1;
+        let Some(body) = &record.body else { return Err(format!("record {seq} has no body")) };
+        if let Some((request, first)) = open
+            && body.request.as_ref() != Some(request)
+        {
+            return Err(format!("{request} begins at {first} and is torn at {seq}"));
+        }
+        let Some(request) = &body.request else { continue };
+        let (_, first) = *open.get_or_insert((request, seq));
+        let Some(answer) = &body.answer else { continue };
+        open = None;
+        let Some(asked) = known.asked.get(request) else { return Err(format!("nobody asked for {request}")) };
+        if answer.first.0 != first || first <= asked.floor {
+            return Err(format!("{request} is in seqs {first} to {seq}; asked for when {} was there", asked.floor));
+        }
+        if !done.insert(request) {
+            return Err(format!("REPEATED: {request} was carried out twice, at {seq} again"));
+        }
+        if let Some(said) = known.acknowledged.get(&seq)
+            && (said.request != *request || said.first != first || said.hash != record.hash)
+        {
+            return Err(format!("acknowledged was {said:?}; there is {request} at {first} to {seq}"));
+        }
+    }
+    if let Some((request, first)) = open {
+        return Err(format!("{request} begins at {first} and has no end"));
+    }
+    if let Some(lost) =
+        known.acknowledged.range(..=evidence.head.seq.0).map(|said| said.1).find(|said| !done.contains(&said.request))
+    {
+        return Err(format!("LOST: {lost:?}"));
+    }
+    Ok(checks + known.acknowledged.len() as u64)
+}

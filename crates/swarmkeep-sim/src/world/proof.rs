@@ -1,0 +1,185 @@
+//! Looking at everything: now and then in the storm, and when the calm has put everything right.
+
+use std::collections::VecDeque;
+
+use swarmkeep::Error;
+
+use super::{CALM_MS, Caller, Event, World};
+use crate::{
+    client::Ask,
+    holder::Answer,
+    invariant::{self, Evidence, holding},
+};
+
+/// How far a world has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Everything fails.
+    Storm,
+    /// Nothing fails any more; everything is to come right.
+    Calm,
+    /// It has. The store shows everything.
+    Showing,
+    /// It proves itself.
+    Verifying,
+    /// It is parked.
+    Closing,
+    /// Opened again, it shows everything once more.
+    Again,
+    /// The end.
+    Over,
+}
+
+/// What the world asks its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    /// For everything there is.
+    Show,
+    /// To prove itself.
+    Verify,
+    /// To park.
+    Close,
+    /// For the state of a session, to append to it what must be refused.
+    Stale(usize),
+}
+
+/// What was asked, and what has been heard.
+#[derive(Debug, Default)]
+pub(super) struct Inquiry {
+    heard: VecDeque<(Question, Answer)>,
+    /// Somebody is waited for, who is to show each session at least this far.
+    floors: Option<Vec<u64>>,
+}
+
+impl Inquiry {
+    /// The holder has answered.
+    pub(super) fn hears(&mut self, question: Question, answer: Answer) {
+        self.heard.push_back((question, answer));
+    }
+
+    /// The holder has ended: it answers nothing any more.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl World {
+    fn inquire(&mut self, question: Question) {
+        self.next_call += 1;
+        let call = self.next_call;
+        self.calls.insert(call, Caller::World(question));
+        let Some(holder) = &self.holder else { return };
+        match question {
+            Question::Show => {
+                self.inquiry.floors = Some(self.oracle.sessions.iter().map(|known| known.floor).collect());
+                holder.show(call);
+            }
+            Question::Verify => holder.verify(call),
+            Question::Close => holder.close(call),
+            Question::Stale(session) => holder.ask(call, Ask::Look { session }),
+        }
+    }
+
+    pub(super) fn prove(&mut self) -> Result<(), String> {
+        if self.phase != Phase::Storm {
+            return Ok(());
+        }
+        let pause = 500 + self.draw.below(2_500) as u64;
+        self.at(pause, Event::Prove);
+        if self.inquiry.floors.is_none() && !self.is_stopped() {
+            self.inquire(Question::Show);
+        }
+        self.bounded()
+    }
+
+    /// A holder of an earlier grant tries to write.
+    pub(super) fn stale(&mut self) {
+        if self.epochs.len() > 1 && !self.is_stopped() {
+            let session = self.draw.below(self.names.len());
+            self.inquire(Question::Stale(session));
+        }
+    }
+
+    pub(super) fn hear(&mut self) -> Result<(), String> {
+        while let Some((question, answer)) = self.inquiry.heard.pop_front() {
+            match (question, answer) {
+                (Question::Show, Answer::Shown(shown)) => self.is_shown(shown)?,
+                (Question::Verify, Answer::Verified(Ok(findings))) if findings.is_empty() => {
+                    self.say(format_args!("verified"));
+                    self.phase = Phase::Closing;
+                    self.inquire(Question::Close);
+                }
+                (Question::Verify, answer) => return Err(format!("verify: {answer:?}")),
+                (Question::Close, Answer::Closed(Ok(()))) => {
+                    self.say(format_args!("parked"));
+                    self.holder = None;
+                    self.disk = self.disk.kill();
+                    self.phase = Phase::Again;
+                    self.at(1, Event::Start);
+                }
+                (Question::Close, answer) => return Err(format!("liveness: it does not park: {answer:?}")),
+                (Question::Stale(_), Answer::State(state)) => {
+                    let epoch = self.epochs[self.draw.below(self.epochs.len() - 1)];
+                    let Some(holder) = &self.holder else { continue };
+                    let refused = holding::refuses(holder.log(), *state, epoch, self.now_ms);
+                    self.figures.checks += refused.map_err(|what| format!("holding: {what}"))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn is_shown(&mut self, shown: Result<Vec<Evidence>, Error>) -> Result<(), String> {
+        let Some(floors) = self.inquiry.floors.take() else { return Ok(()) };
+        let all = match shown {
+            Ok(all) => all,
+            Err(error) if self.phase == Phase::Storm && self.disk_faults => {
+                self.say(format_args!("nothing is shown: {error}"));
+                return Ok(());
+            }
+            Err(error) => return Err(format!("acknowledged is durable: nothing is shown: {error:?}")),
+        };
+        for (session, (evidence, floor)) in all.iter().zip(floors).enumerate() {
+            let proved = invariant::prove(&self.oracle.sessions[session], evidence, floor);
+            self.figures.checks += proved.map_err(|what| format!("{what} (session s{session})"))?;
+            self.say(format_args!("s{session} is right up to {}, {}", evidence.head.seq, evidence.head.hash));
+        }
+        match self.phase {
+            Phase::Showing => {
+                self.phase = Phase::Verifying;
+                self.inquire(Question::Verify);
+            }
+            Phase::Again => self.phase = Phase::Over,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether everything has come right.
+    pub(super) fn settle(&mut self) -> Result<(), String> {
+        self.at(50, Event::Settle);
+        let ready = self.holder.as_ref().is_some_and(crate::holder::Holder::is_ready);
+        let clients = self.clients.iter().all(crate::client::Client::is_idle);
+        let readers = self.readers.iter().all(|reader| reader.is_up_to(&self.oracle));
+        match self.phase {
+            Phase::Calm if ready && clients && readers => {
+                self.phase = Phase::Showing;
+                self.inquire(Question::Show);
+            }
+            Phase::Again if ready && self.inquiry.floors.is_none() => self.inquire(Question::Show),
+            _ => {}
+        }
+        if self.now_ms > self.weather.storm_ms + CALM_MS {
+            let clients: Vec<String> =
+                self.clients.iter().filter(|client| !client.is_idle()).map(|client| client.plight()).collect();
+            let readers: Vec<_> = self.readers.iter().map(crate::reader::Reader::stands).collect();
+            let health = self.holder.as_ref().map(|holder| holder.health());
+            return Err(format!(
+                "liveness: {:?} does not end; ready: {ready}; {clients:?}; readers {readers:?}; {health:?}",
+                self.phase
+            ));
+        }
+        Ok(())
+    }
+}
