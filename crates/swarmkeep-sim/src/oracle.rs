@@ -16,14 +16,15 @@ pub struct Asked {
 /// An answer that somebody got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// Which request.
-    pub request: RequestId,
     /// Seq of its first record.
     pub first: u64,
-    /// Seq of its last.
+    /// Seq of its last; of a repeat, at least that.
     pub last: u64,
-    /// Hash of its last record.
+    /// Hash of the record at `last`.
     pub hash: Hash,
+    /// It was said that this had been done before. The answer to a repeat may have changed with later records (an effect has
+    /// come into doubt since), and then says up to where it looked.
+    pub repeat: bool,
 }
 
 /// What is known of one session.
@@ -31,8 +32,8 @@ pub struct Acknowledged {
 pub struct Known {
     /// Requests made.
     pub asked: BTreeMap<RequestId, Asked>,
-    /// Groups acknowledged, by their last seq.
-    pub acknowledged: BTreeMap<u64, Acknowledged>,
+    /// Groups acknowledged.
+    pub acknowledged: BTreeMap<RequestId, Acknowledged>,
     /// Records that somebody was shown, by seq: by an answer, a read, a feed.
     pub shown: BTreeMap<u64, Hash>,
     /// The highest of them.
@@ -78,11 +79,9 @@ impl Oracle {
         if first <= asked.floor {
             return Err(format!("{request}: in seqs {first} to {last}, though {} was there before it", asked.floor));
         }
-        let now = Acknowledged { request: request.clone(), first, last, hash };
-        if let Some(before) = known.acknowledged.insert(last, now.clone())
-            && before != now
-        {
-            return Err(format!("acknowledged as {before:?} and as {now:?}"));
+        let now = Acknowledged { first, last, hash, repeat: reply.repeated };
+        if let Some(before) = known.acknowledged.insert(request.clone(), now.clone()) {
+            return Err(format!("{request} is acknowledged to one client twice: {before:?} and {now:?}"));
         }
         self.acknowledged += 1;
         self.repeated += u64::from(reply.repeated);

@@ -71,7 +71,7 @@ enum Event {
     /// A request reaches a holder.
     Arrive { client: usize, call: u64, ask: Ask },
     /// An answer reaches a client.
-    Told { client: usize, call: u64, answer: Answer },
+    Told { client: usize, call: u64, answer: Answer, former: bool },
     /// The holder gets its turns.
     Turns,
     /// A holder starts.
@@ -256,16 +256,16 @@ impl World {
         for former in [false, true] {
             let holder = if former { &self.former } else { &self.holder };
             for (call, answer) in holder.as_ref().map(|holder| holder.answers()).unwrap_or_default() {
-                self.answered(call, answer);
+                self.answered(call, answer, former);
             }
         }
     }
 
-    fn answered(&mut self, call: u64, answer: Answer) {
+    fn answered(&mut self, call: u64, answer: Answer, former: bool) {
         match self.calls.get(&call).copied() {
             Some(Caller::Client(client)) => {
                 if let Some(at_ms) = self.network.answer(client, self.now_ms) {
-                    self.at(at_ms - self.now_ms, Event::Told { client, call, answer });
+                    self.at(at_ms - self.now_ms, Event::Told { client, call, answer, former });
                 }
             }
             Some(Caller::World(question)) => self.inquiry.hears(question, answer),
@@ -278,7 +278,7 @@ impl World {
             Event::Wake(client) => self.wakes(client)?,
             Event::Read(reader) => self.reads(reader)?,
             Event::Arrive { client, call, ask } => self.arrives(client, call, ask),
-            Event::Told { client, call, answer } => self.told(client, call, answer)?,
+            Event::Told { client, call, answer, former } => self.told(client, call, answer, former)?,
             Event::Turns => self.turns(),
             Event::Start => self.start()?,
             Event::Fault => self.fault()?,
@@ -370,11 +370,11 @@ impl World {
         }
     }
 
-    fn told(&mut self, nth: usize, call: u64, answer: Answer) -> Result<(), String> {
+    fn told(&mut self, nth: usize, call: u64, answer: Answer, former: bool) -> Result<(), String> {
         let client = &self.clients[nth];
         if client.stopped_until_ms > self.now_ms {
             let rest = client.stopped_until_ms - self.now_ms;
-            self.at(rest, Event::Told { client: nth, call, answer });
+            self.at(rest, Event::Told { client: nth, call, answer, former });
             return Ok(());
         }
         let Some(Waiting { ask, floor, .. }) = client.waiting.clone().filter(|waiting| waiting.call == call) else {
@@ -394,7 +394,8 @@ impl World {
             }
             (Ask::Look { session }, Answer::State(state)) => {
                 let head = state.head;
-                if head.seq.0 < floor {
+                // A holder that lost the disk shows what it had: it writes nothing, and knows nothing of the other.
+                if head.seq.0 < floor && !former {
                     return Err(format!("order: s{session} was shown at {}, after {floor} had been", head.seq));
                 }
                 self.oracle.shows(session, head.seq.0, head.hash).map_err(|what| format!("order: {what}"))?;

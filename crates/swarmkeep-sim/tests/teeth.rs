@@ -17,6 +17,7 @@ const SEEN: &[Defect] = &[
     Defect::CacheTrusted,
     Defect::RetiredOnWal,
     Defect::EpochNotCompared,
+    Defect::DedupeForgotten,
 ];
 
 #[test]

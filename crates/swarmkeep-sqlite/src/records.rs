@@ -136,6 +136,8 @@ impl RecordsDb {
     /// As [`RecordsDb::open`]; the old connection stays poisoned.
     pub fn reopen(&mut self) -> Result<()> {
         let options = Options { create: false, store_id: Some(self.anchor.store_id), ..self.options };
+        // Until the new one stands, whatever made the old one doubtful: what takes its place has no tables.
+        self.poisoned = true;
         // The old connection is closed first: its locks and cached pages must not outlive it.
         self.connection = Connection::open_in_memory()?;
         *self = Self::open(&self.path.clone(), options)?;

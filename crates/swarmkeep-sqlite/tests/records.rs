@@ -80,6 +80,25 @@ fn the_same_batch_again_changes_nothing_and_another_history_is_found() {
 }
 
 #[test]
+fn a_file_that_cannot_be_reopened_now_is_reopened_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, away) = (dir.path().join("records.db"), dir.path().join("away.db"));
+    let mut db = RecordsDb::open(&path, options()).unwrap();
+    let mut author = Author::new("patient");
+    db.apply(&batch(1, vec![author.entry(1, 3)])).unwrap();
+    std::fs::rename(&path, &away).unwrap();
+    assert!(matches!(db.reopen(), Err(SqliteError::NotFound(_))));
+    // What says that it is to be reopened, again and again, until it is.
+    let next = batch(2, vec![author.entry(2, 3)]);
+    assert!(db.is_poisoned());
+    assert!(matches!(db.apply(&next), Err(SqliteError::Io(_))));
+    std::fs::rename(&away, &path).unwrap();
+    db.reopen().unwrap();
+    db.apply(&next).unwrap();
+    assert_eq!(db.reader().read(author.id, Seq(0), usize::MAX).unwrap(), author.bytes);
+}
+
+#[test]
 fn small_chunks_are_joined() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("records.db");

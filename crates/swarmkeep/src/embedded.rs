@@ -180,9 +180,9 @@ impl EmbeddedLog {
         Standing {
             folder: self.folder.clone(),
             incarnation: self.incarnation,
-            unapplied_bytes: *self.progress.unapplied.borrow(),
-            records_position: *self.progress.records.borrow(),
-            views_position: *self.progress.views.borrow(),
+            unapplied_bytes: self.progress.unapplied.get(),
+            records_position: self.progress.records.get(),
+            views_position: self.progress.views.get(),
             trouble: self.progress.trouble.lock().clone(),
             views_trouble: self.progress.views_trouble.lock().clone(),
             kept: self.kept_standing(),
@@ -645,7 +645,7 @@ impl Log for EmbeddedLog {
     }
 
     fn room(&self) -> Option<LogFuture<'_, ()>> {
-        let behind = *self.progress.unapplied.borrow() >= self.unapplied_bytes;
+        let behind = self.progress.unapplied.get() >= self.unapplied_bytes;
         if !behind && self.journal.queued_bytes() < QUEUE_BYTES {
             return None;
         }
@@ -653,7 +653,7 @@ impl Log for EmbeddedLog {
             let mut unapplied = self.progress.unapplied.subscribe();
             let limit = self.unapplied_bytes;
             let room = async {
-                let _ = unapplied.wait_for(|bytes| *bytes < limit).await;
+                let _ = unapplied.wait_for(|bytes| bytes < limit).await;
                 self.journal.room(QUEUE_BYTES).await;
             };
             tokio::time::timeout(ROOM_PATIENCE, room).await.map_err(|_| {

@@ -9,9 +9,8 @@ use swarmkeep_core::{
     Error, ErrorKind, Hash, Record, Refusal, RefusalCode, Seq, SessionId,
     record::{self},
 };
-use tokio::sync::watch;
 
-use crate::keep::Engine;
+use crate::{keep::Engine, level};
 
 /// Where a feed begins. Exclusive: the first item is the record after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,14 +115,14 @@ pub struct Feed {
     session: SessionId,
     cursor: Seq,
     buffer: VecDeque<FeedItem>,
-    heads: watch::Receiver<Seq>,
+    heads: level::Receiver<Seq>,
 }
 
 impl Feed {
     pub(crate) async fn begin(engine: Arc<Engine>, session: SessionId, from: From) -> Result<Self, Error> {
         // Registered first, read afterwards: a record that commits in between is seen by the read.
-        let heads = engine.heads(session).await?;
-        let head = *heads.borrow();
+        let mut heads = engine.heads(session).await?;
+        let head = heads.see();
         let cursor = match from {
             From::Start => Seq::ZERO,
             From::Now => head,
@@ -152,7 +151,7 @@ impl Feed {
                 self.cursor = item.record.seq;
                 return Ok(item);
             }
-            let durable = *self.heads.borrow_and_update();
+            let durable = self.heads.see();
             if durable > self.cursor {
                 let bytes = self.engine.read_log(self.session, self.cursor, READ_BYTES).await?;
                 for view in record::iter(&bytes) {

@@ -26,7 +26,6 @@ use swarmkeep_core::{
     query::{Page, Query},
     session::NewSession,
 };
-use tokio::sync::watch;
 
 use crate::{
     allocator::Freed,
@@ -34,6 +33,7 @@ use crate::{
     damage,
     embedded::{EmbeddedLog, OneCopy},
     incident::{Incident, Incidents},
+    level,
     log::Ephemeral,
     recovery::RecoveryReport,
     residency::Residency,
@@ -93,9 +93,9 @@ pub(crate) struct Engine {
     pub(crate) incidents: Incidents,
     /// Incidents are being written down.
     pub(crate) keeping: AtomicBool,
-    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) ready: level::Sender<bool>,
     pub(crate) checkpoints: tokio::sync::mpsc::Sender<SessionId>,
-    closing: watch::Sender<bool>,
+    closing: level::Sender<bool>,
     tending: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -240,9 +240,9 @@ impl Swarmkeep {
             pulse_ms: AtomicU64::new(0),
             incidents,
             keeping: AtomicBool::new(false),
-            ready: watch::channel(false).0,
+            ready: level::Sender::new(false),
             checkpoints,
-            closing: watch::channel(false).0,
+            closing: level::Sender::new(false),
             tending: Mutex::default(),
         });
         engine.notice_opening();
@@ -316,14 +316,14 @@ impl Swarmkeep {
     pub async fn wait_ready(&self) {
         let mut ready = self.engine.ready.subscribe();
         // The sender lives in the engine that `self` holds.
-        let _ = ready.wait_for(|ready| *ready).await;
+        let _ = ready.wait_for(|ready| ready).await;
     }
 
     /// Whether every session that was live has been looked at after the start, and the store applies what it takes.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let stuck = self.engine.embedded.as_ref().is_some_and(|embedded| embedded.is_stuck());
-        *self.engine.ready.borrow() && !stuck
+        self.engine.ready.get() && !stuck
     }
 
     /// How the store stands now.
@@ -390,7 +390,7 @@ impl Swarmkeep {
     /// # Errors
     /// What the store says when it cannot seal; nothing acknowledged is lost by that.
     pub async fn close(&self) -> Result<(), Error> {
-        self.engine.closing.send_replace(true);
+        self.engine.closing.set(true);
         let tending = std::mem::take(&mut *self.engine.tending.lock());
         for task in tending {
             if let Err(error) = task.await {
@@ -427,7 +427,7 @@ impl Engine {
     /// Resolves when the store begins to close.
     pub(crate) async fn closing(&self) {
         let mut closing = self.closing.subscribe();
-        let _ = closing.wait_for(|closing| *closing).await;
+        let _ = closing.wait_for(|closing| closing).await;
     }
 
     /// Who does what would hold up its async threads.
@@ -436,7 +436,7 @@ impl Engine {
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        *self.closing.borrow()
+        self.closing.get()
     }
 
     pub(crate) fn check_open(&self) -> Result<(), Error> {

@@ -46,6 +46,7 @@ mod feed;
 mod incident;
 pub mod journal;
 mod keep;
+mod level;
 pub mod lock;
 pub mod log;
 pub mod planted;

@@ -99,7 +99,8 @@ pub struct SavedCheckpoint {
 pub struct Reply {
     /// Seq of its first record; 0: nothing had to be written.
     pub first: Seq,
-    /// Its last record; with nothing written, where the session stands.
+    /// Its last record; with nothing written, where the session stands. Of a repeat whose answer is another by now (an effect
+    /// has come into doubt since), the record up to which it is true.
     pub head: Head,
     /// One per command.
     pub outcomes: Vec<Outcome>,

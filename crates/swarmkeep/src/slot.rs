@@ -12,7 +12,8 @@ use swarmkeep_core::{
     log::{Commit, Head},
     session::Session as Staging,
 };
-use tokio::sync::watch;
+
+use crate::level;
 
 /// A session's place in RAM. Whoever finds it `Evicted` has an old one and asks for the place again: there is never more
 /// than one place per session from which groups are written.
@@ -62,7 +63,7 @@ pub(crate) struct Live {
     /// What a checkpoint taken now would save folding.
     pub(crate) tail: Tail,
     /// The durable head, for feeds; made when the first one asks.
-    heads: Option<watch::Sender<Seq>>,
+    heads: Option<level::Sender<Seq>>,
 }
 
 struct InFlight {
@@ -134,18 +135,18 @@ impl Live {
             }
         }
         if let Some(heads) = &self.heads {
-            heads.send_replace(self.published.head.seq);
+            heads.set(self.published.head.seq);
         }
         records
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.heads.as_ref().is_none_or(|heads| heads.receiver_count() == 0)
+        self.in_flight.is_empty() && self.heads.as_ref().is_none_or(|heads| heads.receivers() == 0)
     }
 
-    pub(crate) fn heads(&mut self) -> watch::Receiver<Seq> {
+    pub(crate) fn heads(&mut self) -> level::Receiver<Seq> {
         let durable = self.published.head.seq;
-        self.heads.get_or_insert_with(|| watch::channel(durable).0).subscribe()
+        self.heads.get_or_insert_with(|| level::Sender::new(durable)).subscribe()
     }
 
     pub(crate) fn canonical(&mut self) -> (Head, Bytes) {

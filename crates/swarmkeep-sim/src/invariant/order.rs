@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use swarmkeep_core::{Hash, RequestId};
 
 use super::Evidence;
-use crate::oracle::Known;
+use crate::oracle::{Acknowledged, Known};
 
 /// Reads a session's whole log.
 ///
@@ -46,19 +46,20 @@ pub fn check(known: &Known, evidence: &Evidence) -> Result<u64, String> {
         if !done.insert(request) {
             return Err(format!("REPEATED: {request} was carried out twice, at {seq} again"));
         }
-        if let Some(said) = known.acknowledged.get(&seq)
-            && (said.request != *request || said.first != first || said.hash != record.hash)
-        {
-            return Err(format!("acknowledged was {said:?}; there is {request} at {first} to {seq}"));
+        if let Some(said) = known.acknowledged.get(request) {
+            let exact = (said.last, said.hash) == (seq, record.hash) || (said.repeat && said.last > seq);
+            if said.first != first || !exact {
+                return Err(format!("{request} is in {first} to {seq}; acknowledged was {said:?}"));
+            }
         }
     }
     if let Some((request, first)) = open {
         return Err(format!("{request} begins at {first} and has no end"));
     }
-    if let Some(lost) =
-        known.acknowledged.range(..=evidence.head.seq.0).map(|said| said.1).find(|said| !done.contains(&said.request))
-    {
-        return Err(format!("LOST: {lost:?}"));
+    let lost =
+        |(request, said): &(&RequestId, &Acknowledged)| said.last <= evidence.head.seq.0 && !done.contains(request);
+    if let Some((request, said)) = known.acknowledged.iter().find(lost) {
+        return Err(format!("LOST: {request}, {said:?}"));
     }
     Ok(checks + known.acknowledged.len() as u64)
 }

@@ -23,7 +23,7 @@ use swarmkeep_core::{
     log::{Damage, LogError, Observation, Position, Remove},
 };
 use swarmkeep_sqlite::{ApplyBatch, Entry as Applied, Mending, NewBlob, RecordsDb, Source, SqliteError, ViewsDb, What};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::{
     keeper::Keeper,
@@ -34,6 +34,7 @@ use crate::{
     blobs::BlobFiles,
     incident::Noticed,
     journal::{Entry, Frame, Journal},
+    level,
     planted::{self, Defect},
     workers::Workers,
 };
@@ -89,11 +90,11 @@ pub(super) struct Progress {
     /// The incarnation of another holder that has written records.db since; 0: none has.
     fenced: AtomicU64,
     /// Bytes durable in the journal and not yet in records.db.
-    pub(super) unapplied: watch::Sender<usize>,
+    pub(super) unapplied: level::Sender<usize>,
     /// How far records.db has come.
-    pub(super) records: watch::Sender<Position>,
+    pub(super) records: level::Sender<Position>,
     /// How far views.db has come.
-    pub(super) views: watch::Sender<Position>,
+    pub(super) views: level::Sender<Position>,
     /// Why the last batch was not applied, while that lasts.
     pub(super) trouble: Mutex<Option<String>>,
     /// Why views.db does not move, while that lasts.
@@ -110,9 +111,9 @@ impl Progress {
             closed: Condvar::new(),
             ended: AtomicBool::new(false),
             fenced: AtomicU64::new(0),
-            unapplied: watch::channel(0).0,
-            records: watch::channel(records).0,
-            views: watch::channel(views).0,
+            unapplied: level::Sender::new(0),
+            records: level::Sender::new(records),
+            views: level::Sender::new(views),
             trouble: Mutex::default(),
             views_trouble: Mutex::default(),
             noticed: Mutex::default(),
@@ -137,7 +138,7 @@ impl Progress {
     pub(super) fn hand_over(&self, frame: Arc<Frame>) {
         let bytes = frame.bytes;
         // Counted before it can be applied: what is taken off must have been put on.
-        self.unapplied.send_modify(|unapplied| *unapplied += bytes);
+        self.unapplied.change(|unapplied| *unapplied += bytes);
         let mut inbox = self.inbox.lock();
         inbox.bytes += bytes;
         inbox.frames.push_back(frame);
@@ -170,7 +171,7 @@ impl Progress {
         self.hurry();
         let mut records = self.records.subscribe();
         // The sender lives as long as `self`.
-        let _ = records.wait_for(|reached| *reached >= position || self.has_ended()).await;
+        let _ = records.wait_for(|reached| reached >= position || self.has_ended()).await;
     }
 
     /// The applier is gone.
@@ -180,7 +181,7 @@ impl Progress {
         self.ended.store(true, Ordering::Release);
         drop(inbox);
         self.over();
-        self.records.send_modify(|_| {});
+        self.records.change(|_| {});
     }
 
     /// The thread has ended: whoever asked, or asks from here on, hears that nobody answers.
@@ -427,8 +428,8 @@ impl Applier {
             tracing::info!("records.db takes writes again");
         }
         self.let_go(&batch.frames);
-        self.progress.records.send_replace(self.records.position().0);
-        self.progress.unapplied.send_modify(|unapplied| *unapplied -= batch.bytes.min(*unapplied));
+        self.progress.records.set(self.records.position().0);
+        self.progress.unapplied.change(|unapplied| *unapplied -= batch.bytes.min(*unapplied));
         self.tabulate(&apply);
         self.since_retired += batch.bytes;
         if self.since_retired >= self.retire_bytes {
@@ -609,7 +610,7 @@ impl Applier {
         self.views_behind = outcome.is_err();
         match outcome {
             Ok(()) => {
-                self.progress.views.send_replace(self.views.position());
+                self.progress.views.set(self.views.position());
                 self.progress.views_trouble.lock().take();
             }
             Err(error) => {

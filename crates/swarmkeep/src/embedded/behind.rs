@@ -25,7 +25,7 @@ impl EmbeddedLog {
         // Whether it came that far or never will, is seen below.
         let troubled = || self.progress.trouble.lock().is_some();
         let _ = patiently(self.progress.applied(position), troubled).await;
-        if *self.progress.records.borrow() >= position {
+        if self.progress.records.get() >= position {
             return Ok(());
         }
         let trouble = self.progress.trouble.lock().clone();
@@ -47,12 +47,12 @@ impl EmbeddedLog {
 
     pub(super) async fn views_reach(&self, position: Position) -> Result<(), LogError> {
         let mut views = self.progress.views.subscribe();
-        if *views.borrow() >= position {
+        if views.see() >= position {
             return Ok(());
         }
         self.progress.hurry();
         let troubled = || self.progress.views_trouble.lock().is_some() || self.progress.trouble.lock().is_some();
-        match patiently(views.wait_for(|reached| *reached >= position), troubled).await {
+        match patiently(views.wait_for(|reached| reached >= position), troubled).await {
             Some(Ok(_)) => Ok(()),
             _ => {
                 let trouble = self.progress.views_trouble.lock().clone();

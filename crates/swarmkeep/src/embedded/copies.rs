@@ -49,7 +49,7 @@ impl EmbeddedLog {
     /// What records.db says.
     pub fn one_copy(&self) -> Result<OneCopy, LogError> {
         let elsewhere = self.mender.elsewhere();
-        let mut found = OneCopy { unapplied_bytes: *self.progress.unapplied.borrow(), ..OneCopy::default() };
+        let mut found = OneCopy { unapplied_bytes: self.progress.unapplied.get(), ..OneCopy::default() };
         let mut after = None;
         loop {
             let page = self.read_records(|records| records.sessions(after, PAGE))?;

@@ -79,7 +79,7 @@ pub(super) async fn return_all(engine: Weak<Engine>) {
     }
     if let Some(engine) = engine.upgrade().filter(|engine| !engine.is_closing()) {
         engine.finish_recovery(begun_ms).await;
-        engine.ready.send_replace(true);
+        engine.ready.set(true);
     }
 }
 

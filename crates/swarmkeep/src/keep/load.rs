@@ -20,7 +20,7 @@ use swarmkeep_core::{
 
 use super::{Engine, HOLDER};
 use crate::{
-    damage,
+    damage, level,
     planted::{self, Defect},
     session::Request,
     slot::{Live, Phase, Slot, Tail},
@@ -84,7 +84,7 @@ impl Engine {
     }
 
     /// The durable head of a session, from now on.
-    pub(crate) async fn heads(self: &Arc<Self>, id: SessionId) -> Result<tokio::sync::watch::Receiver<Seq>, Error> {
+    pub(crate) async fn heads(self: &Arc<Self>, id: SessionId) -> Result<level::Receiver<Seq>, Error> {
         self.check_open()?;
         self.live(id, Live::heads).await
     }
@@ -163,7 +163,7 @@ impl Engine {
         let instances: BTreeSet<EntityId> =
             open.map(|effect| &effect.instance).filter(|instance| is_orphan(instance)).cloned().collect();
         let instances: Vec<EntityId> = instances.into_iter().collect();
-        let at_start = !*self.ready.borrow();
+        let at_start = !self.ready.get();
         let is_open = half_written(state, Gone { instances: &instances, at_start }).next().is_some();
         is_open.then_some(Command::InterruptTurns { instances, at_start })
     }

@@ -192,7 +192,7 @@ impl Engine {
         }
         tokio::select! {
             biased;
-            reached = heads.wait_for(|durable| *durable >= seq) => Ok(reached.ok().map(|_| head)),
+            reached = heads.wait_for(|durable| durable >= seq) => Ok(reached.ok().map(|_| head)),
             () = self.closing() => { self.check_open()?; Ok(None) }
         }
     }

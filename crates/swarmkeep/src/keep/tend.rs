@@ -16,13 +16,14 @@ use swarmkeep_core::{
     state::{Effect, EffectStatus, SessionStatus},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::{JoinHandle, JoinSet},
     time::{Interval, MissedTickBehavior},
 };
 
 use super::{Engine, comeback::return_all};
 use crate::{
+    level,
     session::Request,
     slot::Phase,
     watch::{About, Due, MISSED_BEAT_MS},
@@ -54,10 +55,10 @@ pub(super) fn start(engine: &Arc<Engine>, checkpoints: mpsc::Receiver<SessionId>
     ]
 }
 
-async fn until_closing(work: impl Future<Output = ()>, mut closing: watch::Receiver<bool>) {
+async fn until_closing(work: impl Future<Output = ()>, mut closing: level::Receiver<bool>) {
     tokio::select! {
         biased;
-        _ = closing.wait_for(|closing| *closing) => {}
+        _ = closing.wait_for(|closing| closing) => {}
         () = work => {}
     }
 }
@@ -65,11 +66,11 @@ async fn until_closing(work: impl Future<Output = ()>, mut closing: watch::Recei
 /// Rounds of a loop: one after another at a distance, until the store closes.
 struct Rounds {
     interval: Interval,
-    closing: watch::Receiver<bool>,
+    closing: level::Receiver<bool>,
 }
 
 impl Rounds {
-    fn every(distance: Duration, closing: watch::Receiver<bool>) -> Self {
+    fn every(distance: Duration, closing: level::Receiver<bool>) -> Self {
         let mut interval = tokio::time::interval(distance);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { interval, closing }
@@ -79,7 +80,7 @@ impl Rounds {
     async fn next(&mut self, engine: &Weak<Engine>) -> Option<Arc<Engine>> {
         tokio::select! {
             biased;
-            _ = self.closing.wait_for(|closing| *closing) => None,
+            _ = self.closing.wait_for(|closing| closing) => None,
             _ = self.interval.tick() => engine.upgrade(),
         }
     }
@@ -127,7 +128,7 @@ async fn save_checkpoints(engine: Weak<Engine>, mut due: mpsc::Receiver<SessionI
         let mut ids = Vec::with_capacity(CHECKPOINTS_AT_ONCE);
         tokio::select! {
             biased;
-            _ = rounds.closing.wait_for(|closing| *closing) => return,
+            _ = rounds.closing.wait_for(|closing| closing) => return,
             came = due.recv_many(&mut ids, CHECKPOINTS_AT_ONCE) => if came == 0 { return },
         }
         let Some(engine) = engine.upgrade() else { return };
