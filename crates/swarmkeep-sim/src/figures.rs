@@ -15,6 +15,8 @@ pub struct Figures {
     pub crashes: u64,
     /// Of them, with the power.
     pub power: u64,
+    /// Of them, because the store did not come right by itself after failed syncs.
+    pub restarted: u64,
     /// Takeovers.
     pub takeovers: u64,
     /// Answers that acknowledged records.
@@ -35,6 +37,7 @@ impl AddAssign for Figures {
         self.world_ms += other.world_ms;
         self.crashes += other.crashes;
         self.power += other.power;
+        self.restarted += other.restarted;
         self.takeovers += other.takeovers;
         self.acknowledged += other.acknowledged;
         self.repeated += other.repeated;
@@ -59,11 +62,22 @@ impl Summary {
     /// One line for people.
     #[must_use]
     pub fn line(&self, ms: u64) -> String {
-        let Figures { steps, world_ms, crashes, power, takeovers, acknowledged, repeated, deeds, items, checks } =
-            self.figures;
+        let Figures {
+            steps,
+            world_ms,
+            crashes,
+            power,
+            restarted,
+            takeovers,
+            acknowledged,
+            repeated,
+            deeds,
+            items,
+            checks,
+        } = self.figures;
         format!(
             "{} seeds, {} failed: {steps} steps, {} h of the world's time, {crashes} crashes ({power} with loss of \
-             power), {takeovers} takeovers, {acknowledged} acknowledged writes ({repeated} of them repeats), {deeds} \
+             power, {restarted} because failed syncs left no other way), {takeovers} takeovers, {acknowledged} acknowledged writes ({repeated} of them repeats), {deeds} \
              effects carried out, {items} feed items, {checks} checks, {ms} ms",
             self.seeds,
             self.failed.len(),
@@ -74,11 +88,22 @@ impl Summary {
     /// One line for the report, of seeds from this one on.
     #[must_use]
     pub fn json(&self, first: u64, ms: u64) -> String {
-        let Figures { steps, world_ms, crashes, power, takeovers, acknowledged, repeated, deeds, items, checks } =
-            self.figures;
+        let Figures {
+            steps,
+            world_ms,
+            crashes,
+            power,
+            restarted,
+            takeovers,
+            acknowledged,
+            repeated,
+            deeds,
+            items,
+            checks,
+        } = self.figures;
         json!({
             "test": "simulator", "seed": first, "seeds": self.seeds, "failed": self.failed.len(), "steps": steps,
-            "world_ms": world_ms, "crashes": crashes, "power": power, "takeovers": takeovers,
+            "world_ms": world_ms, "crashes": crashes, "power": power, "restarted": restarted, "takeovers": takeovers,
             "writes": acknowledged, "repeated": repeated, "deeds": deeds, "items": items, "checks": checks, "ms": ms,
         })
         .to_string()

@@ -138,6 +138,9 @@ struct World {
     inquiry: Inquiry,
     /// Faults of the disk were on since the last start: what a look says then proves nothing.
     disk_faults: bool,
+    /// Syncs may have failed since the last start. SQLite then believes in pages of its write-ahead log that the disk may
+    /// have dropped, for as long as the process lives: if the store does not come right, a restart is allowed to help.
+    syncs_failed: bool,
     seed: u64,
 }
 
@@ -178,6 +181,7 @@ impl World {
             phase: Phase::Storm,
             inquiry: Inquiry::default(),
             disk_faults: false,
+            syncs_failed: false,
             clients,
             readers,
             draw,
@@ -516,6 +520,7 @@ impl World {
                 self.epochs.push(epoch);
                 self.holder = Some(holder);
                 (self.taken, self.stopped_until_ms) = (false, 0);
+                (self.disk_faults, self.syncs_failed) = (false, false);
                 self.collect();
             }
             Err(error) => {

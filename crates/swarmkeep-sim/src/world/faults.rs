@@ -92,6 +92,7 @@ impl World {
                 self.say(format_args!("{fault:?}"));
                 self.disk.fail(fault);
                 self.disk_faults = true;
+                self.syncs_failed |= matches!(fault.call, None | Some(Call::Sync));
                 let until = 100 + self.draw.below(1_500) as u64;
                 self.at(until, Event::Mend(Mend::Disk));
             }

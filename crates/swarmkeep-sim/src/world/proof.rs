@@ -11,6 +11,9 @@ use crate::{
     invariant::{self, Evidence, holding},
 };
 
+/// How long a store may take to come right after failed syncs before it is started again.
+const PATIENCE_MS: u64 = 20_000;
+
 /// How far a world has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -168,6 +171,15 @@ impl World {
                 self.inquire(Question::Show);
             }
             Phase::Again if ready && self.inquiry.floors.is_none() => self.inquire(Question::Show),
+            Phase::Calm
+                if self.syncs_failed && self.holder.is_some() && self.now_ms > self.weather.storm_ms + PATIENCE_MS =>
+            {
+                self.say(format_args!("it does not come right after failed syncs: started again"));
+                self.figures.restarted += 1;
+                self.syncs_failed = false;
+                self.disk.die_at(0);
+                self.collect();
+            }
             _ => {}
         }
         if self.now_ms > self.weather.storm_ms + CALM_MS {

@@ -67,6 +67,8 @@ pub(super) struct Pool {
     spares: VecDeque<Spare>,
     next_spare: u64,
     finished: VecDeque<Finished>,
+    /// The segment being written; none after a failed write, while no other can be started.
+    active: Option<u64>,
     /// What records.db has: they wait to be copied elsewhere, up to [`Settings::keep_bytes`].
     retired: VecDeque<Finished>,
     /// The retired segment that is being read: it keeps its contents.
@@ -91,6 +93,7 @@ impl Pool {
             next_spare: spares.iter().max().map_or(1, |last| last + 1),
             spares: VecDeque::new(),
             finished: finished.into(),
+            active: None,
             retired: VecDeque::new(),
             taken: None,
             overrun: 0,
@@ -187,6 +190,7 @@ impl Pool {
             let _ = self.disk.remove(&from);
             let _ = self.disk.remove(&to);
         })?;
+        self.active = Some(header.number);
         let offset = FRAMES_AT + frame.as_ref().map_or(0, Vec::len) as u64;
         let active = Active { file, key, number: header.number, size: header.size, offset, unsealed: frame.is_some() };
         Ok((active, header))
@@ -194,6 +198,7 @@ impl Pool {
 
     /// A segment that is no longer written.
     pub(super) fn finish(&mut self, finished: Finished) {
+        self.active = self.active.filter(|active| *active != finished.number);
         self.finished.push_back(finished);
     }
 
@@ -231,13 +236,17 @@ impl Pool {
         self.settle(spares).and(outcome)
     }
 
-    /// Gives up segments that hold nothing beyond `through`: they wait to be copied up to the bound, then are reused or
+    /// Gives up segments that hold nothing beyond `through`, but never the last there is: they wait to be copied up to the bound, then are reused or
     /// deleted.
     ///
     /// # Errors
     /// What the disk says; what was not given up is tried again next time.
     pub(super) fn retire(&mut self, through: Position) -> io::Result<()> {
-        while let Some(finished) = self.finished.pop_front_if(|finished| finished.last <= through) {
+        // A journal without a segment is half of a store: the last one stays until there is another.
+        let stay = usize::from(self.active.is_none());
+        while self.finished.len() > stay
+            && let Some(finished) = self.finished.pop_front_if(|finished| finished.last <= through)
+        {
             self.retired.push_back(finished);
         }
         let mut spares = VecDeque::new();

@@ -153,3 +153,30 @@ fn a_poisoned_segment_is_never_written_again() {
     let left: Vec<_> = world.disk.files().iter().map(|file| world.disk.contents(file).unwrap()).collect();
     assert!(left.len() > 1 && !left.contains(&poisoned), "deleted, not reused");
 }
+
+#[test]
+fn the_last_segment_stays_while_no_other_can_be_started() {
+    let mut world = World::new();
+    let mut writer = world.start(world.open().unwrap());
+    writer.write(1, 100).unwrap();
+    world.disk.fail(Fault { call: Some(Call::Write), nth: 1, sticky: true, failure: Failure::Eio });
+    writer.write(1, 100).unwrap_err();
+    // Everything that was acknowledged is in records.db, and the journal has no segment that is written.
+    let frames = writer.seen.lock().clone();
+    world.apply(writer.store, writer.incarnation, &frames);
+    let vouch = world.vouch.unwrap();
+    writer.journal.retire(vouch.position, vouch.frame_hash).unwrap();
+    let segments = |world: &World| {
+        world.disk.files().iter().filter(|file| file.extension().is_some_and(|ext| ext == "segment")).count()
+    };
+    assert_eq!(segments(&world), 1, "records.db alone would be half of a store");
+    let acked = writer.acked.clone();
+    world.disk.heal();
+    let killed =
+        World { disk: world.disk.fork().kill(), vouch: world.vouch, applied: world.applied.clone(), ..World::new() };
+    assert_eq!(killed.log(&killed.open().unwrap()), acked);
+    // And it goes, once there is another.
+    writer.write(1, 100).unwrap();
+    writer.journal.retire(vouch.position, vouch.frame_hash).unwrap();
+    assert_eq!(segments(&world), 1);
+}
