@@ -78,6 +78,8 @@ enum Event {
     Start,
     /// Something goes wrong.
     Fault,
+    /// A disk whose sync failed loses its power.
+    Outage,
     /// Something is all right again.
     Mend(faults::Mend),
     /// Somebody looks at everything.
@@ -286,6 +288,7 @@ impl World {
             Event::Turns => self.turns(),
             Event::Start => self.start()?,
             Event::Fault => self.fault()?,
+            Event::Outage => self.outage(),
             Event::Mend(mend) => self.mend(mend),
             Event::Prove => self.prove()?,
             Event::Calm => self.calm(),

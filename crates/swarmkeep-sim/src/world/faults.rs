@@ -79,6 +79,16 @@ impl World {
                 let until = 200 + self.draw.below(3_000) as u64;
                 self.at(until, Event::Mend(Mend::Room));
             }
+            6 if weather.disk_errors && weather.power && self.draw.one_in(2) => {
+                let failure = [Failure::SyncMarksClean, Failure::SyncDrops][self.draw.below(2)];
+                let fault =
+                    Fault { call: Some(Call::Sync), nth: 1 + self.draw.below(3) as u64, sticky: false, failure };
+                self.say(format_args!("{fault:?}, and then the power goes"));
+                self.disk.fail(fault);
+                (self.disk_faults, self.syncs_failed) = (true, true);
+                let after = 50 + self.draw.below(500) as u64;
+                self.at(after, Event::Outage);
+            }
             6 if weather.disk_errors => {
                 let failures =
                     [Failure::Eio, Failure::Enospc, Failure::Short, Failure::SyncMarksClean, Failure::SyncDrops];
@@ -108,6 +118,17 @@ impl World {
             _ => self.stale(),
         }
         Ok(())
+    }
+
+    /// The power goes, now or very soon.
+    pub(super) fn outage(&mut self) {
+        if self.phase == Phase::Storm && self.holder.is_some() && self.doom.is_none() {
+            let loss = Loss::ALL[self.draw.below(Loss::ALL.len())];
+            let nth = self.draw.below(8) as u64;
+            self.say(format_args!("the power goes after {nth} changes, {loss:?}"));
+            self.disk.die_at(nth);
+            self.doom = Some(Doom { loss: Some(loss) });
+        }
     }
 
     /// Another holder starts. The disk is its own from here on, whatever this one still believes.
