@@ -237,16 +237,29 @@ impl RecordsDb {
     /// # Errors
     /// Whatever SQLite says; `Damaged` when what is read back is not what was written.
     pub fn wal_checkpoint(&mut self) -> Result<Option<Anchor>> {
+        self.wal_checkpoint_saying(|| true)
+    }
+
+    /// [`RecordsDb::wal_checkpoint`]; `copied` is called when everything is in the main file, durably, and the write-ahead log
+    /// is still as it was. Where it says false, the log stays, and the answer is `None`.
+    ///
+    /// # Errors
+    /// As [`RecordsDb::wal_checkpoint`].
+    pub fn wal_checkpoint_saying(&mut self, copied: impl FnOnce() -> bool) -> Result<Option<Anchor>> {
         if self.poisoned {
             return Err(poisoned());
         }
         if self.options.mode != Mode::RollbackFull {
-            let outcome = connection::without_waiting(&self.connection, |connection| {
-                let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-                Ok(connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
-            });
-            let (busy, log, copied): (i64, i64, i64) = outcome.map_err(|error| self.poison_on(error))?;
-            if busy != 0 || log != copied {
+            let run = |sql: &str| -> Result<bool> {
+                let (busy, log, copied): (i64, i64, i64) =
+                    connection::without_waiting(&self.connection, |connection| {
+                        Ok(connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?)
+                    })?;
+                Ok(busy == 0 && log == copied)
+            };
+            let done = run("PRAGMA wal_checkpoint(FULL)")
+                .and_then(|all| Ok(all && copied() && run("PRAGMA wal_checkpoint(TRUNCATE)")?));
+            if !done.map_err(|error| self.poison_on(error))? {
                 return Ok(None);
             }
         }

@@ -11,6 +11,7 @@
 mod applier;
 mod behind;
 mod copies;
+mod copying;
 mod keeper;
 mod lane;
 mod mend;

@@ -26,6 +26,7 @@ use swarmkeep_sqlite::{ApplyBatch, Entry as Applied, Mending, NewBlob, RecordsDb
 use tokio::sync::oneshot;
 
 use super::{
+    copying::Copying,
     keeper::Keeper,
     lane::{Lanes, begins},
     quarantine::Quarantine,
@@ -214,6 +215,7 @@ pub(super) struct Applier {
     /// The views lack a batch that records.db has: the next one must not be tabulated as if they had it.
     pub(super) views_behind: bool,
     pub(super) quarantine: Quarantine,
+    pub(super) copying: Copying,
     /// What makes second copies of retired segments, if anything does.
     pub(super) keeper: Option<Arc<Keeper>>,
     /// See [`RETIRE_BYTES`].
@@ -633,7 +635,18 @@ impl Applier {
         }
         let copied = match planted::is(Defect::RetiredOnWal) {
             true => Ok(Some(self.records.anchor())),
-            false => self.records.wal_checkpoint(),
+            false => {
+                let told = |outcome: std::io::Result<()>| {
+                    if let Err(error) = &outcome {
+                        tracing::warn!(%error, "it could not be written down that SQLite's log is being copied, or was");
+                    }
+                    outcome.is_ok()
+                };
+                // Without the mark damage to the log would not be noticed if this process died now; room is needed all the
+                // same.
+                let _ = told(self.copying.begin());
+                self.records.wal_checkpoint_saying(|| told(self.copying.end()))
+            }
         };
         let anchor = match copied {
             Ok(Some(anchor)) => anchor,

@@ -20,6 +20,7 @@ use swarmkeep_sqlite::{
 use super::{
     EmbeddedLog,
     applier::{Applier, Applying, Progress, RETIRE_BYTES},
+    copying::{self, Copying},
     keeper::{self, Keeper},
     lane::Lanes,
     mend::{Made, Mender},
@@ -126,8 +127,21 @@ impl EmbeddedLog {
             now_ms: clock.now_ms(),
             vfs,
         };
+        let copying = Copying::new(disk.clone(), folder);
+        let copied = copying.look().map_err(|error| unusable(folder, error))?;
         let records = RecordsDb::open_looked(&records_path, options, found);
-        let records = records.map_err(|error| database(&records_path, error))?;
+        let mut records = records.map_err(|error| database(&records_path, error))?;
+        if copied != copying::Found::Idle {
+            // What was begun is ended before anything comes on top of it.
+            let mut ended = Ok(());
+            records
+                .wal_checkpoint_saying(|| {
+                    ended = copying.end();
+                    ended.is_ok()
+                })
+                .map_err(|error| database(&records_path, error))?;
+            ended.map_err(|error| unusable(folder, error))?;
+        }
         let anchor = records.anchor();
         let (views, views_rebuilt) =
             open_views(disk.as_ref(), &views_path, &records, clock.now_ms(), &mut looked_views)?;
@@ -156,6 +170,14 @@ impl EmbeddedLog {
         let progress = Arc::new(Progress::new(anchor.position, views.position()));
         let unapplied = std::mem::take(&mut opened.unapplied);
         let mut report = report_of(&opened.inspection, opened.incarnation, &unapplied);
+        if copied == copying::Found::Differs {
+            report.clean = false;
+            report.damage.push(
+                "records.db: SQLite's write-ahead log was being copied into it when the process ended, and is not what it was: \
+                 some of what was applied may be missing in any session; `swarmkeep verify` says what it can"
+                    .into(),
+            );
+        }
         report.views_rebuilt = views_rebuilt;
         report.at_ms = clock.now_ms();
         // As far as the journal tells; a holder that was quiet when it died left a seal, and its lock file says so.
@@ -223,6 +245,7 @@ impl EmbeddedLog {
             since_retired: 1,
             views_behind: false,
             quarantine,
+            copying,
             keeper: keeper.clone(),
             retire_bytes: pace.retire_bytes,
             workers: pace.workers,
