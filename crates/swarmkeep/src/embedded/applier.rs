@@ -216,6 +216,8 @@ pub(super) struct Applier {
     pub(super) views_behind: bool,
     pub(super) quarantine: Quarantine,
     pub(super) copying: Copying,
+    /// Everything is copied, and the mark still says that it is being copied: the log must not be begun anew under it.
+    pub(super) mark_stands: bool,
     /// What makes second copies of retired segments, if anything does.
     pub(super) keeper: Option<Arc<Keeper>>,
     /// See [`RETIRE_BYTES`].
@@ -385,6 +387,10 @@ impl Applier {
         }
         // A bug met by one batch must not end the thread: it is said, and tried again, like a disk that fails.
         let taken = guarded("records.db", || {
+            if self.mark_stands {
+                self.copying.end().map_err(|error| SqliteError::Io(format!("records.copying: {error}")))?;
+                self.mark_stands = false;
+            }
             let mut apply = self.batch_of(&batch.frames);
             let position = apply.position;
             apply.entries.extend(saves.into_iter().map(|checkpoint| Applied {
@@ -645,7 +651,16 @@ impl Applier {
                 // Without the mark damage to the log would not be noticed if this process died now; room is needed all the
                 // same.
                 let _ = told(self.copying.begin());
-                self.records.wal_checkpoint_saying(|| told(self.copying.end()))
+                let mut said = true;
+                let copied = self.records.wal_checkpoint_saying(|| {
+                    said = told(self.copying.end());
+                    said
+                });
+                self.mark_stands = !said;
+                if !said {
+                    return false;
+                }
+                copied
             }
         };
         let anchor = match copied {

@@ -246,6 +246,7 @@ impl EmbeddedLog {
             views_behind: false,
             quarantine,
             copying,
+            mark_stands: false,
             keeper: keeper.clone(),
             retire_bytes: pace.retire_bytes,
             workers: pace.workers,

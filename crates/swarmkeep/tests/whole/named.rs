@@ -62,7 +62,7 @@ fn bring(to: &SimDisk, from: &SimDisk, wanted: impl Fn(&Path) -> bool) {
 }
 
 fn of_records(path: &Path) -> bool {
-    path.to_string_lossy().contains("records.db")
+    path.to_string_lossy().contains("/records.")
 }
 
 fn of_the_journal(path: &Path) -> bool {
