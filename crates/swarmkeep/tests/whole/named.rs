@@ -451,7 +451,7 @@ fn the_blobs_of_a_name_made_again_stay_through_every_crash_of_the_replay() {
         }
     });
     tally.report("the_blobs_of_a_name_made_again_stay_through_every_crash_of_the_replay", 3, facts.len() as u64, began);
-    assert!(tally.trials > 300, "{}", tally.trials);
+    assert!(tally.trials >= jobs.len() as u64, "{}", tally.trials);
 }
 
 #[test]
