@@ -642,7 +642,7 @@ impl Applier {
         let copied = match planted::is(Defect::RetiredOnWal) {
             true => Ok(Some(self.records.anchor())),
             false => {
-                let told = |outcome: std::io::Result<()>| {
+                let told = |outcome: io::Result<()>| {
                     if let Err(error) = &outcome {
                         tracing::warn!(%error, "it could not be written down that SQLite's log is being copied, or was");
                     }
