@@ -86,6 +86,7 @@ impl World {
                 self.say(format_args!("{fault:?}, and then the power goes"));
                 self.disk.fail(fault);
                 (self.disk_faults, self.syncs_failed) = (true, true);
+                self.pages_dropped |= failure == Failure::SyncDrops;
                 let after = 50 + self.draw.below(500) as u64;
                 self.at(after, Event::Outage);
             }
@@ -103,6 +104,7 @@ impl World {
                 self.disk.fail(fault);
                 self.disk_faults = true;
                 self.syncs_failed |= matches!(fault.call, None | Some(Call::Sync));
+                self.pages_dropped |= fault.failure == Failure::SyncDrops;
                 let until = 100 + self.draw.below(1_500) as u64;
                 self.at(until, Event::Mend(Mend::Disk));
             }
