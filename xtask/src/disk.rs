@@ -38,7 +38,7 @@ pub(crate) const TRIALS: [Trial; 6] = [
         file: "whole",
         module: "power",
         title: "power lost, whole store",
-        short: 80_000,
+        short: 20_000,
         round: 10_000,
     },
     Trial {
@@ -46,7 +46,7 @@ pub(crate) const TRIALS: [Trial; 6] = [
         file: "journal",
         module: "power",
         title: "power lost, the journal alone",
-        short: 400_000,
+        short: 200_000,
         round: 100_000,
     },
     Trial {
@@ -54,7 +54,7 @@ pub(crate) const TRIALS: [Trial; 6] = [
         file: "whole",
         module: "power",
         title: "power lost again while coming back, up to three times",
-        short: 20_000,
+        short: 6_000,
         round: 3_000,
     },
     Trial {
@@ -62,7 +62,7 @@ pub(crate) const TRIALS: [Trial; 6] = [
         file: "whole",
         module: "faults",
         title: "an error at a call, once or for good",
-        short: 4_000,
+        short: 1_500,
         round: 900,
     },
     Trial {
@@ -70,7 +70,7 @@ pub(crate) const TRIALS: [Trial; 6] = [
         file: "whole",
         module: "full",
         title: "a disk that is full, then has room",
-        short: 1_000,
+        short: 300,
         round: 100,
     },
     Trial {
@@ -78,7 +78,7 @@ pub(crate) const TRIALS: [Trial; 6] = [
         file: "whole",
         module: "rot",
         title: "corruption of any file",
-        short: 2_400,
+        short: 600,
         round: 600,
     },
 ];

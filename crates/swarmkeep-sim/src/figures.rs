@@ -17,9 +17,6 @@ pub struct Figures {
     pub power: u64,
     /// Of them, because the store did not come right by itself after failed syncs.
     pub restarted: u64,
-    /// Worlds in which `verify` found views.db damaged after a failed sync that dropped pages: it is derived, and is built
-    /// again when it is deleted; the store does not do that by itself yet.
-    pub views_spoiled: u64,
     /// Takeovers.
     pub takeovers: u64,
     /// Answers that acknowledged records.
@@ -41,7 +38,6 @@ impl AddAssign for Figures {
         self.crashes += other.crashes;
         self.power += other.power;
         self.restarted += other.restarted;
-        self.views_spoiled += other.views_spoiled;
         self.takeovers += other.takeovers;
         self.acknowledged += other.acknowledged;
         self.repeated += other.repeated;
@@ -72,7 +68,6 @@ impl Summary {
             crashes,
             power,
             restarted,
-            views_spoiled,
             takeovers,
             acknowledged,
             repeated,
@@ -82,8 +77,7 @@ impl Summary {
         } = self.figures;
         format!(
             "{} seeds, {} failed: {steps} steps, {} h of the world's time, {crashes} crashes ({power} with loss of \
-             power, {restarted} because failed syncs left no other way), {views_spoiled} \
-             times views.db spoiled by a failed sync, {takeovers} takeovers, {acknowledged} acknowledged writes ({repeated} of them repeats), {deeds} \
+             power, {restarted} because failed syncs left no other way), {takeovers} takeovers, {acknowledged} acknowledged writes ({repeated} of them repeats), {deeds} \
              effects carried out, {items} feed items, {checks} checks, {ms} ms",
             self.seeds,
             self.failed.len(),
@@ -100,7 +94,6 @@ impl Summary {
             crashes,
             power,
             restarted,
-            views_spoiled,
             takeovers,
             acknowledged,
             repeated,
@@ -110,8 +103,7 @@ impl Summary {
         } = self.figures;
         json!({
             "test": "simulator", "seed": first, "seeds": self.seeds, "failed": self.failed.len(), "steps": steps,
-            "world_ms": world_ms, "crashes": crashes, "power": power, "restarted": restarted,
-            "views_spoiled": views_spoiled, "takeovers": takeovers,
+            "world_ms": world_ms, "crashes": crashes, "power": power, "restarted": restarted, "takeovers": takeovers,
             "writes": acknowledged, "repeated": repeated, "deeds": deeds, "items": items, "checks": checks, "ms": ms,
         })
         .to_string()

@@ -143,8 +143,6 @@ struct World {
     /// Syncs may have failed since the last start. SQLite then believes in pages of its write-ahead log that the disk may
     /// have dropped, for as long as the process lives: if the store does not come right, a restart is allowed to help.
     syncs_failed: bool,
-    /// A failed sync may have dropped what was written: the cache shows what was there before.
-    pages_dropped: bool,
     seed: u64,
 }
 
@@ -186,7 +184,6 @@ impl World {
             inquiry: Inquiry::default(),
             disk_faults: false,
             syncs_failed: false,
-            pages_dropped: false,
             clients,
             readers,
             draw,
