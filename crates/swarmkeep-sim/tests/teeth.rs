@@ -14,7 +14,6 @@ const SEEDS: u64 = 120;
 const SEEN: &[Defect] = &[
     Defect::SyncSkipped,
     Defect::AcknowledgedBeforeSync,
-    Defect::CacheTrusted,
     Defect::RetiredOnWal,
     Defect::EpochNotCompared,
     Defect::DedupeForgotten,

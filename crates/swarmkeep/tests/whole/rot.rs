@@ -256,7 +256,9 @@ async fn session(
     };
     let seq = head.seq.0;
     if owed.removed {
-        return Err("it was removed, and is back".into());
+        // As bad as one that is gone: where the commit that took it away is in damaged pages, the store has to say so.
+        asked.gone.push(format!("session {id}: it was removed, and is back"));
+        return Ok(());
     }
     if seq < owed.acknowledged && !owed.removing {
         asked.gone.push(format!("session {id} after {seq}"));
