@@ -54,7 +54,7 @@ pub(crate) const TRIALS: [Trial; 6] = [
         file: "whole",
         module: "power",
         title: "power lost again while coming back, up to three times",
-        short: 6_000,
+        short: 3_000,
         round: 3_000,
     },
     Trial {
