@@ -61,20 +61,19 @@ impl Schema {
     /// Opens a file of this kind for writing, brought up to date. `looked`: what a look at it just found; else one is taken.
     pub(crate) fn open(&self, path: &Path, options: Options, looked: Option<Found>) -> Result<Connection> {
         let Options { vfs, create, mode, now_ms, .. } = options;
-        let fresh = match looked.map_or_else(|| self.look_on(vfs, path), Ok) {
-            Ok(found) => found == Found::Empty,
-            Err(SqliteError::NotFound(_)) if create => true,
+        match looked.map_or_else(|| self.look_on(vfs, path), Ok) {
+            Ok(_) => {}
+            Err(SqliteError::NotFound(_)) if create => {}
             // A rollback journal is waiting to be rolled back, which a read-only connection may not do: the writing one
             // does it as it opens, and looks before it writes anything of its own.
-            Err(SqliteError::ReadOnly(_)) => false,
+            Err(SqliteError::ReadOnly(_)) => {}
             Err(error) => return Err(error),
-        };
+        }
         let mut connection = connection::writer(vfs, path, create, mode)?;
         self.check(&connection, path)?;
         self.migrate(&mut connection, now_ms)?;
-        if fresh {
-            connection::sync_directory(vfs, path)?;
-        }
+        // Of a file that was there, the name of its write-ahead log may be as new as that of a fresh one.
+        connection::sync_directory(vfs, path)?;
         Ok(connection)
     }
 

@@ -127,6 +127,9 @@ impl EmbeddedLog {
             now_ms: clock.now_ms(),
             vfs,
         };
+        // SQLite syncs the folder of a write-ahead log that it makes, not of one that it finds: a process that was killed in
+        // between leaves one whose name the power can take while it is being copied.
+        sync_folder(disk.as_ref(), folder)?;
         let copying = Copying::new(disk.clone(), folder);
         let copied = copying.look().map_err(|error| unusable(folder, error))?;
         let records = RecordsDb::open_looked(&records_path, options, found);
