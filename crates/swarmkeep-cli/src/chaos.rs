@@ -279,15 +279,12 @@ impl Arena {
 
 /// Every session read, hashed, folded and compared.
 async fn prove(client: &mut Client) -> Result<Value, Failure> {
-    let answer = client.call(&Call::post("/v1/verify", &json!({})).within(PROOF)).await;
-    answer.map_err(|error| Failure::unavailable(error.to_string(), "look into daemon.log"))?.ok()?.json()
+    check::ask(client, &Call::post("/v1/verify", &json!({})).within(PROOF)).await
 }
 
 /// The types of failure that the store keeps in its history.
 async fn noticed(client: &mut Client) -> Result<Vec<String>, Failure> {
-    let answer = client.call(&Call::get("/v1/recoveries")).await;
-    let answer: Value =
-        answer.map_err(|error| Failure::unavailable(error.to_string(), "look into daemon.log"))?.ok()?.json()?;
+    let answer = check::get(client, "/v1/recoveries").await?;
     let mut kinds: Vec<String> = entries(&answer, "failures").iter().map(|one| text(one, "type").to_owned()).collect();
     kinds.sort();
     kinds.dedup();
@@ -298,9 +295,7 @@ async fn noticed(client: &mut Client) -> Result<Vec<String>, Failure> {
 async fn jumped(client: &mut Client, verdict: &Verdict) -> Result<bool, Failure> {
     let before = verdict.records.saturating_sub(1).to_string();
     let last = path(SESSION, "/records") + &query(&[("after", Some(before)), ("limit", Some("1".to_owned()))]);
-    let answer = client.call(&Call::get(last)).await;
-    let page: Value =
-        answer.map_err(|error| Failure::unavailable(error.to_string(), "look into daemon.log"))?.ok()?.json()?;
+    let page = check::get(client, last).await?;
     let time_ms = entries(&page, "records").first().map_or(0, |record| number(record, "time_ms"));
     Ok(time_ms > moment::now_ms() + JUMP.unsigned_abs() * 900)
 }

@@ -9,12 +9,11 @@ use std::{
 };
 
 use serde::Serialize;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{cannot, copy, prove, until_up};
 use crate::{
-    client::{Call, Client},
+    client::Client,
     failure::{Exit, Failure},
     swarm::{check, dice::Dice, folder::Folder, process::Daemon, show::Show},
     verb::{entries, field, number},
@@ -171,9 +170,7 @@ async fn alarms(client: &mut Client, store: &Path) -> Result<Option<String>, Fai
             return Ok(Some(format!("{list}: {first}")));
         }
     }
-    let answer = client.call(&Call::get("/v1/recoveries")).await;
-    let answer: Value =
-        answer.map_err(|error| Failure::unavailable(error.to_string(), "look into daemon.log"))?.ok()?.json()?;
+    let answer = check::get(client, "/v1/recoveries").await?;
     if let Some(last) = entries(&answer, "recoveries").first() {
         for list in ["damage", "possibly_acknowledged"] {
             if let Some(first) = entries(field(last, list), "").first() {

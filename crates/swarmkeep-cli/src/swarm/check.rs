@@ -120,12 +120,15 @@ pub(crate) async fn check(folder: &Folder, socket: &Path) -> Result<Verdict, Fai
     Ok(judge(&acks, &log, &done, &effects))
 }
 
-async fn get(client: &mut Client, path: String) -> Result<Value, Failure> {
-    let answer = client.call(&Call::get(path)).await;
-    answer
-        .map_err(|error| Failure::unavailable(format!("the log cannot be read: {error}"), "look into daemon.log"))?
-        .ok()?
-        .json()
+/// Asks the daemon under test.
+pub(crate) async fn get(client: &mut Client, path: impl Into<String>) -> Result<Value, Failure> {
+    ask(client, &Call::get(path)).await
+}
+
+/// [`get`], with any call.
+pub(crate) async fn ask(client: &mut Client, call: &Call) -> Result<Value, Failure> {
+    let answer = client.call(call).await;
+    answer.map_err(|error| Failure::unavailable(format!("no answer: {error}"), "look into daemon.log"))?.ok()?.json()
 }
 
 fn judge(acks: &[Ack], log: &Log, done: &BTreeMap<String, u64>, effects: &[Value]) -> Verdict {

@@ -93,6 +93,7 @@ impl World {
                 self.at(after, Event::Outage);
             }
             6 if weather.disk_errors => {
+                // Twice, because it is the worst of them.
                 let failures =
                     [Failure::Eio, Failure::Enospc, Failure::Short, Failure::SyncMarksClean, Failure::SyncMarksClean];
                 let calls = [None, Some(Call::Sync), Some(Call::Sync), Some(Call::Write), Some(Call::SyncDir)];
