@@ -51,7 +51,8 @@ import uuid
 import warnings
 
 __all__ = [
-    "Agent", "AlreadyExists", "Conflict", "Corrupt", "Diverged", "Effect", "EffectFailed", "FeedItem", "Forbidden",
+    "NOT_DONE", "Agent", "AlreadyExists", "Conflict", "Corrupt", "Diverged", "Done", "Effect", "EffectFailed", "FeedItem",
+    "FencedOut", "Forbidden",
     "InProgress", "Internal", "Invalid", "LeaseLost", "LimitReached", "MethodNotAllowed", "NotFound", "OutcomeUnknown",
     "PreconditionFailed", "Reply", "RequestIds", "RequestMismatch", "RequestTooOld", "ResultNotKept", "Retry",
     "SessionNotLive", "StateFileInUse", "Swarm", "SwarmError", "Task", "TimedOut", "Unauthorized", "Unavailable",
@@ -177,6 +178,11 @@ class LimitReached(SwarmError):
 class Unavailable(SwarmError):
     """The store cannot write now; nothing was written. Raised when `patience` is over."""
     code = "unavailable"
+
+
+class FencedOut(SwarmError):
+    """Another process has taken the store over; nothing was written. Raised when `patience` is over: go to that one."""
+    code = "fenced_out"
 
 
 class Unknown(SwarmError):
@@ -582,10 +588,13 @@ class Swarm:
         except NotFound:
             return None
 
-    def resolve(self, key, *, by, done, value=None, ok=True, request=None):
+    def resolve(self, key, *, by, done, value=None, ok=True, attempt=None, request=None):
         """Settles a doubt after a look at the outside world. `by`: `reconciler:NAME` or `user:NAME`; `done` false: it
-        was not done, and the next begin may do it."""
+        was not done, and the next begin may do it. `attempt`: the one that was looked into; `WrongState` where another one is
+        in doubt by now."""
         fields = {"effect": key, "by": by}
+        if attempt is not None:
+            fields["attempt"] = attempt
         if done:
             fields["outcome"] = {"ok": ok, "value": value}
         return self.submit([{"resolve_effect": fields}], request=request)
@@ -833,11 +842,14 @@ class Agent:
 
     # effects
 
-    def effect(self, key, class_="at_most_once", *, task=None, request=None, deadline_ms=None):
+    def effect(self, key, class_="at_most_once", *, task=None, request=None, deadline_ms=None, reconcile=None):
         """Something done outside, once: `with agent.effect(key) as e: if e.run: e.result = do()`. `class_`: `read` and
         `idempotent` are run again after a doubt, `at_most_once` waits for a reconciler or a person, `ask` for a person.
-        `request` says what is asked for, for people and reconcilers. Raises `OutcomeUnknown`, `InProgress`."""
-        return Effect(self, key, class_, task, request, deadline_ms)
+        `request` says what is asked for, for people and reconcilers. `reconcile` (class `at_most_once`): a function that is
+        asked when nobody knows whether it was done. It gets the effect as it stands, looks outside, and returns
+        `Done(value)`, `Done(error, ok=False)`, `NOT_DONE` (it is done now), or None (it cannot tell). Raises
+        `OutcomeUnknown`, `InProgress`."""
+        return Effect(self, key, class_, task, request, deadline_ms, reconcile)
 
     def effect_run(self, key, function, class_="at_most_once", **options):
         """Runs `function()` as an effect and returns its result, or the recorded one. An outcome recorded as failed
@@ -867,12 +879,24 @@ def _check_callable(function):
                         "wrap it: lambda: function(...)") from None
 
 
+class Done:
+    """What a reconciler found out: it was done, and this came of it."""
+
+    def __init__(self, value=None, ok=True):
+        self.value, self.ok = value, ok
+
+
+NOT_DONE = object()
+"""What a reconciler found out: it was not done, and will not be any more."""
+
+
 class Effect:
     """See `Agent.effect`. `run`: do it now; `result`: what came of it, set by you or recorded; `ok`: whether it did what
     was asked."""
 
-    def __init__(self, agent, key, class_, task, request, deadline_ms):
+    def __init__(self, agent, key, class_, task, request, deadline_ms, reconcile=None):
         self.agent, self.key, self.class_ = agent, key, class_
+        self._reconcile = reconcile if class_ == "at_most_once" else None
         self._task = task.id if isinstance(task, Task) else task
         self._request, self._deadline_ms = request, deadline_ms
         self.run, self.ok, self.result, self.attempt = False, True, None, None
@@ -885,7 +909,12 @@ class Effect:
         fields = {"effect": self.key, "class": self.class_, "agent": self.agent.id, "instance": instance,
                   "task": self._task, "request": self._request, "deadline_ms": self._deadline_ms}
         fields = {key: value for key, value in fields.items() if value is not None}
-        self.begun = reply = self.agent._submit("begin_effect", fields)
+        reply = self._begin(fields)
+        if reply is None:
+            # Settled just now, by the reconciler or by somebody else who was faster.
+            self._reconcile = None
+            reply = self._begin(fields)
+        self.begun = reply
         run, recorded, doubt = reply.outcome("run"), reply.outcome("recorded"), reply.outcome("unknown")
         if run is not None:
             self.run, self.attempt = True, run["attempt"]
@@ -897,6 +926,35 @@ class Effect:
         else:
             raise SwarmError(f"begin of `{self.key}` was answered with {reply.outcomes}")
         return self
+
+    def _begin(self, fields):
+        """The answer to a begin; None: there was a doubt, and the reconciler has settled it."""
+        try:
+            reply = self.agent._submit("begin_effect", fields)
+        except OutcomeUnknown:
+            if self._settled():
+                return None
+            raise
+        return None if reply.outcome("unknown") is not None and self._settled() else reply
+
+    def _settled(self):
+        if self._reconcile is None:
+            return False
+        swarm = self.agent.swarm
+        stands = swarm.effect_state(self.key)
+        found = self._reconcile(stands)
+        if found is None:
+            return False
+        if found is not NOT_DONE and not isinstance(found, Done):
+            raise TypeError(f"reconcile: it returned {found!r}; say Done(value), NOT_DONE or None")
+        done = found is not NOT_DONE
+        try:
+            swarm.resolve(self.key, by=f"reconciler:{self.agent.id}", done=done, value=found.value if done else None,
+                          ok=found.ok if done else True, attempt=stands.get("attempt"))
+        except WrongState:
+            # Settled by somebody else, or begun again since: the next begin says how it stands.
+            pass
+        return True
 
     def __exit__(self, kind, error, _):
         if not self.run:

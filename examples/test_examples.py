@@ -19,8 +19,8 @@ import swarmkeep_agent  # noqa: E402
 import traces  # noqa: E402
 import worker  # noqa: E402
 from evidence import Acks, Lines, do_outside, outside_counts, read_lines  # noqa: E402
-from swarmkeep_agent import (Conflict, EffectFailed, Invalid, OutcomeUnknown, RequestIds, ResultNotKept,  # noqa: E402
-                             StateFileInUse, Swarm, SwarmError, Unreachable)
+from swarmkeep_agent import (NOT_DONE, Conflict, Done, EffectFailed, Invalid, OutcomeUnknown, RequestIds,  # noqa: E402
+                             ResultNotKept, StateFileInUse, Swarm, SwarmError, Unreachable)
 
 
 class Scripted(http.server.BaseHTTPRequestHandler):
@@ -132,6 +132,23 @@ class ClientTest(unittest.TestCase):
             with self.assertRaises(OutcomeUnknown):
                 agent.effect_run("mail", self.fail)
 
+    def test_a_reconciler_settles_a_doubt(self):
+        agent, stands = self.agent(), (200, {"id": "mail", "status": "outcome_unknown"})
+        self.answers(problem(409, "outcome_unknown"), stands, reply({"done": {}}),
+                     reply({"recorded": {"outcome": {"ok": True, "value": 17}}}))
+        self.assertEqual(agent.effect_run("mail", self.fail, reconcile=lambda effect: Done(17)), 17)
+        settled = json.loads(self.server.seen[-2][3])["commands"][0]["resolve_effect"]
+        self.assertEqual((settled["outcome"], settled["by"][:11]), ({"ok": True, "value": 17}, "reconciler:"))
+        self.answers(reply({"unknown": {"reason": "the process is gone"}}), stands, reply({"done": {}}),
+                     reply({"run": {"attempt": 2}}), reply({"done": {}}))
+        self.assertEqual(agent.effect_run("post", lambda: "sent", reconcile=lambda effect: NOT_DONE), "sent")
+        self.answers(problem(409, "outcome_unknown"), stands)
+        with self.assertRaises(OutcomeUnknown):
+            agent.effect_run("bill", self.fail, reconcile=lambda effect: None)
+        self.answers(problem(409, "outcome_unknown"))
+        with self.assertRaises(OutcomeUnknown):
+            agent.effect_run("fire", self.fail, "ask", reconcile=self.fail)
+
     def test_a_certain_failure_is_recorded_and_an_uncertain_one_is_left_open(self):
         agent = self.agent()
 
@@ -211,7 +228,8 @@ class ClientTest(unittest.TestCase):
         codes = ["invalid", "unauthorized", "forbidden", "not_found", "method_not_allowed", "timeout", "conflict",
                  "already_exists", "lease_lost", "wrong_state", "session_not_live", "outcome_unknown", "in_progress",
                  "diverged", "request_too_old", "precondition_failed", "limit", "unsupported_media_type",
-                 "request_mismatch", "internal", "corrupt", "retry", "unavailable", "unknown"]
+                 "request_mismatch", "internal", "corrupt", "retry", "unavailable", "fenced_out",
+                 "unknown"]
         for code in codes:
             kind = swarmkeep_agent._BY_CODE[code]
             self.assertIn(kind.__name__, swarmkeep_agent.__all__)

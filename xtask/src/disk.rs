@@ -1,9 +1,6 @@
 //! The tests of the disk: how many images they try in every run, and the long form that goes on for as long as it is told.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -11,9 +8,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    reliability,
+    ledger::{self, VARIABLE, number},
     repo::{Repo, cargo},
-    stage::{self, Count, Report},
+    stage::{self, Count, Report, now},
 };
 
 /// One test of the disk.
@@ -32,7 +29,7 @@ pub(crate) struct Trial {
 }
 
 /// All of them.
-pub(crate) const TRIALS: [Trial; 6] = [
+pub(crate) const TRIALS: [Trial; 10] = [
     Trial {
         test: "acknowledged_survives_loss_of_power_at_every_moment_of_the_whole_store",
         file: "whole",
@@ -50,28 +47,52 @@ pub(crate) const TRIALS: [Trial; 6] = [
         round: 100_000,
     },
     Trial {
+        test: "loss_of_power_while_the_journal_comes_back_three_deep",
+        file: "journal",
+        module: "nested",
+        title: "power lost again while the journal alone comes back, up to three times",
+        short: 100_000,
+        round: 50_000,
+    },
+    Trial {
         test: "loss_of_power_while_coming_back_three_deep",
         file: "whole",
         module: "power",
         title: "power lost again while coming back, up to three times",
-        short: 3_000,
-        round: 3_000,
+        short: 10_000,
+        round: 10_000,
     },
     Trial {
         test: "an_error_at_every_call_of_the_whole_store_loses_nothing_acknowledged",
         file: "whole",
         module: "faults",
         title: "an error at a call, once or for good",
-        short: 1_500,
-        round: 900,
+        short: 3_500,
+        round: 1_800,
+    },
+    Trial {
+        test: "an_error_at_every_call_once_and_for_good_loses_nothing_acknowledged",
+        file: "journal",
+        module: "faults",
+        title: "an error at a call of the journal alone, once or for good",
+        short: 20_000,
+        round: 10_000,
     },
     Trial {
         test: "a_disk_full_at_every_size_loses_nothing_acknowledged_and_takes_writes_again",
         file: "whole",
         module: "full",
         title: "a disk that is full, then has room",
-        short: 300,
-        round: 100,
+        short: 1_000,
+        round: 500,
+    },
+    Trial {
+        test: "a_journal_on_a_disk_full_at_every_size_loses_nothing_and_takes_writes_again",
+        file: "journal",
+        module: "full",
+        title: "a disk that is full under the journal alone, then has room",
+        short: 2_000,
+        round: 1_000,
     },
     Trial {
         test: "no_corruption_of_any_file_is_served_or_loses_anything_in_silence",
@@ -81,16 +102,27 @@ pub(crate) const TRIALS: [Trial; 6] = [
         short: 600,
         round: 600,
     },
+    Trial {
+        test: "no_corruption_of_a_journal_is_believed_or_passed_over",
+        file: "journal",
+        module: "rot",
+        title: "corruption of a journal's segments",
+        short: 200_000,
+        round: 200_000,
+    },
 ];
 
-/// Where the figures of the long form are kept, by path from the root.
-pub(crate) const FIGURES: &str = "docs/soak/figures.jsonl";
+/// The first seed of the long form: those below are for every run.
+const SEED: u64 = 1_000;
 
 /// Options of the long form.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     limit: Limit,
-    seed: u64,
+    /// Where each test begins; else where its last run ended.
+    seed: Option<u64>,
+    /// Only the tests whose title has these words.
+    only: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,19 +132,26 @@ enum Limit {
 }
 
 impl Options {
-    /// Reads `--minutes N | --images N`, `--seed N`.
+    /// Reads `--minutes N | --images N`, `--seed N`, `--only WORDS`.
     pub(crate) fn parse(words: &[&str]) -> Result<Self, String> {
-        let mut options = Self { limit: Limit::Minutes(60), seed: 1_000 };
+        let mut options = Self { limit: Limit::Minutes(60), seed: None, only: String::new() };
         for pair in words.chunks(2) {
-            let [name, number] = pair else {
-                return Err(format!("soak disk: `{}` wants a number", pair.join(" ")));
+            let [name, value] = pair else {
+                return Err(format!("soak disk: `{}` wants a value", pair.join(" ")));
             };
-            let number = number.parse().map_err(|_| format!("soak disk: `{number}` is not a number"))?;
+            let number = || value.parse().map_err(|_| format!("soak disk: `{value}` is not a number"));
             match *name {
-                "--minutes" => options.limit = Limit::Minutes(number),
-                "--images" => options.limit = Limit::Images(number),
-                "--seed" => options.seed = number,
-                _ => return Err(format!("soak disk: `{name}` is not `--minutes`, `--images` or `--seed`")),
+                "--minutes" => options.limit = Limit::Minutes(number()?),
+                "--images" => options.limit = Limit::Images(number()?),
+                "--seed" => options.seed = Some(number()?),
+                "--only" if TRIALS.iter().any(|trial| trial.title.contains(value)) => options.only = (*value).into(),
+                "--only" => {
+                    let titles = TRIALS.map(|trial| format!("`{}`", trial.title)).join(", ");
+                    return Err(format!("soak disk: no test has `{value}` in its title; they are {titles}"));
+                }
+                _ => {
+                    return Err(format!("soak disk: `{name}` is not `--minutes`, `--images`, `--seed` or `--only`"));
+                }
             }
         }
         Ok(options)
@@ -133,25 +172,24 @@ pub(crate) fn run(repo: &Repo, report: &mut Report) {
 /// came of it is added to the figures, and the page made of them again.
 pub(crate) fn soak(repo: &Repo, options: &Options, report: &mut Report) {
     let began = now();
-    let mut seeds = [options.seed; TRIALS.len()];
-    let mut sums: Vec<Sum> = TRIALS.iter().map(|_| Sum::default()).collect();
+    let lines = ledger::lines(repo);
+    let first = |trial: &Trial| options.seed.unwrap_or_else(|| ledger::next_seed(&lines, trial.test).max(SEED));
+    let wanted = TRIALS.iter().filter(|trial| trial.title.contains(&options.only));
+    let mut runs: Vec<Run> = wanted.map(|trial| Run::new(trial, first(trial))).collect();
     report.stage("soak disk", || {
         let mut failed = 0;
-        while failed == 0 && !reached(options.limit, began, &sums) {
-            for (index, trial) in TRIALS.iter().enumerate() {
-                let (Some(seed), Some(sum)) = (seeds.get_mut(index), sums.get_mut(index)) else { continue };
-                let (ended, figures) = once(repo, trial, *seed, trial.round);
-                sum.add(&figures);
-                *seed += figures.iter().map(|line| number(line, "histories")).sum::<u64>().max(1);
+        while failed == 0 && !reached(options.limit, began, &runs) {
+            for run in &mut runs {
+                let ended = run.round(repo);
                 failed += usize::from(!ended.ok);
                 if !ended.ok {
                     let again = ended.lines.iter().find_map(|line| line.split_once("again: ")).map(|(_, again)| again);
                     println!("   FAILED. {}", again.unwrap_or("see above"));
                 }
             }
-            say(&sums, now().duration_since(began));
+            say(&runs, now().duration_since(began));
         }
-        if let Err(error) = keep(repo, options.seed, &seeds, &sums) {
+        if let Err(error) = ledger::keep(repo, runs.iter().map(Run::line).collect()) {
             println!("   the figures could not be kept: {error}");
             failed += 1;
         }
@@ -159,16 +197,46 @@ pub(crate) fn soak(repo: &Repo, options: &Options, report: &mut Report) {
     });
 }
 
-fn reached(limit: Limit, began: Instant, sums: &[Sum]) -> bool {
-    match limit {
-        Limit::Minutes(minutes) => now().duration_since(began) >= Duration::from_secs(60 * minutes),
-        Limit::Images(images) => sums.iter().map(|sum| sum.trials).sum::<u64>() >= images,
+/// One test in the long form.
+struct Run {
+    trial: &'static Trial,
+    first: u64,
+    next: u64,
+    sum: Sum,
+}
+
+impl Run {
+    fn new(trial: &'static Trial, first: u64) -> Self {
+        Self { trial, first, next: first, sum: Sum::default() }
+    }
+
+    fn round(&mut self, repo: &Repo) -> stage::Ended {
+        let (ended, figures) = once(repo, self.trial, self.next, self.trial.round);
+        self.sum.add(&figures);
+        self.next += figures.iter().map(|line| number(line, "histories")).sum::<u64>().max(1);
+        ended
+    }
+
+    fn line(&self) -> Value {
+        let Sum { trials, repeated, histories, writes, checks, states, blobs, warm, failed, ms } = &self.sum;
+        json!({
+            "test": self.trial.test, "seeds": [self.first, self.next.saturating_sub(1)], "histories": histories,
+            "writes": writes, "trials": trials, "repeated": repeated, "checks": checks, "states": states,
+            "blobs": blobs, "warm": warm, "failed": failed, "seconds": ms / 1000,
+        })
     }
 }
 
-fn say(sums: &[Sum], took: Duration) {
+fn reached(limit: Limit, began: Instant, runs: &[Run]) -> bool {
+    match limit {
+        Limit::Minutes(minutes) => now().duration_since(began) >= Duration::from_secs(60 * minutes),
+        Limit::Images(images) => runs.iter().map(|run| run.sum.trials).sum::<u64>() >= images,
+    }
+}
+
+fn say(runs: &[Run], took: Duration) {
     println!("   after {} min:", took.as_secs() / 60);
-    for (trial, sum) in TRIALS.iter().zip(sums) {
+    for Run { trial, sum, .. } in runs {
         println!(
             "   {:>10} trials, {:>9} acknowledged writes, {:>11} checks of them, {} failed: {}",
             sum.trials, sum.writes, sum.checks, sum.failed, trial.title
@@ -178,7 +246,6 @@ fn say(sums: &[Sum], took: Duration) {
 
 /// One run of a test, and the lines of figures it wrote.
 fn once(repo: &Repo, trial: &Trial, seed: u64, trials: u64) -> (stage::Ended, Vec<Value>) {
-    let figures = std::env::temp_dir().join(format!("swarmkeep-figures-{}", std::process::id()));
     let mut command = Command::new(cargo());
     // Optimised, with all checks of a debug build: ten times the images for a build that shares every dependency with it.
     command.args([
@@ -192,12 +259,7 @@ fn once(repo: &Repo, trial: &Trial, seed: u64, trials: u64) -> (stage::Ended, Ve
     command.args(["--package", "swarmkeep", "--test", trial.file]);
     command.arg(format!("{}::{}", trial.module, trial.test)).args(["--", "--exact", "--nocapture"]);
     command.env("SWARMKEEP_DISK_SEED", seed.to_string()).env("SWARMKEEP_DISK_IMAGES", trials.to_string());
-    command.env("SWARMKEEP_DISK_FIGURES", &figures);
-    let ended = stage::run(&repo.root, &mut command);
-    let text = fs::read_to_string(&figures).unwrap_or_default();
-    // Gone before the next one: it only ever has the lines of one run.
-    drop(fs::remove_file(&figures));
-    (ended, text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    ledger::with_figures(|figures| stage::run(&repo.root, command.env(VARIABLE, figures)))
 }
 
 /// What the rounds of one test came to.
@@ -232,63 +294,17 @@ impl Sum {
     }
 }
 
-pub(crate) fn number(line: &Value, name: &str) -> u64 {
-    line.get(name).and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn keep(repo: &Repo, first: u64, next: &[u64], sums: &[Sum]) -> io::Result<()> {
-    let path = repo.root.join(FIGURES);
-    let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-    let (commit, machine, date) = (commit(&repo.root), machine(), said(&repo.root, "date", &["-u", "+%Y-%m-%d"]));
-    for ((trial, sum), next) in TRIALS.iter().zip(sums).zip(next) {
-        let Sum { trials, repeated, histories, writes, checks, states, blobs, warm, failed, ms } = sum;
-        let line = json!({
-            "test": trial.test, "seeds": [first, next.saturating_sub(1)], "histories": histories, "writes": writes,
-            "trials": trials, "repeated": repeated, "checks": checks, "states": states, "blobs": blobs, "warm": warm,
-            "failed": failed, "seconds": ms / 1000, "commit": commit, "machine": machine, "date": date,
-        });
-        writeln!(file, "{line}")?;
-    }
-    reliability::write(repo)
-}
-
-/// The commit that was tried, marked when the checkout differs from it.
-fn commit(root: &Path) -> String {
-    let mut commit = said(root, "git", &["rev-parse", "--short=10", "HEAD"]);
-    let changed = said(root, "git", &["status", "--porcelain", "--untracked-files=no", "--", "crates", "Cargo.lock"]);
-    if !changed.is_empty() {
-        commit.push_str(" with changes");
-    }
-    commit
-}
-
-fn machine() -> String {
-    let cpus = fs::read_to_string(PathBuf::from("/proc/cpuinfo")).unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or(std::env::consts::ARCH, |(_, model)| model);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{cores} × {model}, {}", std::env::consts::OS)
-}
-
-fn said(root: &Path, program: &str, words: &[&str]) -> String {
-    let output = Command::new(program).args(words).current_dir(root).output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
-}
-
-#[expect(clippy::disallowed_methods, reason = "this program only tells how long something took")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn options_are_read_and_wrong_ones_named() {
-        assert_eq!(Options::parse(&[]), Ok(Options { limit: Limit::Minutes(60), seed: 1_000 }));
-        let options = Options { limit: Limit::Images(500), seed: 7 };
-        assert_eq!(Options::parse(&["--images", "500", "--seed", "7"]), Ok(options));
+        let options = Options { limit: Limit::Minutes(60), seed: None, only: String::new() };
+        assert_eq!(Options::parse(&[]), Ok(options));
+        let options = Options { limit: Limit::Images(500), seed: Some(7), only: "segments".into() };
+        assert_eq!(Options::parse(&["--images", "500", "--seed", "7", "--only", "segments"]), Ok(options));
+        assert!(Options::parse(&["--only", "segmints"]).unwrap_err().contains("segments"));
         assert!(Options::parse(&["--hours", "3"]).unwrap_err().contains("--hours"));
         assert!(Options::parse(&["--minutes", "few"]).unwrap_err().contains("few"));
         assert!(Options::parse(&["--minutes"]).is_err());

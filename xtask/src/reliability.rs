@@ -5,8 +5,11 @@ use std::{fs, io, path::Path};
 use serde_json::Value;
 
 use crate::{
-    disk::{FIGURES, TRIALS, number},
+    disk::TRIALS,
+    fuzz,
+    ledger::{FIGURES, is_of, number},
     repo::Repo,
+    soak::KINDS,
 };
 
 /// The page, by path from the root.
@@ -26,10 +29,22 @@ store, says what must be there. Every acknowledged record is looked for by its h
 sent and be there in whole groups, every chain is verified, every state is folded and compared, every blob is read. What a
 store served after one loss of power is owed after the next.
 
+A journal alone is opened a hundred times as fast, so there is more of it: bursts of groups, many to a frame, are looked for one
+by one, those that records.db has left out.
+
+A whole machine is the program as it is shipped, with its clients, as processes on ext4, on a loop device whose file is
+served by a program of ours that keeps apart what was flushed and what was only written. When the power goes, every process
+is killed, the file system is gone, and the disk holds what was flushed and nothing, everything, a part, or a prefix with a
+torn end of the rest, by 512-byte sectors. ext4 replays its journal, the daemon starts, and what the clients had written down
+elsewhere, synced, before their next request, is looked for.
+
+Schedules are those of the log's own code (commit, spares, second copies, applier, readers, feeds) on locks that let one thread
+go on at a time and draw which; each is a whole life of a journal or a store, with failed syncs and loss of power.
+
 A *trial* is one disk image that was opened and checked (images equal byte for byte are opened once), or one history with an
 error in it that was checked up to five times. *Acknowledged writes* counts each write of a history once, *checks* how often a
-record of one was looked for. The threads of the store run freely: the same seed gives the same requests, not always the same
-order of calls.
+record of one was looked for. Under the whole store threads run freely: the same seed gives the same requests, not always the
+same order of calls. The journal alone and the simulator have none: the same seed gives the same run.
 ";
 
 const NOT_COVERED: &str = "
@@ -37,7 +52,8 @@ const NOT_COVERED: &str = "
 
 A disk that acknowledges syncs it does not make, where no second copy exists; a whole store rolled back to an older copy of
 itself; both copies of a range damaged. The directories of a store are durable at once on the simulated disk; its files' names
-are not. Machines that really lose power are not among these figures.
+are not. The whole machine is a kernel that lives on while its file system dies: real machines and real disks that lose power
+are not among these figures.
 ";
 
 /// The page as it should be.
@@ -45,30 +61,41 @@ pub(crate) fn page(figures: &str, found: &str) -> String {
     let lines: Vec<Value> = figures.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let mut page = HEAD.to_owned();
     page.push_str("\n## In every run of `cargo xtask test`\n\n| | trials |\n|---|---:|\n");
-    for trial in &TRIALS {
-        page.push_str(&format!("| {} | {} |\n", trial.title, grouped(trial.short)));
+    for (_, title, short) in tests() {
+        page.push_str(&format!("| {title} | {} |\n", grouped(short)));
     }
     page.push_str("\n## The long form, all runs together\n\n");
     page.push_str("| | trials | acknowledged writes | checks of them | states | blobs | failed |\n");
     page.push_str("|---|---:|---:|---:|---:|---:|---:|\n");
-    for trial in &TRIALS {
+    for (test, title, _) in tests() {
         let sum = |name: &str| {
-            let of_test = lines.iter().filter(|line| line.get("test").and_then(Value::as_str) == Some(trial.test));
+            let of_test = lines.iter().filter(|line| is_of(line, test));
             grouped(of_test.map(|line| number(line, name)).sum())
         };
         let cells = ["trials", "writes", "checks", "states", "blobs", "failed"].map(sum).join(" | ");
-        page.push_str(&format!("| {} | {cells} |\n", trial.title));
+        page.push_str(&format!("| {title} | {cells} |\n"));
     }
     let warm = grouped(lines.iter().map(|line| number(line, "warm")).sum());
     page.push_str(&format!(
         "\nIn {warm} of these the process had only died, or a sync had failed: the store was opened through "
     ));
     page.push_str("a page cache that was still warm, and power was lost after that.\n");
+    page.push_str(&format!(
+        "\n## Bytes from nowhere\n\nlibFuzzer, {} s of each target in every run; the long form:\n\n",
+        fuzz::SHORT_S
+    ));
+    page.push_str("| target | inputs tried | s | panics |\n|---|---:|---:|---:|\n");
+    for target in fuzz::TARGETS {
+        let of_target =
+            |line: &&Value| is_of(line, fuzz::TEST) && line.get("target").is_some_and(|name| name == target);
+        let sum = |name: &str| grouped(lines.iter().filter(of_target).map(|line| number(line, name)).sum());
+        page.push_str(&format!("| {target} | {} | {} | {} |\n", sum("trials"), sum("seconds"), sum("failed")));
+    }
     page.push_str(
         "\n## The long form, run by run\n\n| date | commit | machine | test | seeds | trials | failed | s |\n",
     );
     page.push_str("|---|---|---|---|---|---:|---:|---:|\n");
-    for line in &lines {
+    for line in lines.iter().filter(|line| !is_of(line, fuzz::TEST)) {
         page.push_str(&run(line));
     }
     page.push_str("\n## What was found this way\n\n");
@@ -78,10 +105,15 @@ pub(crate) fn page(figures: &str, found: &str) -> String {
     page
 }
 
+/// Every test with figures: its name, what it does, how many trials there are of it in every run.
+fn tests() -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+    let of_disk = TRIALS.iter().map(|trial| (trial.test, trial.title, trial.short));
+    of_disk.chain(KINDS.into_iter().map(|kind| (kind.test, kind.title, kind.short)))
+}
+
 fn run(line: &Value) -> String {
     let text = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-    let title =
-        TRIALS.iter().find(|trial| trial.test == text("test")).map_or(text("test"), |trial| trial.title.to_owned());
+    let title = tests().find(|(test, ..)| *test == text("test")).map_or(text("test"), |(_, title, _)| title.to_owned());
     let seeds: Vec<String> =
         line.get("seeds").and_then(Value::as_array).into_iter().flatten().map(ToString::to_string).collect();
     format!(

@@ -5,15 +5,12 @@ use std::{fs, path::Path, process::Command};
 use serde_json::Value;
 
 use crate::{
-    disk, fuzz,
+    disk, fuzz, peers as mcp,
     repo::{Repo, cargo},
-    setup,
+    setup, soak,
     stage::{self, Count, Report},
     tidy,
 };
-
-/// Kills of the daemon under load in CI.
-const KILLS: u64 = 200;
 
 /// How much to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,24 +66,44 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
     }
     if full {
         disk::run(repo, report);
+        soak::races(repo, report);
         report.child("doctests", root, Command::new(cargo()).args(["test", "--workspace", "--doc"]));
         let mut doc = Command::new(cargo());
         doc.args(["doc", "--workspace", "--no-deps", "--lib"]).env("RUSTDOCFLAGS", "-D warnings");
         report.child("documentation", root, &mut doc);
         rust_examples(repo, report);
     }
-    let seeds = if full { "1..2001" } else { "1..201" };
-    let worlds = ["run", "--quiet", "--package", "swarmkeep-sim", "--", "--seeds", seeds];
-    report.child(&format!("simulator, seeds {seeds}"), root, Command::new(cargo()).args(worlds));
+    let seeds = format!("1..{}", if full { soak::SIMULATOR.short + 1 } else { 201 });
+    let worlds = ["--quiet", "--package", "swarmkeep-sim", "--", "--seeds", &seeds];
+    let mut simulator = Command::new(cargo());
+    simulator.arg("run").args(soak::OPTIMISED).args(worlds);
+    report.child(&format!("simulator, seeds {seeds}"), root, &mut simulator);
     let python = ["-m", "unittest", "discover", "--start-directory", "examples", "--pattern", "test_*.py"];
     report.child("Python examples", root, Command::new("python3").args(python));
     replay(repo, report, "debug", if full { 30 } else { 5 }, 1);
     if full {
+        report.stage(PEERS, || mcp::run(repo));
         report.stage("replay, spoiled: must fail", || spoiled_replay(repo));
         report.stage("demo", || demo(repo));
-        report.stage(&format!("{KILLS} kills of a loaded daemon"), || kills(repo, KILLS));
+        report.stage(&format!("{} kills of a loaded daemon", soak::KILL.short), || soak::kills(repo));
+        report.stage(&format!("{} times, {}", soak::MACHINE.short, soak::MACHINE.title), || soak::machine(repo));
+        report.stage("a whole machine without the journal's syncs: must fail", || soak::spoiled_machine(repo));
         fuzz::run(repo, &fuzz::Options::default(), report);
     }
+}
+
+const PEERS: &str = "MCP with its peers";
+
+/// The MCP server with its peers, alone.
+pub(crate) fn peers(repo: &Repo, report: &mut Report) {
+    report.child("build", &repo.root, Command::new(cargo()).args(["build", "--package", "swarmkeep-cli", "--bins"]));
+    report.stage(PEERS, || mcp::run(repo));
+}
+
+/// The proxy beside other proxies, whose server is killed and comes back.
+pub(crate) fn compare(repo: &Repo, report: &mut Report) {
+    report.child("build", &repo.root, Command::new(cargo()).args(["build", "--package", "swarmkeep-cli", "--bins"]));
+    report.stage("MCP proxies whose server is killed and comes back", || mcp::compare(repo));
 }
 
 /// The replay with many kills, on the release program.
@@ -143,26 +160,14 @@ fn rust_examples(repo: &Repo, report: &mut Report) {
 
 /// The demo, short: something acknowledged, nothing lost, nothing repeated.
 fn demo(repo: &Repo) -> Count {
-    let (good, _) = ran(repo, "demo", &["demo", "--seconds", "8"]);
-    Count { passed: usize::from(good), failed: usize::from(!good) }
-}
-
-/// The daemon killed again and again while agents work: as often as was asked for, and nothing lost or repeated.
-fn kills(repo: &Repo, kills: u64) -> Count {
-    // Three kills every two seconds; some for the daemon of a machine that is slow.
-    let seconds = (kills * 2 / 3 + 10).to_string();
-    let (good, told) = ran(repo, "kills", &["chaos", "--scenario", "process-kill", "--keep", "--seconds", &seconds]);
-    let strikes = told.pointer("/scenarios/0/strikes").and_then(Value::as_u64).unwrap_or(0);
-    let acknowledged = told.get("acknowledged").and_then(Value::as_u64).unwrap_or(0);
-    println!("   {strikes} kills, {acknowledged} writes acknowledged");
-    let good = good && strikes >= kills;
+    let (good, _) = ran(repo, "debug", "demo", &["demo", "--seconds", "8"]);
     Count { passed: usize::from(good), failed: usize::from(!good) }
 }
 
 /// Runs a verb that says in JSON what was acknowledged, lost and repeated. Its store is left where something is wrong.
-fn ran(repo: &Repo, name: &str, arguments: &[&str]) -> (bool, Value) {
+pub(crate) fn ran(repo: &Repo, profile: &str, name: &str, arguments: &[&str]) -> (bool, Value) {
     let store = std::env::temp_dir().join(format!("swarmkeep-{name}-{}", std::process::id()));
-    let mut command = Command::new(repo.binary("debug"));
+    let mut command = Command::new(repo.binary(profile));
     command.args(arguments).args(["--json", "--store"]).arg(&store);
     let ended = stage::run(&repo.root, &mut command);
     let told =

@@ -4,8 +4,10 @@
 //! was acknowledged is written down outside the daemon, synced, before the next request, and beside the store: it is there
 //! when the store's device is full or its files are damaged.
 
+mod connection;
 mod corruption;
 mod room;
+mod tools;
 
 use std::{
     ffi::OsString,
@@ -19,8 +21,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-pub(crate) use self::corruption::Detection;
 use self::room::Room;
+pub(crate) use self::{corruption::Detection, tools::ToolServer};
 use crate::{
     client::{Call, Client, Endpoint, query},
     failure::Failure,
@@ -66,6 +68,8 @@ pub(crate) enum Scenario {
     FullDisk,
     /// The daemon's wall clock jumps by an hour, both ways
     ClockJump,
+    /// A tool server is killed under calls of a client, and comes back at once or after some seconds
+    ConnectionDrop,
     /// Bytes of copies of a store are flipped, zeroed, cut off: each must be found, or make no difference
     Corruption,
 }
@@ -80,6 +84,7 @@ impl Scenario {
             Self::SlowDisk => "slow-disk",
             Self::FullDisk => "full-disk",
             Self::ClockJump => "clock-jump",
+            Self::ConnectionDrop => "connection-drop",
             Self::Corruption => "corruption",
         }
     }
@@ -99,7 +104,7 @@ impl Scenario {
                 let there_and_back = [Strike::JumpClock(JUMP), Strike::KillDaemon, Strike::JumpClock(-JUMP)];
                 times(&[&there_and_back[..], &[Strike::KillDaemon]].concat(), 2)
             }
-            Self::Corruption => Vec::new(),
+            Self::ConnectionDrop | Self::Corruption => Vec::new(),
         }
     }
 }
@@ -240,6 +245,9 @@ impl Arena {
         place::make_private(&folder.store)?;
         place::make_private(&folder.notes)?;
         place::make_private(&folder.acknowledged())?;
+        if scenario == Scenario::ConnectionDrop {
+            return connection::run(self, &folder, &dir).await;
+        }
         let show = Show::new(self.json, self.seconds, AGENTS);
         let ran = run::run(&folder, &show, &script).await;
         show.end();

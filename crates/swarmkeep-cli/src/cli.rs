@@ -74,6 +74,8 @@ pub(crate) enum Verb {
     Serve(verb::serve::Serve),
     /// Stop the store's daemon: it parks, and this waits until it has ended
     Stop(verb::stop::Stop),
+    /// Take the store away from a holder that does not answer and cannot be ended: it is shut out for good
+    TakeOver(verb::take_over::TakeOver),
     /// 30 seconds: a small swarm at work, its daemon killed with -9 again and again; then what was lost
     Demo(verb::demo::Demo),
     /// Things go wrong on purpose: kills, a full disk, a jumping clock, damaged files; then what was lost
@@ -96,6 +98,9 @@ pub(crate) enum Verb {
     /// What was done outside, and what nobody knows about
     #[command(subcommand)]
     Effect(verb::effect::Verb),
+    /// Model Context Protocol: session tools for any client, and a link to tool servers that comes back
+    #[command(subcommand)]
+    Mcp(verb::mcp::Verb),
     /// Telemetry of agents
     #[command(subcommand)]
     Metric(verb::metric::Verb),
@@ -105,7 +110,10 @@ pub(crate) enum Verb {
     /// Come back after a death: what was found, and the plan before anything is touched
     Recover(verb::recover::Recover),
     /// The morning report: done, interrupted, waiting for you, not paid twice, lost, how to continue
-    Report(verb::report::Report),
+    Report(verb::report::Asked),
+    /// Sessions that are damaged beyond what a program may decide
+    #[command(subcommand)]
+    Quarantine(verb::quarantine::Verb),
     /// Prove that what is stored is what was acknowledged
     Verify(verb::verify::Verify),
     /// What is wrong with this machine or store, and what to do
@@ -118,6 +126,15 @@ pub(crate) enum Verb {
     /// An agent of a demo or of a chaos run, which starts it
     #[command(hide = true)]
     SwarmWorker(crate::swarm::worker::Worker),
+    /// Who makes the session of such agents and settles their doubts
+    #[command(hide = true)]
+    SwarmSteward(crate::swarm::steward::Steward),
+    /// Whether what was acknowledged to such agents is there
+    #[command(hide = true)]
+    SwarmCheck(crate::swarm::steward::Check),
+    /// The tool server of a chaos run, which starts it
+    #[command(hide = true)]
+    ChaosTools(crate::chaos::ToolServer),
 }
 
 impl Verb {
@@ -126,6 +143,7 @@ impl Verb {
         match self {
             Self::Serve(verb) => verb.run(context).await,
             Self::Stop(verb) => verb.run(context).await,
+            Self::TakeOver(verb) => verb.run(context).await,
             Self::Demo(verb) => verb.run(context).await,
             Self::Chaos(verb) => verb.run(context).await,
             Self::Session(verb) => verb.run(context).await,
@@ -134,15 +152,20 @@ impl Verb {
             Self::Message(verb) => verb.run(context).await,
             Self::Memory(verb) => verb.run(context).await,
             Self::Effect(verb) => verb.run(context).await,
+            Self::Mcp(verb) => verb.run(context).await,
             Self::Metric(verb) => verb.run(context).await,
             Self::Checkpoint(verb) => verb.run(context).await,
             Self::Recover(verb) => verb.run(context).await,
             Self::Report(verb) => verb.run(context).await,
+            Self::Quarantine(verb) => verb.run(context).await,
             Self::Verify(verb) => verb.run(context).await,
             Self::Doctor(verb) => verb.run(context).await,
             Self::Migrate(verb) => verb.run(context).await,
             Self::Bench(verb) => verb.run(context).await,
             Self::SwarmWorker(worker) => worker.run().await,
+            Self::SwarmSteward(steward) => steward.run().await,
+            Self::SwarmCheck(check) => check.run().await,
+            Self::ChaosTools(server) => server.run(),
         }
     }
 }

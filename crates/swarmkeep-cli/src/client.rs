@@ -17,6 +17,7 @@ use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
     header,
+    upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -33,6 +34,9 @@ const SOCKET_PATH_BYTES: usize = 103;
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Connecting takes no longer than this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A process that is stopped still has its connections made by the system. One that gives no sign of life for so long is
+/// taken for that.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the daemon answers.
 #[derive(Debug, Clone)]
@@ -200,7 +204,19 @@ impl Client {
                 }
             }
         };
-        let sender = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let mut sender =
+            tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        if matches!(self.endpoint, Endpoint::Socket(_)) {
+            let request = self.request(&Call::get("/health/live")).map_err(io::Error::other)?;
+            let alive = async {
+                let response = sender.send_request(request).await?;
+                response.into_body().collect().await?;
+                // The answer can be here before the connection is free for the next request, which would be refused.
+                sender.ready().await
+            };
+            let alive = tokio::time::timeout(LIVE_TIMEOUT, alive).await.map_err(|_| io::ErrorKind::TimedOut)?;
+            alive.map_err(io::Error::other)?;
+        }
         self.sender = Some(sender);
         Ok(())
     }
@@ -234,6 +250,22 @@ impl Client {
         let response = self.begin(call).await?;
         let status = response.status().as_u16();
         Ok(Stream { status, body: response.into_body() })
+    }
+
+    /// Makes one call that asks for another protocol; the connection is the caller's from then on. `None`: it is not spoken
+    /// there.
+    pub(crate) async fn upgrade(&mut self, call: &Call) -> Result<Option<Upgraded>, CallError> {
+        let asking = async {
+            let response = self.begin(call).await?;
+            if response.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
+                return Ok(None);
+            }
+            hyper::upgrade::on(response).await.map(Some).map_err(|error| CallError::Lost(error.to_string()))
+        };
+        let upgraded = tokio::time::timeout(call.timeout, asking).await;
+        // Whatever came of it, no other call can be made on this connection.
+        self.sender = None;
+        upgraded.unwrap_or_else(|_| Err(CallError::Lost("nothing came in time".to_owned())))
     }
 
     async fn begin(&mut self, call: &Call) -> Result<hyper::Response<Incoming>, CallError> {
@@ -293,7 +325,7 @@ where
 {
     let (sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
     // Ends by itself when the sender is dropped or the other side closes; its error is what the next call sees.
-    tokio::spawn(async move { drop(connection.await) });
+    tokio::spawn(async move { drop(connection.with_upgrades().await) });
     Ok(sender)
 }
 
@@ -311,7 +343,7 @@ async fn speaks_tls(authority: &str) -> bool {
 }
 
 /// A socket in a folder whose path is too long for a socket address is reached through the open folder.
-async fn connect_socket(path: &Path) -> io::Result<UnixStream> {
+pub(crate) async fn connect_socket(path: &Path) -> io::Result<UnixStream> {
     if path.as_os_str().len() <= SOCKET_PATH_BYTES || !cfg!(target_os = "linux") {
         return UnixStream::connect(path).await;
     }

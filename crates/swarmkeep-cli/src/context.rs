@@ -286,7 +286,7 @@ pub(crate) fn user() -> String {
     }
 }
 
-fn drawn_key() -> Result<String, Failure> {
+pub(crate) fn drawn_key() -> Result<String, Failure> {
     Ok(format!("cli-{:032x}", random()?))
 }
 

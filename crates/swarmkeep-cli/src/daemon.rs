@@ -53,6 +53,10 @@ pub(crate) async fn find(place: &Place) -> std::io::Result<Client> {
 pub(crate) async fn reach(place: &Place, start: Start<'_>) -> Result<Client, Failure> {
     let mut client = Client::new(Endpoint::Socket(place.socket()));
     let Err(error) = client.connect().await else { return Ok(client) };
+    if error.kind() == std::io::ErrorKind::TimedOut {
+        // Somebody listens, and does not answer: another daemon would find the store held.
+        return Err(nobody(place, &error));
+    }
     let is_new = !place.is_a_store();
     if is_new && !start.may_make {
         place.must_be_a_store()?;
@@ -169,7 +173,11 @@ fn nobody(place: &Place, error: &std::io::Error) -> Failure {
                 place.dir.display(),
                 moment::utc(holder.started_at_ms)
             ),
-            format!("wait, or look at it: ps -p {}", holder.pid),
+            format!(
+                "wait, or look at it: ps -p {}; its end loses nothing acknowledged, and where it cannot be ended: {} take-over",
+                holder.pid,
+                place.program()
+            ),
         ),
         _ => Failure::unavailable(
             format!("no daemon answers for {}", place.dir.display()),

@@ -75,6 +75,9 @@ impl Failure {
         let what = without_position(&what).to_owned();
         let (exit, advice) = advice(&code, status);
         let advice = match code.as_str() {
+            "not_found" if what.starts_with("there is no session of this name or id") => {
+                "`swarmkeep session ls` and `swarmkeep quarantine ls --all` show which there are"
+            }
             "not_found" if what.starts_with("there is no session") => {
                 "`swarmkeep session ls` shows which there are; `swarmkeep session open NAME` makes this one"
             }
@@ -160,9 +163,17 @@ fn advice(code: &str, status: u16) -> (Exit, &'static str) {
             "find out whether it was done, then `swarmkeep effect resolve NAME KEY --done` or `--not-done`; never repeat it blindly",
         ),
         "unknown" => (Exit::Unknown, "repeat it with the same --request id: it is carried out at most once"),
-        "corrupt" | "needs_decision" | "quarantined" => (
+        "needs_decision" => (
+            Exit::Corrupt,
+            "`swarmkeep quarantine show NAME` says what is lost; `quarantine restore` tries again, `quarantine discard` goes on without",
+        ),
+        "corrupt" | "quarantined" => (
             Exit::Corrupt,
             "`swarmkeep verify --repair` says what is damaged, and puts right what stands a second time",
+        ),
+        "fenced_out" => (
+            Exit::Unavailable,
+            "nothing was written: another process has taken the store over; the same call again goes there",
         ),
         "unavailable" | "retry" => {
             (Exit::Unavailable, "nothing was written: try again in a moment; `swarmkeep doctor` looks for the cause")

@@ -19,14 +19,18 @@ const VERBS: &[&str] = &[
     "metric",
     "checkpoint",
     "recover",
+    "quarantine",
     "report",
     "verify",
     "doctor",
+    "take-over",
     "migrate",
     "bench",
+    "chaos",
+    "mcp",
 ];
 /// Those that work on the store's folder, and not through a URL.
-const OF_A_FOLDER: &[&str] = &["serve", "stop", "demo", "recover", "migrate", "bench"];
+const OF_A_FOLDER: &[&str] = &["serve", "stop", "demo", "recover", "take-over", "migrate", "bench", "chaos", "mcp"];
 const NAME: &str = "swarmkeep";
 
 /// How this program is called: by its name where the PATH leads to it, else by its path.

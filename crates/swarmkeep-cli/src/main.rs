@@ -16,6 +16,7 @@ mod moment;
 mod names;
 mod paint;
 mod place;
+mod progress;
 mod say;
 mod served;
 mod settings;
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    // Its environment is the server's: nothing in it is for us, and no store is.
+    if let cli::Verb::Mcp(verb::mcp::Verb::Child { of, command }) = &cli.verb {
+        return Err(verb::mcp::proxy::child(*of, command));
+    }
     let place = Place::find(cli.common.store.clone(), |name| std::env::var_os(name))?;
     if place.said_by == "PERSISTENT_STATE_DIR" {
         say::remark!("swarmkeep: the store is at {}, as PERSISTENT_STATE_DIR says", place.dir.display());

@@ -1,5 +1,7 @@
 //! Times for people, in UTC, and the two clocks behind them.
 
+pub(crate) use swarmkeep_server::reading::{counted, thousands};
+
 use rustix::time::{ClockId, clock_gettime};
 
 /// Wall-clock milliseconds since the Unix epoch.
@@ -78,11 +80,6 @@ pub(crate) fn ago(ms: u64, now_ms: u64) -> String {
     }
 }
 
-/// `1 file`, `2 files`: for words that take an s.
-pub(crate) fn counted(count: u64, one: &str) -> String {
-    format!("{} {one}{}", thousands(count), if count == 1 { "" } else { "s" })
-}
-
 /// `1.5 KiB`, `3.0 MiB`: bytes for people.
 pub(crate) fn bytes(count: u64) -> String {
     let mut value = count as f64;
@@ -93,19 +90,6 @@ pub(crate) fn bytes(count: u64) -> String {
         value /= 1024.0;
     }
     format!("{value:.1} TiB")
-}
-
-/// `12,345`.
-pub(crate) fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// The day number of a date since the Unix epoch (Howard Hinnant's `days_from_civil`).

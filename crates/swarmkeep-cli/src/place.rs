@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use swarmkeep::lock;
 
 use crate::{failure::Failure, hint};
 
@@ -20,7 +21,7 @@ pub(crate) struct Place {
     pub(crate) said_by: &'static str,
 }
 
-/// What the holder of a store wrote into `lock` for people. Nothing is decided by it.
+/// What the holder of a store wrote into its lock file for people. Nothing is decided by it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct LockHint {
@@ -103,6 +104,11 @@ impl Place {
         self.dir.join("control.sock")
     }
 
+    /// Where MCP clients are answered.
+    pub(crate) fn mcp_socket(&self) -> PathBuf {
+        self.dir.join("mcp.sock")
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.join("daemon.log")
     }
@@ -113,14 +119,15 @@ impl Place {
 
     /// Who says to hold the store; `None`: nobody ever did.
     pub(crate) fn lock_hint(&self) -> Option<LockHint> {
-        let text = fs::read_to_string(self.dir.join("lock")).ok()?;
+        let text = fs::read_to_string(lock::file(&self.dir)).ok()?;
         serde_json::from_str(text.trim_end_matches(['\0', '\n', ' '])).ok()
     }
 }
 
 /// Whether a store is in this folder.
 pub(crate) fn is_a_store(dir: &Path) -> bool {
-    dir.join("records.db").exists() || dir.join("journal").exists()
+    let home = lock::home(dir);
+    home.join("records.db").exists() || home.join("journal").exists()
 }
 
 /// A path, to be pasted into a shell.

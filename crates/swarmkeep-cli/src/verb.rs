@@ -7,19 +7,25 @@ pub(crate) mod checkpoint;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod effect;
+pub(crate) mod mcp;
 pub(crate) mod memory;
 pub(crate) mod message;
 pub(crate) mod metric;
 pub(crate) mod migrate;
+pub(crate) mod quarantine;
 pub(crate) mod recover;
 pub(crate) mod report;
 pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod stop;
+pub(crate) mod take_over;
 pub(crate) mod task;
 pub(crate) mod verify;
 
+use std::io::Read;
+
 use serde_json::Value;
+pub(crate) use swarmkeep_server::reading::{entries, field, number, text};
 
 use crate::{
     client::{Answer, Call, query, segment},
@@ -92,21 +98,6 @@ impl Reply {
     }
 }
 
-/// A field of an object; `null` where there is none.
-pub(crate) fn field<'a>(value: &'a Value, name: &str) -> &'a Value {
-    value.get(name).unwrap_or(&Value::Null)
-}
-
-/// A text field; empty where there is none.
-pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    field(value, name).as_str().unwrap_or("")
-}
-
-/// A number field; 0 where there is none.
-pub(crate) fn number(value: &Value, name: &str) -> u64 {
-    field(value, name).as_u64().unwrap_or(0)
-}
-
 /// A field as people read it: text without quotes, nothing for `null`, else JSON.
 pub(crate) fn plain(value: &Value, name: &str) -> String {
     match field(value, name) {
@@ -119,11 +110,6 @@ pub(crate) fn plain(value: &Value, name: &str) -> String {
 /// A time field, as an age.
 pub(crate) fn ago(value: &Value, name: &str) -> String {
     moment::ago(number(value, name), moment::now_ms())
-}
-
-/// The entries of a list answer: a plain list, or the list under `name`.
-pub(crate) fn entries<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    value.as_array().or_else(|| field(value, name).as_array()).map_or(&[], Vec::as_slice)
 }
 
 /// All entities of a kind, page by page: `{"tasks":[…]}`.
@@ -174,6 +160,34 @@ impl Typed {
     }
 }
 
+/// What standard input has may be so long; what may be stored is less.
+const INPUT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// What was typed; for `-`, all of standard input, without the newline that ends its last line.
+pub(crate) fn typed_or_read(typed: String) -> Result<String, Failure> {
+    if typed == "-" { read_input(std::io::stdin().lock()) } else { Ok(typed) }
+}
+
+fn read_input(input: impl Read) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = input.take(INPUT_BYTES + 1).read_to_string(&mut text);
+    read.map_err(|error| {
+        Failure::usage(
+            format!("standard input cannot be read as text: {error}"),
+            "give JSON or UTF-8 text; other bytes are kept as a blob, over HTTP",
+        )
+    })?;
+    if text.len() as u64 > INPUT_BYTES {
+        return Err(Failure::usage(
+            format!("standard input has more than {}", moment::bytes(INPUT_BYTES)),
+            "give a shorter value; large content is kept as a blob, over HTTP",
+        ));
+    }
+    let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line).len());
+    text.truncate(line.unwrap_or(text.len()));
+    Ok(text)
+}
+
 /// Prints an object as `name  value` lines, nested ones as JSON, leaving out what is empty.
 pub(crate) fn print_fields(context: &Context, value: &Value) {
     let Some(object) = value.as_object() else {
@@ -203,6 +217,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn standard_input_is_text_without_its_last_newline() {
+        let read = |bytes: &[u8]| read_input(bytes);
+        assert_eq!(read(b"two\nlines\r\n").unwrap(), "two\nlines");
+        assert_eq!(read(b"").unwrap(), "");
+        assert_eq!(read(b"\n\n").unwrap(), "\n");
+        assert_eq!(read(&[0xff]).unwrap_err().exit, crate::failure::Exit::Usage);
+    }
 
     #[test]
     fn typed_json_arrives_as_it_was_typed() {

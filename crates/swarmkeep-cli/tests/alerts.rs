@@ -64,15 +64,20 @@ fn a_session_that_does_not_come_back_is_an_alert_until_somebody_sees_to_it() {
     assert!(doctor.out.contains("RECOVERY_FAILURE_RATE_HIGH"), "{doctor:?}");
 
     // A person decides to go on without: the session is whole from before the gap.
+    store.run(&["quarantine", "discard", "team/hurt"]).ok();
     store.run(&["stop"]).ok();
     daemon.wait().unwrap();
-    fs::remove_file(&beyond).unwrap();
+    assert!(!beyond.exists(), "it has another name now");
     let (mut daemon, said) = store.serve(&[]);
-    let well = health(&said);
-    assert_eq!(kinds(&well), [""; 0], "{well}");
-    assert_eq!(well["metrics"]["recovery"]["recovery_success_percent"], 100.0, "{well}");
+    let decided = health(&said);
+    // It is served again. What was lost is lost, and said for a day.
+    assert_eq!(kinds(&decided), ["DATA_LOSS_HIGH"], "{decided}");
+    let track = &decided["metrics"]["recovery"];
+    assert_eq!((&track["recoveries"], &track["recovery_success_percent"]), (&2.into(), &100.0.into()), "{decided}");
+    assert_eq!(track["recovery_success_percent_by_type"]["state_corruption"], 100.0, "{decided}");
+    assert_eq!(track["integrity_validation_success_percent"], 100.0, "{decided}");
     let doctor = store.run(&["doctor"]);
-    assert!(doctor.out.contains("1 recovery in the last day: 100.0 % came back"), "{doctor:?}");
+    assert!(doctor.out.contains("DATA_LOSS_HIGH"), "{doctor:?}");
     daemon.kill().unwrap();
     daemon.wait().unwrap();
 }

@@ -23,7 +23,7 @@ fn every_scenario_holds_or_says_why_it_cannot_be_tried() {
     let ran = store.run(&["chaos", "--seconds", "5", "--seed", "1", "--json", "--keep", "--store", dir]).ok().json();
     assert_eq!((&ran["verdict"], &ran["lost"], &ran["repeated"]), (&"held".into(), &0.into(), &0.into()), "{ran}");
     let scenarios = ran["scenarios"].as_array().unwrap();
-    assert_eq!(scenarios.len(), 7);
+    assert_eq!(scenarios.len(), 8);
     for scenario in scenarios {
         if scenario["verdict"] == "skipped" {
             println!("skipped: {} ({})", scenario["scenario"], scenario["why"]);
@@ -39,7 +39,7 @@ fn every_scenario_holds_or_says_why_it_cannot_be_tried() {
     let full = &scenarios[4];
     let noticed = full["noticed"].as_array().unwrap();
     assert!(full["verdict"] == "skipped" || noticed.contains(&"storage_unavailable".into()), "{full}");
-    let detection = &scenarios[6]["detection"];
+    let detection = &scenarios[7]["detection"];
     assert!(detection["damaged"].as_u64().unwrap() >= 9 && detection["clean"].as_u64().unwrap() >= 3, "{detection}");
     assert_eq!((&detection["missed"], &detection["false_alarms"]), (&0.into(), &0.into()), "{detection}");
 }
@@ -73,6 +73,6 @@ fn a_dry_run_does_nothing() {
     let store = Store::new();
     let dir = store.dir();
     let plan = store.run(&["chaos", "--dry-run", "--json", "--store", dir.to_str().unwrap()]).ok().json();
-    assert_eq!(plan["scenarios"].as_array().unwrap().len(), 7);
+    assert_eq!(plan["scenarios"].as_array().unwrap().len(), 8);
     assert!(!dir.exists());
 }

@@ -67,6 +67,37 @@ fn sigterm_parks_and_exits_0() {
     }
 }
 
+/// `nohup` has SIGHUP ignored; on other systems it is left as it is.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_that_closes_parks_unless_hangups_are_ignored() {
+    let store = Store::new();
+    let (mut daemon, _) = store.serve(&[]);
+    store.run(&["session", "create", "work"]).ok();
+    let pid = i32::try_from(daemon.id()).unwrap();
+    // Two of them, as from a shell and the kernel: no hurry.
+    signal(pid, Signal::HUP);
+    signal(pid, Signal::HUP);
+    assert!(daemon.wait().unwrap().success());
+    let plan = store.run(&["recover", "--dry-run", "--json"]).ok().json();
+    assert_eq!((&plan["clean"], &plan["frames"]), (&true.into(), &0.into()), "{plan}");
+
+    let serve = store.command(&["serve", "--listen", "127.0.0.1:0"]);
+    let mut nohup = std::process::Command::new("sh");
+    nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(serve.get_program()).args(serve.get_args());
+    nohup.env_clear().envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut daemon = nohup.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    // It says that it is there.
+    std::io::Read::read_exact(daemon.stdout.as_mut().unwrap(), &mut [0u8; 1]).unwrap();
+    store.run(&["memory", "set", "work", "key", "1"]).ok();
+    let pid = i32::try_from(daemon.id()).unwrap();
+    signal(pid, Signal::HUP);
+    assert_eq!(store.run(&["memory", "get", "work", "key", "--no-start"]).ok().out, "1\n");
+    assert!(daemon.try_wait().unwrap().is_none());
+    signal(pid, Signal::TERM);
+    assert!(daemon.wait().unwrap().success());
+}
+
 #[test]
 fn after_kill_9_everything_acknowledged_is_there() {
     let store = Store::new();
@@ -139,7 +170,8 @@ fn output_that_cannot_be_written_does_not_change_what_was_done() {
     assert_eq!(code(store.command(&["--json", "session", "show", "none"]).stdout(full()).stderr(full())), Some(1));
     store.run(&["stop"]).ok();
     // A daemon that cannot say where it listens serves all the same.
-    let mut serving = store.command(&["serve"]).stdout(full()).stderr(full()).spawn().unwrap();
+    let mut serving =
+        store.command(&["serve", "--listen", "127.0.0.1:0"]).stdout(full()).stderr(full()).spawn().unwrap();
     while store.run(&["--no-start", "session", "show", "x"]).code != 0 {
         assert_eq!(serving.try_wait().unwrap(), None, "it ended");
     }

@@ -18,7 +18,7 @@ use std::{
 
 use binary::{Ended, Store, signal};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A store with two sessions, the first of which has records beyond a gap: what a lost frame leaves.
 fn hurt() -> (Store, String) {
@@ -58,6 +58,7 @@ fn a_session_that_is_set_aside_is_seen_everywhere() {
     let (store, id) = hurt();
     let looked = damaged(store.run(&["doctor"]));
     assert!(looked.out.contains("session team/hurt"), "by name, at rest: {looked:?}");
+    assert!(looked.out.contains("quarantine show team/hurt"), "what to do: {looked:?}");
 
     let (mut daemon, said) = store.serve(&[]);
     let list = store.run(&["session", "ls"]).ok();
@@ -73,9 +74,8 @@ fn a_session_that_is_set_aside_is_seen_everywhere() {
     assert_eq!(marked, ["hurt"], "{rows}");
 
     let shown = damaged(store.run(&["session", "show", "team/hurt"]));
-    assert!(shown.err.contains("recover --session team/hurt"), "an action first: {shown:?}");
-    assert!(shown.out.contains("team/hurt") && shown.out.contains("SET ASIDE"), "{shown:?}");
-    assert!(shown.err.contains("session history team/hurt") && shown.err.contains(", session team/hurt,"), "{shown:?}");
+    assert!(shown.err.contains("quarantine discard team/hurt"), "an action: {shown:?}");
+    assert!(shown.out.contains("team/hurt") && shown.out.contains("needs_decision"), "{shown:?}");
     let history = damaged(store.run(&["session", "history", "team/hurt"]));
     assert!(history.out.contains("session_created"), "what is before it: {history:?}");
     // It ends and says why, instead of asking for ever.
@@ -85,6 +85,7 @@ fn a_session_that_is_set_aside_is_seen_everywhere() {
 
     let doctor = damaged(store.run(&["doctor"]));
     assert!(doctor.out.contains("session team/hurt"), "{doctor:?}");
+    assert!(doctor.out.contains("quarantine show team/hurt"), "{doctor:?}");
     assert!(damaged(store.run(&["recover"])).err.contains("verify --repair"), "no way round in a circle");
     for args in [vec!["recover"], vec!["verify"]] {
         let found = damaged(store.run(&args));
@@ -142,10 +143,53 @@ fn half_a_store_is_an_exit_code_and_the_hint_is_no_circle() {
     let store = Store::new();
     store.run(&["session", "create", "work"]).ok();
     store.run(&["stop"]).ok();
+    fs::remove_dir_all(store.dir().join("journal")).unwrap();
+    let looked = damaged(store.run(&["doctor"]));
+    assert!(looked.out.contains("half of a store") && !looked.out.contains("doctor` says"), "{looked:?}");
+    damaged(store.run(&["session", "ls"]));
+}
+
+#[test]
+fn a_folder_where_a_file_must_be_is_said() {
+    let store = Store::new();
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["stop"]).ok();
+    for name in ["records.db", "views.db"] {
+        let (path, away) = (store.dir().join(name), store.path(name));
+        fs::rename(&path, &away).unwrap();
+        fs::create_dir(&path).unwrap();
+        let looked = store.run(&["doctor"]);
+        assert_eq!(looked.code, 1, "{looked:?}");
+        assert!(looked.out.contains(&format!("{name} is no file")), "{looked:?}");
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&away, &path).unwrap();
+    }
+    store.run(&["doctor"]).ok();
+}
+
+#[test]
+fn a_records_db_that_is_gone_is_made_again_and_both_are_said() {
+    let store = Store::new();
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["memory", "set", "work", "plan", "1"]).ok();
+    store.run(&["stop"]).ok();
     for name in ["records.db", "records.db-wal", "records.db-shm"] {
         let _ = fs::remove_file(store.dir().join(name));
     }
     let looked = damaged(store.run(&["doctor"]));
-    assert!(looked.out.contains("half of a store") && !looked.out.contains("doctor` says"), "{looked:?}");
-    damaged(store.run(&["session", "ls"]));
+    assert!(looked.out.contains("records.db is not there") && looked.out.contains("recover --dry-run"), "{looked:?}");
+    let plan = damaged(store.run(&["recover", "--dry-run"]));
+    assert!(plan.out.contains("make it again") && plan.out.contains("known when it is made again"), "{plan:?}");
+    assert!(!store.dir().join("records.db").exists(), "a look changes nothing");
+    assert_eq!(store.run(&["memory", "get", "work", "plan"]).ok().out, "1\n");
+    // Nothing is missing: that is a notice, and nobody has to do anything.
+    let report = store.run(&["recover"]).ok();
+    assert!(report.out.contains("made again") && report.out.contains("nothing is missing"), "{report:?}");
+    let report = store.run(&["recover", "--json"]).ok().json();
+    assert_eq!((&report["damage"], &report["records_rebuilt"]), (&json!([]), &true.into()), "{report}");
+    let looked = store.run(&["doctor"]).ok();
+    assert!(looked.out.contains("put right without loss"), "{looked:?}");
+    let history = store.run(&["recover", "history"]).ok();
+    assert!(history.out.contains("1 notice") && !history.out.contains("1 damaged range"), "{history:?}");
+    store.run(&["verify"]).ok();
 }

@@ -300,7 +300,7 @@ fn resource_exhaustion_is_more_than_can_be_applied() {
         }
     }
     let busy = noticed(&store, "resource_exhaustion", &[]);
-    assert_eq!((&busy["what"].is_string(), &busy["strategy"]), (&true, &"back_pressure".into()), "{busy}");
+    assert_eq!((&busy["cause"], &busy["strategy"]), (&"queue".into(), &"back_pressure".into()), "{busy}");
     let lock = noticed(&store, "storage_unavailable", &[]);
     assert_eq!((&lock["cause"], &lock["severity"]), (&"locked".into(), &"medium".into()), "{lock}");
     locked.rollback().unwrap();
@@ -308,27 +308,211 @@ fn resource_exhaustion_is_more_than_can_be_applied() {
     kill(daemon);
 }
 
+/// A mount that goes with the test.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Whether `mount` did it; says why the test is skipped where it cannot.
+fn mount(args: &[&str]) -> bool {
+    match Command::new("mount").args(args).output() {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            println!("skipped: mount {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            false
+        }
+        Err(error) => {
+            println!("skipped: `mount` cannot be run: {error}");
+            false
+        }
+    }
+}
+
 #[test]
-fn ownership_conflict_is_a_second_holder() {
+fn storage_unavailable_is_a_file_system_that_takes_no_writes_any_more() {
+    let store = Store::new();
+    settings(&store, "segment_bytes = \"1MiB\"\njournal_keep = \"0\"\n");
+    let (daemon, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+    store.run(&["session", "create", "work"]).ok();
+    // The journal's folder becomes read-only, as it does when the kernel finds the file system damaged.
+    let journal = store.dir().join("journal");
+    let path = journal.to_str().unwrap();
+    if !mount(&["--bind", path, path]) {
+        return kill(daemon);
+    }
+    let mounted = Mounted(journal.clone());
+    assert!(mount(&["-o", "remount,bind,ro", path]));
+    let refused = (0..1_000).any(|number| put(&url, "key", &format!("\"{}\"", large(100_000, number))) >= 500);
+    assert!(refused, "there was always room in the segments it had");
+    let read_only = noticed(&store, "storage_unavailable", &[]);
+    assert_eq!((&read_only["cause"], &read_only["severity"]), (&"read_only".into(), &"high".into()), "{read_only}");
+    assert_eq!(read_only["strategy"], "wait_for_room", "{read_only}");
+    drop(mounted);
+    for _ in 0..LOOKS {
+        put(&url, "again", "1");
+        if noticed(&store, "storage_unavailable", &[])["over_at_ms"].is_u64() {
+            break;
+        }
+    }
+    let over = noticed(&store, "storage_unavailable", &[]);
+    assert!(over["over_at_ms"].is_u64(), "{over}");
+    kill(daemon);
+}
+
+#[test]
+fn resource_exhaustion_is_more_in_use_than_may_be_in_ram() {
+    let store = Store::new();
+    settings(&store, "resident_bytes = \"1MiB\"\n");
+    let (daemon, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+    store.run(&["session", "create", "work"]).ok();
+    // Somebody who follows a session keeps it in use.
+    let mut follow = store.command(&["session", "history", "work", "--follow", "--json"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    for number in 0..20 {
+        assert!(put(&url, &format!("key-{number}"), &format!("\"{}\"", large(100_000, number))) < 300);
+    }
+    let memory = noticed(&store, "resource_exhaustion", &[]);
+    assert_eq!((&memory["cause"], &memory["strategy"]), (&"memory".into(), &"back_pressure".into()), "{memory}");
+    assert!(memory.to_string().contains("resident_bytes"), "{memory}");
+    assert_eq!(memory["severity"], "medium", "{memory}");
+    // Nobody uses it any more: it leaves, and the failure is over.
+    kill(follow);
+    drop(lines);
+    for _ in 0..LOOKS {
+        if noticed(&store, "resource_exhaustion", &[])["over_at_ms"].is_u64() {
+            break;
+        }
+    }
+    let memory = noticed(&store, "resource_exhaustion", &[]);
+    assert!(memory["over_at_ms"].is_u64(), "{memory}");
+    kill(daemon);
+}
+
+#[test]
+fn resource_exhaustion_is_a_service_that_answers_429() {
+    let store = Store::new();
+    let (daemon, _) = store.serve(&[]);
+    store.run(&["session", "create", "work"]).ok();
+    // The service, and an agent that reports what it was answered.
+    let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = service.local_addr().unwrap();
+    let answers = std::thread::spawn(move || {
+        for status in ["429 Too Many Requests", "200 OK"] {
+            let (mut stream, _) = service.accept().unwrap();
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request).unwrap();
+            write!(stream, "HTTP/1.1 {status}\r\nretry-after: 20\r\ncontent-length: 0\r\n\r\n").unwrap();
+        }
+    });
+    let ask = || {
+        let mut stream = std::net::TcpStream::connect(at).unwrap();
+        write!(stream, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+    };
+    for effect in ["first", "second"] {
+        store.run(&["effect", "begin", "work", effect, "--class", "idempotent"]).ok();
+        let value = format!("{{\"status\": {}}}", ask());
+        let failed: &[&str] = if effect == "first" { &["--failed"] } else { &[] };
+        store.run(&[&["effect", "finish", "work", effect, "--value", &value], failed].concat()).ok();
+        if effect == "first" {
+            let limited = noticed(&store, "resource_exhaustion", &[]);
+            assert_eq!(
+                (&limited["severity"], &limited["strategy"]),
+                (&"low".into(), &"back_pressure".into()),
+                "{limited}"
+            );
+            assert_eq!(limited["cause"], "rate_limited", "{limited}");
+            assert!(limited["session"].is_string(), "{limited}");
+            assert!(limited["over_at_ms"].is_null(), "{limited}");
+        }
+    }
+    let over = noticed(&store, "resource_exhaustion", &[]);
+    assert!(over["over_at_ms"].is_u64(), "the second call was answered: {over}");
+    answers.join().unwrap();
+    kill(daemon);
+}
+
+#[test]
+fn ownership_conflict_is_a_takeover() {
     let store = Store::new();
     let (first, said) = store.serve(&[]);
+    let pid = i32::try_from(said["pid"].as_i64().unwrap()).unwrap();
+    store.run(&["session", "create", "work"]).ok();
+    signal(pid, Signal::STOP);
+    store.run(&["take-over"]).ok();
+    let (second, _) = store.serve(&[]);
+    let fenced = noticed(&store, "ownership_conflict", &[]);
+    assert_eq!((&fenced["cause"], &fenced["severity"]), (&"fenced_out".into(), &"high".into()), "{fenced}");
+    assert_eq!(fenced["strategy"], "step_back", "{fenced}");
+    assert!(fenced["what"].as_str().unwrap().contains(&format!("process {pid}")), "{fenced}");
+    store.run(&["session", "show", "work"]).ok();
+    [first, second].into_iter().for_each(kill);
+}
+
+#[test]
+fn a_holder_whose_lock_file_is_taken_away_takes_nothing_any_more_and_ends() {
+    let store = Store::new();
+    let (mut first, said) = store.serve(&[]);
     let url = said["addresses"][0].as_str().unwrap().to_owned();
     store.run(&["session", "create", "work"]).ok();
     // What it has is in its tables: it does not write them by itself any more.
     store.run(&["verify"]).ok();
-    // Somebody forces it: lock and socket are taken away from under the holder.
     fs::remove_file(store.dir().join("lock")).unwrap();
-    fs::remove_file(store.dir().join("control.sock")).unwrap();
+    assert_eq!(first.wait().unwrap().code(), Some(3));
+    assert!(std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).is_err());
     let (second, _) = store.serve(&[]);
-    store.run(&["session", "create", "other"]).ok();
+    store.run(&["memory", "set", "work", "key", "2"]).ok();
+    kill(second);
+}
+
+#[test]
+fn ownership_conflict_is_one_folder_in_two_places_with_a_lock_each() {
+    let store = Store::new();
+    let (first, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+    store.run(&["session", "create", "work"]).ok();
     store.run(&["verify"]).ok();
-    // The first one does not know yet, and is told by what it meant to write.
+    // The second one sees another file where the lock is, as with a folder that is put together from two volumes.
+    let other = store.path("other-lock");
+    fs::write(&other, "").unwrap();
+    let script = r#"mount --bind "$1" "$2" || { echo no mount; exit 0; }
+        rm -f "$3"; exec "$0" --no-start serve --json --listen 127.0.0.1:0"#;
+    let mut second = Command::new("unshare");
+    second.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_swarmkeep")]);
+    second.arg(&other).arg(store.dir().join("lock")).arg(store.dir().join("control.sock"));
+    second.env_clear().env("HOME", store.path("")).env("SWARMKEEP_HOME", store.dir());
+    let second = second.env("PATH", std::env::var_os("PATH").unwrap()).stdout(Stdio::piped()).spawn();
+    let Ok(mut second) = second else {
+        println!("skipped: `unshare` cannot be run");
+        return kill(first);
+    };
+    let mut line = String::new();
+    BufReader::new(second.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let Ok(said) = serde_json::from_str::<Value>(&line) else {
+        println!("skipped: no mount namespace: {line}");
+        return [first, second].into_iter().for_each(kill);
+    };
+    let of_second = said["addresses"][0].as_str().unwrap().to_owned();
+    assert!(put(&of_second, "theirs", "1") < 300);
+    store.run(&["verify", "--url", &of_second]).ok();
     let refused = (0..LOOKS).any(|number| put(&url, "key", &number.to_string()) == 503);
     assert!(refused, "it went on for ever");
-    let fenced = noticed(&store, "ownership_conflict", &["--url", &url]);
-    assert_eq!((&fenced["cause"], &fenced["severity"]), (&"fenced_out".into(), &"high".into()), "{fenced}");
-    assert_eq!(put(&url, "key", "1"), 503, "it takes nothing any more");
-    store.run(&["memory", "set", "work", "key", "2"]).ok();
+    let all = history(&store, &["--url", &url]);
+    let split = all.iter().find(|failure| failure["cause"] == "split_brain").unwrap_or_else(|| panic!("{all:?}"));
+    assert_eq!((&split["type"], &split["severity"]), (&"ownership_conflict".into(), &"critical".into()), "{split}");
+    assert_eq!(split["strategy"], "step_back", "{split}");
+    // It may read what the other one wrote by now, and find that it is not its own history.
+    assert!(put(&url, "key", "1") >= 500, "it takes nothing any more");
     [first, second].into_iter().for_each(kill);
 }
 

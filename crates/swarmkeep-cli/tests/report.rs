@@ -105,11 +105,11 @@ fn what_is_lost_is_an_exit_code_and_stands_first_among_what_to_do() {
     let report = ended.json();
     assert_eq!((ended.code, &report["lost"][0]["session"]), (4, &"team/hurt".into()), "{ended:?}");
     assert_eq!(report["lost"].as_array().unwrap().len(), 1, "once: {report}");
-    assert_eq!(report["next"][0]["command"], "swarmkeep recover --session team/hurt", "{report}");
+    assert_eq!(report["next"][0]["command"], "swarmkeep quarantine show team/hurt", "{report}");
     assert_eq!(store.run(&["report", "well"]).code, 0);
     let screen = store.run(&["report"]).out;
     assert!(screen.contains("2 sessions (1 live, 1 set aside)"), "{screen}");
-    assert!(screen.contains("✗ lost") && screen.contains("team/hurt  records before these are missing"), "{screen}");
+    assert!(screen.contains("✗ lost") && screen.contains("team/hurt  records"), "{screen}");
     daemon.kill().unwrap();
     daemon.wait().unwrap();
 }

@@ -129,6 +129,12 @@ fn agents_tasks_messages_memory_effects_metrics() {
     assert_eq!(store.run(&["memory", "get", "work", "plan"]).ok().out, "first\n");
     assert_eq!(json_of(&store, &["memory", "ls", "work", "--scope", "shared"])["memory"].as_array().unwrap().len(), 1);
     json_of(&store, &["memory", "rm", "work", "plan", "--if-version", &version]);
+    for (input, stored) in [("{\"a\": [1,\n2.0]}\n", "{\"a\": [1,\n2.0]}\n"), ("two\nlines\n", "two\nlines\n")] {
+        let mut set = store.command(&["memory", "set", "work", "read", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut set.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        assert!(set.wait().unwrap().success());
+        assert_eq!(store.run(&["memory", "get", "work", "read"]).ok().out, stored);
+    }
     assert_eq!(store.run(&["memory", "get", "work", "plan"]).code, 1);
 
     let begin = |instance: &str| {

@@ -305,6 +305,10 @@ pub enum Command {
         outcome: Option<EffectOutcome>,
         /// Who says so, and how they know: `reconciler:NAME` or `user:NAME`. Class `ask` takes only `user:`.
         by: String,
+        /// The attempt that was looked into. Where another one is in doubt by now, what was seen says nothing of it, and is
+        /// refused. Absent: the current one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attempt: Option<u32>,
     },
     /// From the engine: a deadline passed, or the process that began it is gone.
     DoubtEffect {

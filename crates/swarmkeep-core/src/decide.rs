@@ -25,6 +25,7 @@ mod task;
 mod turn;
 mod value;
 
+pub use effect::HOLDER;
 pub use expire::next_due_ms;
 pub use turn::{Gone, half_written};
 
@@ -141,7 +142,9 @@ fn work(state: &State, command: &Command, ctx: &Ctx<'_>) -> Decision {
         Command::DeleteMemory { scope, key, if_version } => value::delete_memory(state, scope, key, *if_version),
         Command::BeginEffect(begin) => effect::begin(state, begin),
         Command::FinishEffect { effect, attempt, outcome } => effect::finish(state, effect, *attempt, outcome),
-        Command::ResolveEffect { effect, outcome, by } => effect::resolve(state, effect, outcome.as_ref(), by),
+        Command::ResolveEffect { effect, outcome, by, attempt } => {
+            effect::resolve(state, effect, *attempt, outcome.as_ref(), by)
+        }
         Command::DoubtEffect { effect, attempt, reason } => effect::doubt(state, effect, *attempt, reason),
         Command::ReturnAgent { agent, instance } => turn::return_agent(state, agent, instance),
         Command::InterruptTurns { instances, at_start } => {

@@ -36,6 +36,10 @@ pub enum RefusalCode {
     RequestMismatch,
     /// A named limit is reached.
     Limit,
+    /// Another process has taken the session, or the whole store, over: go to it.
+    FencedOut,
+    /// The session is damaged beyond what a program may decide: it can be read, and waits for a person.
+    NeedsDecision,
 }
 
 impl RefusalCode {
@@ -55,6 +59,8 @@ impl RefusalCode {
             RefusalCode::RequestTooOld => "request_too_old",
             RefusalCode::RequestMismatch => "request_mismatch",
             RefusalCode::Limit => "limit",
+            RefusalCode::FencedOut => "fenced_out",
+            RefusalCode::NeedsDecision => "needs_decision",
         }
     }
 }
@@ -201,6 +207,8 @@ impl From<Refusal> for Error {
             RefusalCode::Conflict => ErrorKind::Conflict,
             RefusalCode::InProgress => ErrorKind::Retry,
             RefusalCode::Limit => ErrorKind::Limit,
+            RefusalCode::FencedOut => ErrorKind::Unavailable,
+            RefusalCode::NeedsDecision => ErrorKind::Corrupt,
             RefusalCode::AlreadyExists
             | RefusalCode::LeaseLost
             | RefusalCode::WrongState

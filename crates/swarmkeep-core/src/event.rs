@@ -487,3 +487,18 @@ pub enum Event {
         reason: String,
     },
 }
+
+impl Event {
+    /// Whether it says what became of something outside, and begins nothing.
+    #[must_use]
+    pub fn tells_of_an_effect(&self) -> bool {
+        matches!(
+            self,
+            Self::EffectFinished { .. }
+                | Self::EffectOutcomeUnknown { .. }
+                | Self::EffectResolvedDone { .. }
+                | Self::EffectResolvedNotDone { .. }
+                | Self::Interrupted { .. }
+        )
+    }
+}

@@ -102,6 +102,20 @@ names!(
 );
 
 names!(
+    /// How the other side of a connection left its protocol.
+    ProtocolCause {
+        /// It said what is no message: not text, not JSON, or JSON of another kind.
+        NotAMessage = "not_a_message",
+        /// Again and again it answered what nobody asked: without an id, or with one that was not given out.
+        UnknownId = "unknown_id",
+        /// It said more in one piece than is taken.
+        TooLong = "too_long",
+        /// It named no revision of the protocol, or another one than before.
+        Revision = "revision",
+    }
+);
+
+names!(
     /// Where damage was found.
     Place {
         /// In the journal.
@@ -188,13 +202,24 @@ pub enum Failure {
     ConnectionLost {
         /// Which connection.
         connection: EntityId,
-        /// Since it last answered.
+        /// Since it was lost, or was tried first.
         silent_ms: u64,
+        /// Calls that the other side had when it was lost.
+        #[serde(default)]
+        in_flight: u64,
+        /// Those of them of which nobody knows whether they were carried out, and which may not be repeated.
+        #[serde(default)]
+        in_doubt: u64,
     },
     /// See [`FailureType::ProtocolError`].
     ProtocolError {
         /// Which connection.
         connection: EntityId,
+        /// How.
+        cause: ProtocolCause,
+        /// The first bytes of what it said, escaped; empty where it said nothing.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        beginning: String,
     },
     /// See [`FailureType::StateCorruption`].
     StateCorruption {
@@ -220,7 +245,8 @@ pub enum Failure {
     },
     /// See [`FailureType::ResourceExhaustion`].
     ResourceExhaustion {
-        /// Of what.
+        /// Of what. `cause` in JSON, as with the others: where failures are kept, `what` is a sentence.
+        #[serde(rename = "cause")]
         what: Exhausted,
     },
     /// See [`FailureType::OwnershipConflict`].
@@ -244,7 +270,7 @@ pub struct Stake {
     pub lost_records: u64,
     /// A good copy of everything concerned exists.
     pub is_covered: bool,
-    /// Tasks that wait for it, or sessions that are not served because of it.
+    /// Tasks that wait for it, sessions that are not served because of it, or calls that are in doubt because of it.
     pub waiting: u64,
 }
 
@@ -286,7 +312,7 @@ impl Failure {
         match self {
             Self::ProcessCrash { .. } => String::new(),
             Self::AgentUnresponsive { agent, .. } => agent.to_string(),
-            Self::ConnectionLost { connection, .. } | Self::ProtocolError { connection } => connection.to_string(),
+            Self::ConnectionLost { connection, .. } | Self::ProtocolError { connection, .. } => connection.to_string(),
             Self::StateCorruption { place, first, .. } => match first {
                 Some(first) => format!("{place} from seq {first}"),
                 None => place.to_string(),
@@ -376,8 +402,12 @@ mod tests {
         vec![
             Failure::ProcessCrash { frames_replayed: 3, possibly_acknowledged: 0 },
             Failure::AgentUnresponsive { agent: id("a"), silent_ms: 15_000 },
-            Failure::ConnectionLost { connection: id("c"), silent_ms: 0 },
-            Failure::ProtocolError { connection: id("c") },
+            Failure::ConnectionLost { connection: id("c"), silent_ms: 0, in_flight: 2, in_doubt: 1 },
+            Failure::ProtocolError {
+                connection: id("c"),
+                cause: ProtocolCause::NotAMessage,
+                beginning: "hello".to_owned(),
+            },
             Failure::StateCorruption { place: Place::Records, first: Some(3), last: Some(9) },
             Failure::CheckpointCorruption { seq: Some(7) },
             Failure::StorageUnavailable { cause: StorageCause::DiskFull },

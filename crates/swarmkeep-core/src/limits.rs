@@ -60,6 +60,9 @@ pub const CONNECTIONS: usize = 1_000;
 pub const CONFIG_KEYS: usize = 1_000;
 /// Canonical bytes of one session's state.
 pub const STATE_BYTES: usize = 64 * 1024 * 1024;
+/// Beyond that: room kept for what became of effects. What happened outside has to be recorded also where nothing new may be
+/// begun.
+pub const STATE_BYTES_RESERVED: usize = 8 * 1024 * 1024;
 /// Deliveries of a message to one agent before it becomes a dead letter.
 pub const DELIVERIES: u32 = 16;
 /// After this long without acknowledgement a delivered message is delivered again.

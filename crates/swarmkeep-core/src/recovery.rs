@@ -114,6 +114,15 @@ pub struct SeenCheckpoint {
     pub is_valid: bool,
 }
 
+/// A part of a session, other than records and checkpoints, that is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenPart {
+    /// Which: `session row`, `blob ID`.
+    pub what: String,
+    /// It can be made again, or a second copy of it was found.
+    pub has_copy: bool,
+}
+
 /// What is seen of a session, from outside the damage.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
@@ -132,7 +141,11 @@ pub struct Seen {
     pub readable: Ranges,
     /// Records of which a second copy was found.
     pub copies: Ranges,
-    /// Recoveries begun and not brought to an end.
+    /// Records that an earlier recovery listed as lost, below a checkpoint that has what they did: no news.
+    pub lost_before: Ranges,
+    /// Other parts that are damaged.
+    pub parts: Vec<SeenPart>,
+    /// Attempts at recovering it since it last stood for [`STABLE_MS`].
     pub attempts: u32,
     /// What is not as it should be.
     pub findings: Vec<Finding>,
@@ -143,6 +156,9 @@ pub struct Seen {
 pub struct Policy {
     /// Going back to the newest state that can be had, although acknowledged records after it are lost by that.
     pub accept_loss: bool,
+    /// Giving up a session of which nothing can be had. No setting says so: only a person, of one session.
+    #[serde(default)]
+    pub start_fresh: bool,
 }
 
 /// One thing to do. Each may be done again: the second time changes nothing.
@@ -150,7 +166,7 @@ pub struct Policy {
 #[serde(tag = "step", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Step {
-    /// Damaged bytes are copied to quarantine; nothing is deleted.
+    /// What is damaged, and what is whole and would be out of reach, is copied to quarantine; nothing is deleted.
     Quarantine {
         /// Records concerned.
         range: Range,
@@ -160,6 +176,18 @@ pub enum Step {
         /// Which.
         range: Range,
     },
+    /// Something else is made again, or put back from a second copy.
+    RepairPart {
+        /// What.
+        what: String,
+    },
+    /// The session ends here from now on. What came after is in quarantine.
+    RollBack {
+        /// Its last record.
+        to: Seq,
+    },
+    /// The session is given up: nothing of it can be had. What there is of it is in quarantine, and its name is free.
+    StartFresh,
     /// The state at a checkpoint; seq 0: the empty one.
     LoadCheckpoint {
         /// At which record.
@@ -186,13 +214,14 @@ impl Step {
     pub fn order(&self) -> u8 {
         match self {
             Self::Quarantine { .. } => 0,
-            Self::RepairRange { .. } => 1,
-            Self::LoadCheckpoint { .. } => 2,
-            Self::Replay { .. } => 3,
-            Self::Verify => 4,
-            Self::Validate => 5,
-            Self::Record => 6,
-            Self::Wait => 7,
+            Self::RepairRange { .. } | Self::RepairPart { .. } => 1,
+            Self::RollBack { .. } | Self::StartFresh => 2,
+            Self::LoadCheckpoint { .. } => 3,
+            Self::Replay { .. } => 4,
+            Self::Verify => 5,
+            Self::Validate => 6,
+            Self::Record => 7,
+            Self::Wait => 8,
         }
     }
 }
@@ -200,8 +229,13 @@ impl Step {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Quarantine { range } => write!(f, "copy what is damaged of seq {range} to quarantine"),
+            Self::Quarantine { range } => write!(f, "copy what there is of seq {range} to quarantine"),
             Self::RepairRange { range } => write!(f, "put seq {range} back from a second copy"),
+            Self::RepairPart { what } => write!(f, "put right: {what}"),
+            Self::RollBack { to } => write!(f, "go back to seq {to}; what came after is kept in quarantine"),
+            Self::StartFresh => {
+                f.write_str("give the session up: what there is of it is kept in quarantine, and its name is free")
+            }
             Self::LoadCheckpoint { seq: Seq(0) } => f.write_str("begin with the empty state"),
             Self::LoadCheckpoint { seq } => write!(f, "load the checkpoint at seq {seq}"),
             Self::Replay { range } => write!(f, "replay seq {range}"),
@@ -236,14 +270,18 @@ pub struct Loss {
     pub state: Ranges,
     /// Acknowledged records that are still part of the state (a later checkpoint has what they did), and cannot be read.
     pub history: Ranges,
+    /// Other parts that exist nowhere any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
     /// `100 × records of state lost ÷ known head`; 0 when nothing is known.
     pub percent: f64,
 }
 
 impl Loss {
-    fn of(state: Ranges, history: Ranges, known_head: Seq) -> Self {
-        let percent = percent(state.count(), known_head.0);
-        Self { state, history, percent }
+    /// Whether nothing is lost.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.state.is_empty() && self.history.is_empty() && self.parts.is_empty()
     }
 }
 
@@ -315,22 +353,30 @@ fn way(seen: &Seen, records: &Ranges) -> Option<Way> {
 pub fn plan(seen: &Seen, policy: Policy) -> Plan {
     let end = known_end(seen);
     let all = Ranges::from(beyond(seen.removed_through, end));
-    let gaps = all.without(&seen.readable);
-    let repairs = gaps.within(&seen.copies);
-    let records = seen.readable.union(&repairs);
-    let lost = gaps.without(&repairs);
+    let gaps = all.without(&seen.readable).without(&seen.lost_before);
+    let copied = gaps.within(&seen.copies);
+    let records = seen.readable.union(&copied);
+    let lost = gaps.without(&copied);
     let found = way(seen, &records);
     let (from, to) = found.map_or((Seq::ZERO, Seq::ZERO), |way| (way.from, way.to.min(end)));
     let given_up = Ranges::from(beyond(to, end));
-    let history = lost.without(&given_up);
-    let loss = Loss::of(given_up.clone(), history, end);
+    // Beyond what can be reached nothing is put back: it is kept aside.
+    let repairs = copied.without(&given_up);
+    let loss = Loss {
+        history: lost.without(&given_up),
+        parts: seen.parts.iter().filter(|part| !part.has_copy).map(|part| part.what.clone()).collect(),
+        percent: percent(given_up.count(), end.0),
+        state: given_up.clone(),
+    };
     let nothing = found.is_none() || (to == Seq::ZERO && end > Seq::ZERO);
 
     let is_damaged = !gaps.is_empty() || seen.checkpoints.iter().any(|checkpoint| !checkpoint.is_valid);
     let worst = seen.findings.iter().map(|finding| finding.kind.severity()).max();
     let would = if !given_up.is_empty() || !lost.is_empty() {
         Strategy::CheckpointRollback
-    } else if !repairs.is_empty() {
+    } else if !loss.parts.is_empty() {
+        Strategy::PartialRecovery
+    } else if !repairs.is_empty() || !seen.parts.is_empty() {
         Strategy::Repair
     } else if is_damaged || worst == Some(Severity::High) {
         Strategy::CheckpointRollback
@@ -341,8 +387,10 @@ pub fn plan(seen: &Seen, policy: Policy) -> Plan {
             None => Strategy::Replay,
         }
     };
-    let waits = seen.attempts >= ATTEMPTS || (!given_up.is_empty() && (nothing || !policy.accept_loss));
+    let is_allowed = if nothing { policy.start_fresh } else { policy.accept_loss };
+    let waits = seen.attempts >= ATTEMPTS || (!given_up.is_empty() && !is_allowed);
     let recommended = match would {
+        _ if nothing && end > Seq::ZERO && !waits => Action::StartFresh,
         _ if nothing && end > Seq::ZERO => Action::RestoreFromCopy,
         _ if !given_up.is_empty() && waits => Action::AcceptRollback,
         _ if waits => Action::RestoreFromCopy,
@@ -350,13 +398,23 @@ pub fn plan(seen: &Seen, policy: Policy) -> Plan {
         _ => Action::None,
     };
 
-    let mut steps: Vec<Step> = gaps.iter().map(|range| Step::Quarantine { range }).collect();
-    // Out of reach, and whole: kept all the same.
-    steps.extend(records.within(&given_up).iter().map(|range| Step::Quarantine { range }));
+    // What is damaged; and what is out of reach, and whole: kept all the same.
+    let aside = gaps.union(&records.within(&given_up));
+    let mut steps: Vec<Step> = aside.iter().map(|range| Step::Quarantine { range }).collect();
     if waits {
         steps.extend([Step::Record, Step::Wait]);
+    } else if nothing && !given_up.is_empty() {
+        steps.extend([Step::StartFresh, Step::Record]);
     } else {
         steps.extend(repairs.iter().map(|range| Step::RepairRange { range }));
+        let parts = seen.parts.iter().filter(|part| part.has_copy).map(|part| part.what.clone());
+        let derived = seen.checkpoints.iter().filter(|checkpoint| !checkpoint.is_valid);
+        let derived = derived.map(|checkpoint| format!("checkpoint at seq {}", checkpoint.seq));
+        let mut parts: Vec<String> = parts.chain(derived).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        steps.extend(parts.into_iter().map(|what| Step::RepairPart { what }));
+        steps.extend((!given_up.is_empty()).then_some(Step::RollBack { to }));
         steps.push(Step::LoadCheckpoint { seq: from });
         steps.extend(beyond(from, to).map(|range| Step::Replay { range }));
         steps.extend([Step::Verify, Step::Validate, Step::Record]);
@@ -445,7 +503,8 @@ mod tests {
     fn a_damaged_checkpoint_is_passed_over_for_an_older_one() {
         let plan = asked(&seen(100, &[(1, 100)], &[(80, true), (95, false)]));
         assert_eq!(plan.strategy, Strategy::CheckpointRollback);
-        assert_eq!(plan.steps[0], Step::LoadCheckpoint { seq: Seq(80) });
+        assert_eq!(plan.steps[0], Step::RepairPart { what: "checkpoint at seq 95".into() });
+        assert_eq!(plan.steps[1], Step::LoadCheckpoint { seq: Seq(80) });
         assert_eq!(plan.loss, Loss::default());
     }
 
@@ -461,19 +520,59 @@ mod tests {
         assert_eq!((waiting.reaches, waiting.loss.state.count()), (Seq(50), 50));
         assert!((waiting.loss.percent - 50.0).abs() < 1e-9);
         assert_eq!(waiting.steps.last(), Some(&Step::Wait));
-        let accepted = plan(&seen, Policy { accept_loss: true });
+        let accepted = plan(&seen, Policy { accept_loss: true, ..Policy::default() });
         assert!(!accepted.waits());
         assert_eq!(accepted.loss, waiting.loss);
         // What lies beyond the gap is whole, and kept.
-        assert!(accepted.steps.contains(&Step::Quarantine { range: Range { first: Seq(61), last: Seq(100) } }));
+        assert!(accepted.steps.contains(&Step::Quarantine { range: Range { first: Seq(51), last: Seq(100) } }));
+        assert!(accepted.steps.contains(&Step::RollBack { to: Seq(50) }));
+    }
+
+    #[test]
+    fn what_was_listed_as_lost_is_no_news_and_no_bridge() {
+        let mut seen = seen(100, &[(1, 50), (61, 100)], &[(80, true)]);
+        seen.lost_before = ranges(&[(51, 60)]);
+        assert!(asked(&seen).is_plain());
+        // Once the checkpoint above it is gone too, state is lost.
+        seen.checkpoints = vec![SeenCheckpoint { seq: Seq(80), is_valid: false }];
+        let plan = asked(&seen);
+        assert!(plan.waits());
+        assert_eq!(plan.reaches, Seq(50));
+    }
+
+    #[test]
+    fn a_part_without_a_copy_is_listed_and_the_rest_goes_on() {
+        let mut seen = seen(10, &[(1, 10)], &[]);
+        seen.parts = vec![SeenPart { what: "session row".into(), has_copy: true }];
+        let repaired = asked(&seen);
+        assert_eq!(repaired.strategy, Strategy::Repair);
+        assert_eq!(repaired.steps[0], Step::RepairPart { what: "session row".into() });
+        seen.parts.push(SeenPart { what: "blob 7".into(), has_copy: false });
+        let partial = asked(&seen);
+        assert_eq!((partial.strategy, partial.loss.parts.len()), (Strategy::PartialRecovery, 1));
+        assert!(!partial.waits());
+    }
+
+    #[test]
+    fn nothing_is_put_back_beyond_what_is_reached() {
+        let mut seen = seen(100, &[(1, 50)], &[]);
+        seen.copies = ranges(&[(61, 100)]);
+        let accepted = plan(&seen, Policy { accept_loss: true, ..Policy::default() });
+        assert!(!accepted.steps.iter().any(|step| matches!(step, Step::RepairRange { .. })));
+        assert!(accepted.steps.contains(&Step::Quarantine { range: Range { first: Seq(51), last: Seq(100) } }));
     }
 
     #[test]
     fn nothing_left_is_never_a_fresh_start() {
-        let plan = plan(&seen(100, &[], &[(60, false)]), Policy { accept_loss: true });
-        assert!(plan.waits());
-        assert_eq!(plan.recommended, Action::RestoreFromCopy);
-        assert!((plan.loss.percent - 100.0).abs() < 1e-9);
+        let seen = seen(100, &[], &[(60, false)]);
+        let waiting = plan(&seen, Policy { accept_loss: true, start_fresh: false });
+        assert!(waiting.waits());
+        assert_eq!(waiting.recommended, Action::RestoreFromCopy);
+        assert!((waiting.loss.percent - 100.0).abs() < 1e-9);
+        // But by a person's word.
+        let given_up = plan(&seen, Policy { accept_loss: true, start_fresh: true });
+        assert_eq!(given_up.steps.last_chunk(), Some(&[Step::StartFresh, Step::Record]));
+        assert_eq!((given_up.recommended, given_up.loss), (Action::StartFresh, waiting.loss));
     }
 
     #[test]

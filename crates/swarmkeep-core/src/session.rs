@@ -142,6 +142,25 @@ pub struct Circumstances<'a> {
     pub salts: &'a mut dyn FnMut() -> [u8; 16],
 }
 
+/// Of an answer that says `run`, when that was carried out or has come into doubt since: whoever is told so never runs it.
+/// Whether anything changed.
+fn run_no_more(state: &State, commands: &[Command], outcomes: &mut [Outcome]) -> bool {
+    let mut changed = false;
+    for (command, outcome) in commands.iter().zip(outcomes) {
+        let (Command::BeginEffect(begin), Outcome::Run { attempt }) = (command, &*outcome) else { continue };
+        let Some(effect) = state.effects.get(&begin.effect) else { continue };
+        *outcome = match (effect.status, &effect.outcome) {
+            (EffectStatus::Finished, Some(recorded)) => Outcome::Recorded { outcome: recorded.clone() },
+            (EffectStatus::Begun, _) if effect.attempt == *attempt => continue,
+            _ => Outcome::Unknown {
+                reason: effect.reason.clone().unwrap_or_else(|| "this attempt is over: begin again".into()),
+            },
+        };
+        changed = true;
+    }
+    changed
+}
+
 /// A session's staged state, and the way it moves.
 #[derive(Debug, Clone, Default)]
 pub struct Session {
@@ -174,8 +193,10 @@ impl Session {
         let now_ms = circumstances.now_ms.max(self.staged.head.time_ms);
         // Only a request that can be repeated has to be compared.
         let request_hash = request.id.as_ref().map_or(Hash::default(), |_| request.hash());
-        if let Some(done) = self.repeated(request.id.as_ref(), request_hash, now_ms)? {
-            if let Some(done) = self.run_no_more(&request.commands, &done) {
+        if let Some(mut done) = self.repeated(request.id.as_ref(), request_hash, now_ms)? {
+            let mut outcomes = done.outcomes.to_vec();
+            if run_no_more(&self.staged, &request.commands, &mut outcomes) {
+                done.outcomes = outcomes.into();
                 return Ok(Staged::Repeated { done, durable_at: self.staged.head.seq });
             }
             // What a fork inherited has higher seqs than the fork itself: it is as durable as the fork.
@@ -206,32 +227,9 @@ impl Session {
         if draft.events.is_empty() {
             return Ok(Staged::Nothing { outcomes: draft.outcomes, head });
         }
+        // A later command of the request may have ended what an earlier one began.
+        run_no_more(&draft.state, &request.commands, &mut draft.outcomes);
         self.finish(draft, request.id, request_hash, request.blobs, circumstances)
-    }
-
-    /// A remembered answer that said `run`, when that was carried out or has come into doubt since: a repeat is told so, and
-    /// never to run again.
-    fn run_no_more(&self, commands: &[Command], done: &Done) -> Option<Done> {
-        let mut outcomes = done.outcomes.to_vec();
-        let mut changed = false;
-        for (command, outcome) in commands.iter().zip(&mut outcomes) {
-            let (Command::BeginEffect(begin), Outcome::Run { attempt }) = (command, &*outcome) else { continue };
-            let Some(effect) = self.staged.effects.get(&begin.effect) else { continue };
-            let now = match (effect.status, &effect.outcome) {
-                (EffectStatus::Finished, Some(recorded)) => Outcome::Recorded { outcome: recorded.clone() },
-                (EffectStatus::Begun, _) if effect.attempt == *attempt => continue,
-                _ => Outcome::Unknown {
-                    reason: effect.reason.clone().unwrap_or_else(|| "this attempt is over: begin again".into()),
-                },
-            };
-            *outcome = now;
-            changed = true;
-        }
-        changed.then(|| {
-            let mut done = done.clone();
-            done.outcomes = outcomes.into();
-            done
-        })
     }
 
     fn repeated(&self, id: Option<&RequestId>, hash: Hash, now_ms: u64) -> Result<Option<Done>, Refusal> {
@@ -270,6 +268,10 @@ impl Session {
         let mut head = after;
         let mut bytes = Vec::with_capacity(events.len() * 512);
         let mut records = Vec::with_capacity(events.len());
+        let limit = match events.iter().all(Event::tells_of_an_effect) {
+            true => limits::STATE_BYTES + limits::STATE_BYTES_RESERVED,
+            false => limits::STATE_BYTES,
+        };
         for (nth, event) in events.into_iter().enumerate() {
             let answer =
                 (nth == last && id.is_some()).then(|| Answer { first, request_hash, outcomes: outcomes.clone() });
@@ -301,12 +303,11 @@ impl Session {
         // What a request leaves behind in memory of itself never hinders the ones that make room.
         let entities = |state: &State| state.weight() - state.requests.weight();
         let weight = state.weight();
-        if weight > limits::STATE_BYTES && entities(&state) > entities(&self.staged) {
+        if weight > limit && entities(&state) > entities(&self.staged) {
             return Err(Refusal::new(
                 RefusalCode::Limit,
                 format!(
-                    "the session's state would have {weight} bytes, at most {}: remove memory, or begin another session",
-                    limits::STATE_BYTES
+                    "the session's state would have {weight} bytes, at most {limit}: remove memory, or begin another session"
                 ),
             ));
         }

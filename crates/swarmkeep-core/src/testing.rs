@@ -217,6 +217,7 @@ fn effect_command(draw: &mut Draw, state: &State, agent: EntityId) -> Command {
             effect,
             outcome: draw.one_in(2).then_some(outcome),
             by: if draw.one_in(2) { "user:anna".into() } else { "reconciler:counter".into() },
+            attempt: (row.attempt % 2 == 0).then_some(row.attempt),
         },
         known => {
             let class = EffectClass::ALL[draw.below(EffectClass::ALL.len())];

@@ -15,7 +15,8 @@ use swarmkeep_core::{
     EntityId, Seq, State,
     failure::Strategy as Kind,
     recovery::{
-        ATTEMPTS, CheckName, Finding, FindingKind, Policy, Range, Ranges, Seen, SeenCheckpoint, Step, plan, validate,
+        ATTEMPTS, CheckName, Finding, FindingKind, Policy, Range, Ranges, Seen, SeenCheckpoint, SeenPart, Step, plan,
+        validate,
     },
     state::{Agent, Task, TaskStatus},
     testing::History,
@@ -34,6 +35,8 @@ prop_compose! {
         checkpoints in prop::collection::vec((1u64..80, any::<bool>()), 0..4),
         readable in ranges(),
         copies in ranges(),
+        lost_before in prop_oneof![3 => Just(Ranges::default()), 1 => ranges()],
+        parts in prop::collection::vec(any::<bool>(), 0..3),
         attempts in 0u32..5,
         kinds in prop::collection::vec(prop::sample::select(FindingKind::ALL), 0..3),
     ) -> Seen {
@@ -46,6 +49,8 @@ prop_compose! {
                 .collect(),
             readable,
             copies,
+            lost_before,
+            parts: parts.into_iter().map(|has_copy| SeenPart { what: "part".into(), has_copy }).collect(),
             attempts,
             findings: kinds.into_iter().map(|kind| Finding { kind, what: String::new() }).collect(),
             ..Seen::default()
@@ -62,7 +67,7 @@ proptest! {
 
     #[test]
     fn a_plan_says_every_seq_that_it_does_not_restore(seen in seen(), accept_loss in any::<bool>()) {
-        let plan = plan(&seen, Policy { accept_loss });
+        let plan = plan(&seen, Policy { accept_loss, start_fresh: false });
         let there: BTreeSet<u64> = &set(&seen.readable) | &set(&seen.copies);
         let from = seen
             .checkpoints
@@ -91,7 +96,7 @@ proptest! {
 
     #[test]
     fn loss_is_taken_by_nobody_but_who_may(seen in seen(), accept_loss in any::<bool>()) {
-        let made = plan(&seen, Policy { accept_loss });
+        let made = plan(&seen, Policy { accept_loss, start_fresh: false });
         let restores = made.steps.iter().any(|step| matches!(step, Step::LoadCheckpoint { .. }));
         prop_assert_eq!(restores, !made.waits());
         if !made.loss.state.is_empty() && !accept_loss {
@@ -106,19 +111,19 @@ proptest! {
 
     #[test]
     fn steps_are_in_order_and_the_same_sight_gives_the_same_plan(seen in seen(), accept_loss in any::<bool>()) {
-        let made = plan(&seen, Policy { accept_loss });
+        let made = plan(&seen, Policy { accept_loss, start_fresh: false });
         prop_assert!(made.steps.iter().map(Step::order).is_sorted());
-        prop_assert_eq!(&made, &plan(&seen.clone(), Policy { accept_loss }));
+        prop_assert_eq!(&made, &plan(&seen.clone(), Policy { accept_loss, start_fresh: false }));
         let mut shuffled = seen;
         shuffled.checkpoints.reverse();
-        prop_assert_eq!(&made.steps, &plan(&shuffled, Policy { accept_loss }).steps);
+        prop_assert_eq!(&made.steps, &plan(&shuffled, Policy { accept_loss, start_fresh: false }).steps);
         let read: swarmkeep_core::recovery::Plan = serde_json::from_str(&serde_json::to_string(&made).unwrap()).unwrap();
         prop_assert_eq!(read.steps, made.steps);
     }
 
     #[test]
     fn repairs_come_from_copies_and_mend_gaps_only(seen in seen()) {
-        let made = plan(&seen, Policy { accept_loss: true });
+        let made = plan(&seen, Policy { accept_loss: true, start_fresh: false });
         for step in &made.steps {
             if let Step::RepairRange { range } = step {
                 let repaired = set(&Ranges::from(Some(*range)));

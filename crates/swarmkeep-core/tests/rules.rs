@@ -295,6 +295,69 @@ fn a_process_that_took_anothers_place_finds_a_doubt() {
 }
 
 #[test]
+fn nobody_is_told_to_run_what_the_same_request_has_ended() {
+    for (then, wants) in [
+        (r#"{"return_agent":{"agent":"a","instance":"p2"}}"#, "unknown"),
+        (r#"{"finish_effect":{"effect":"e","attempt":1,"outcome":{"ok":true}}}"#, "recorded"),
+        (r#"{"spawn_agent":{"id":"b"}}"#, "run"),
+    ] {
+        let mut h = swarm(&["a"]);
+        let mut request = h.request(0);
+        request.id = Some("client:1".parse().unwrap());
+        request.commands = vec![json(BEGIN), json(then)];
+        let Ok(Staged::Group(first)) = h.submit(request.clone()) else { panic!("{then}") };
+        let said = serde_json::to_value(&first.outcomes[0]).unwrap();
+        assert!(said.get(wants).is_some(), "{then}: {said}");
+        let Ok(Staged::Repeated { done, .. }) = h.submit(request) else { panic!("{then}") };
+        assert_eq!(done.outcomes.to_vec(), first.outcomes, "{then}: a repeat is told the same");
+    }
+}
+
+#[test]
+fn what_became_of_an_effect_is_recorded_in_a_session_that_is_full() {
+    let mut h = swarm(&[]);
+    run(&mut h, r#"{"begin_effect":{"effect":"e","instance":"p1"}}"#);
+    let large = "x".repeat(limits::JSON_BYTES - 100);
+    let set = |n: usize| json(&format!(r#"{{"set_memory":{{"key":"k{n}","value":"{large}"}}}}"#));
+    let full = (0..200).find_map(|n| h.command(set(n)).err()).expect("it is full before that");
+    assert_eq!(full.code, RefusalCode::Limit);
+    let finish =
+        format!(r#"{{"finish_effect":{{"effect":"e","attempt":1,"outcome":{{"ok":true,"value":"{large}"}}}}}}"#);
+    run(&mut h, &finish);
+    assert!(h.state().weight() > limits::STATE_BYTES);
+    assert_eq!(refused(&mut h, r#"{"begin_effect":{"effect":"f","instance":"p1"}}"#), RefusalCode::Limit);
+    run(&mut h, r#"{"delete_memory":{"key":"k0"}}"#);
+    run(&mut h, r#"{"delete_memory":{"key":"k1"}}"#);
+    run(&mut h, r#"{"begin_effect":{"effect":"f","instance":"p1"}}"#);
+}
+
+#[test]
+fn what_was_seen_of_one_attempt_settles_no_other() {
+    let mut h = swarm(&["a"]);
+    run(&mut h, BEGIN);
+    run(&mut h, &BEGIN.replace("p1", "p2"));
+    let resolve =
+        |attempt: u32| format!(r#"{{"resolve_effect":{{"effect":"e","by":"reconciler:bank","attempt":{attempt}}}}}"#);
+    run(&mut h, &resolve(1));
+    assert_eq!(run(&mut h, &BEGIN.replace("p1", "p3")), Outcome::Run { attempt: 2 });
+    run(&mut h, &BEGIN.replace("p1", "p4"));
+    // One that looked before the second attempt, and was slow.
+    assert_eq!(refused(&mut h, &resolve(1)), RefusalCode::WrongState);
+    run(&mut h, &resolve(2));
+}
+
+#[test]
+fn a_holder_that_came_after_another_finds_a_doubt() {
+    let mut h = swarm(&[]);
+    let begin = |instance: &str| format!(r#"{{"begin_effect":{{"effect":"e","instance":"{instance}"}}}}"#);
+    run(&mut h, &begin("holder:1"));
+    assert_eq!(refused(&mut h, &begin("holder:1")), RefusalCode::InProgress);
+    assert_eq!(refused(&mut h, &begin("p1")), RefusalCode::InProgress, "a client says nothing of the holder");
+    assert!(matches!(run(&mut h, &begin("holder:2")), Outcome::Unknown { .. }));
+    assert_eq!(refused(&mut h, &begin("holder:2")), RefusalCode::OutcomeUnknown);
+}
+
+#[test]
 fn what_may_be_repeated_runs_again_and_what_may_not_waits_for_whoever_may_say() {
     let mut h = swarm(&["a"]);
     let read = r#"{"begin_effect":{"effect":"r","class":"read","agent":"a","instance":"p1"}}"#;

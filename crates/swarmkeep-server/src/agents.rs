@@ -45,6 +45,12 @@ pub(crate) fn routes(api: Api) -> Api {
             .body("AgentStatusChange"),
     )
     .post(
+        "/v1/sessions/{namespace}/{name}/agents/{id}/return",
+        returns,
+        Op::write("returnAgent", "A new process of the agent begins: what an earlier one left half-written is closed")
+            .body("Instance"),
+    )
+    .post(
         "/v1/sessions/{namespace}/{name}/agents/{id}/heartbeat",
         heartbeat,
         Op::read(
@@ -158,6 +164,20 @@ async fn status(mut call: Call) -> Answer {
     let session = call.session().await?;
     let StatusChange { status, reason } = call.json().await?;
     call.submit(&session, None, vec![Command::SetAgentStatus { agent, status, reason }]).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Instance {
+    instance: EntityId,
+}
+
+async fn returns(mut call: Call) -> Answer {
+    let agent: EntityId = call.id("id")?;
+    let session = call.session().await?;
+    let Instance { instance } = call.json().await?;
+    let by = agent.clone();
+    call.submit(&session, Some(&by), vec![Command::ReturnAgent { agent, instance }]).await
 }
 
 async fn heartbeat(mut call: Call) -> Answer {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use swarmkeep::{Actor, Session, SessionId, Swarmkeep, SystemClock, core::clock::Clock};
+use swarmkeep::{Actor, Session, SessionId, SessionName, Swarmkeep, SystemClock, core::clock::Clock};
 use tokio::{
     sync::{Mutex, watch},
     time::Instant,
@@ -77,10 +77,20 @@ impl App {
         self.0.started.elapsed().as_secs()
     }
 
-    /// The session of this name; there must be one.
+    /// The session of this name, or else of this id; there must be one.
     pub(crate) async fn session(&self, name: &str) -> Result<Session, Problem> {
-        self.0.keep.get_session(name).await?.ok_or_else(|| {
-            Problem::not_found(format!("there is no session `{name}`")).hint("POST its `/open` route to make it")
+        let name: SessionName = name.parse()?;
+        if let Some(session) = self.0.keep.find_session(name.clone()).await? {
+            return Ok(session);
+        }
+        let Some(id) = id_in(&name) else {
+            return Err(
+                Problem::not_found(format!("there is no session `{name}`")).hint("POST its `/open` route to make it")
+            );
+        };
+        self.0.keep.session_by_id(id).await?.ok_or_else(|| {
+            Problem::not_found(format!("there is no session of this name or id: `{}`", name.name()))
+                .hint("the routes /v1/sessions and /v1/quarantine list those that there are")
         })
     }
 
@@ -164,6 +174,10 @@ impl App {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Local;
 
+/// Marks a request that another surface makes: who did it, where the caller does not say.
+#[derive(Debug, Clone)]
+pub(crate) struct Via(pub(crate) Actor);
+
 /// An open feed.
 pub(crate) struct FeedCount {
     app: App,
@@ -177,4 +191,9 @@ impl Drop for FeedCount {
             self.app.0.sockets.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+/// The id that stands where a name is expected. A name that has the form of an id is taken as a name first.
+pub(crate) fn id_in(name: &SessionName) -> Option<SessionId> {
+    (name.namespace() == SessionName::DEFAULT_NAMESPACE).then(|| name.name().parse().ok()).flatten()
 }

@@ -60,7 +60,7 @@ async fn put(mut call: Call) -> Answer {
         payload: Json::null(),
         blobs: std::iter::once((label, id)).collect(),
     };
-    let mut request = envelope.request(&call.app, None, vec![command])?;
+    let mut request = envelope.request(call.unnamed(), None, vec![command])?;
     request.blobs.push(blob);
     let reply = session.submit(request).await.map_err(|error| Problem::from(error).precondition(stated))?;
     Ok(answer_with(StatusCode::OK, &reply, &format!(",\"id\":\"{id}\"")))

@@ -301,7 +301,7 @@ impl Bulk {
             durability: line.durability.or(self.durability),
             if_match: false,
         };
-        let mut request = envelope.request(&self.app, None, line.commands)?;
+        let mut request = envelope.request(self.app.unnamed(), None, line.commands)?;
         // Waited for here, before the line is polled: a line that waited by itself could be overtaken by the next.
         let waiting = session.clone();
         let mut room = pin!(waiting.room());

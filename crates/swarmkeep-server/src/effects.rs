@@ -131,11 +131,13 @@ struct Resolve {
     #[serde(default)]
     outcome: Option<EffectOutcome>,
     by: String,
+    #[serde(default)]
+    attempt: Option<u32>,
 }
 
 async fn resolve(mut call: Call) -> Answer {
     let effect: EntityId = call.id("key")?;
     let session = call.session().await?;
-    let Resolve { outcome, by } = call.json().await?;
-    call.submit(&session, None, vec![Command::ResolveEffect { effect, outcome, by }]).await
+    let Resolve { outcome, by, attempt } = call.json().await?;
+    call.submit(&session, None, vec![Command::ResolveEffect { effect, outcome, by, attempt }]).await
 }

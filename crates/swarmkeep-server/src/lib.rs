@@ -12,13 +12,16 @@
 //! | `api`, `openapi` | the table of routes, and the document made from it |
 //! | `wire` | requests read, replies written |
 //! | [`problem`] | what is answered when it was not done |
+//! | `beside` | another surface, behind the same guard |
 //! | `sessions`, `records`, `agents`, `tasks`, `messages`, `memory`, `effects`, `metrics`, `blobs` | one resource each |
 //! | `bulk`, `feed` | streams in and out |
-//! | `query`, `store`, `health` | across sessions; the store itself |
+//! | `query`, `store`, `health`, [`report`] | across sessions; the store itself; the morning report |
+//! | [`reading`] | its documents, read without their types |
 
 mod agents;
 mod api;
 mod app;
+mod beside;
 mod blobs;
 mod bulk;
 mod effects;
@@ -32,7 +35,10 @@ mod metrics;
 mod openapi;
 pub mod problem;
 mod query;
+pub mod reading;
 mod records;
+mod recoveries;
+pub mod report;
 mod serve;
 mod sessions;
 pub mod settings;
@@ -46,7 +52,7 @@ mod wire;
 use std::any::Any;
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     http::{Method, Uri},
     response::{IntoResponse, Response},
@@ -56,31 +62,43 @@ use tower::{Layer, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use self::{
+    beside::{Beside, Ground},
     problem::Problem,
     serve::{Server, serve},
     settings::{DEFAULT_PORT, Secret, ServerSettings, Tls},
 };
-use crate::{api::Api, app::App};
+use crate::{
+    api::Api,
+    app::{App, Via},
+};
 
 /// The whole HTTP API, to be served by a program of one's own, with the settings' Host, Origin and token rules in front of
 /// it. The Host's port is not compared: only who listens knows it.
 pub fn router(keep: Swarmkeep, settings: ServerSettings) -> Router {
+    router_with(keep, settings, None)
+}
+
+/// The same, with another surface [`Beside`] the API.
+pub fn router_with(keep: Swarmkeep, settings: ServerSettings, beside: Option<Beside>) -> Router {
     let guard = guard::Guard::new(&settings, None);
-    let (_, api) = build(keep, settings);
+    let (_, api) = build(keep, settings, beside);
     Router::new().fallback_service(guard.layer(api).map_request(unread::watch::<Body>))
 }
 
 /// The API without a guard, and what it shares.
-fn build(keep: Swarmkeep, settings: ServerSettings) -> (App, Router) {
+fn build(keep: Swarmkeep, settings: ServerSettings, beside: Option<Beside>) -> (App, Router) {
     let api = routes();
     let app = App::new(keep, settings, openapi::document(&api.operations).into());
-    let router = api
-        .router
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
-        .layer(CatchPanicLayer::custom(panicked))
-        .with_state(app.clone());
-    (app, router)
+    let mut router = api.router.fallback(no_route).method_not_allowed_fallback(no_method).with_state::<()>(app.clone());
+    if let Some(Beside { caller, mount }) = beside {
+        let closing = app.clone();
+        let ground = Ground {
+            api: router.clone().layer(Extension(Via(caller))),
+            closing: Box::pin(async move { closing.closing().await }),
+        };
+        router = router.merge(mount(ground));
+    }
+    (app, router.layer(CatchPanicLayer::custom(panicked)))
 }
 
 fn routes() -> Api {
@@ -98,6 +116,8 @@ fn routes() -> Api {
     let api = bulk::routes(api);
     let api = query::routes(api);
     let api = store::routes(api);
+    let api = recoveries::routes(api);
+    let api = report::routes(api);
     let api = health::routes(api);
     openapi::routes(api)
 }

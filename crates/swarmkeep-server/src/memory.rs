@@ -25,6 +25,11 @@ pub(crate) fn routes(api: Api) -> Api {
         all,
         Op::read("listMemory", "Memory, in the order of scope and key", Content::Json("MemoryList")).query(&[
             ("scope", "string", "Only of this scope"),
+            (
+                "text",
+                "string",
+                "Only where this stands in the key or in the value as JSON; upper and lower case are the same",
+            ),
             ("limit", "integer", "Rows in the page: 1 to 1000, 100 by default"),
             ("after", "string", "`next` of the page before"),
         ]),
@@ -54,6 +59,7 @@ pub(crate) fn routes(api: Api) -> Api {
 #[serde(deny_unknown_fields)]
 struct MemoryQuery {
     scope: Option<EntityId>,
+    text: Option<String>,
     limit: Option<usize>,
     after: Option<String>,
 }
@@ -71,9 +77,18 @@ async fn all(call: Call) -> Answer {
         .memory
         .iter()
         .filter(|entry| after.as_ref().is_none_or(|after| (&entry.scope, &entry.key) > (&after.scope, &after.key)));
-    let keep =
-        |entry: &MemoryEntry| is_there(entry, now_ms) && query.scope.as_ref().is_none_or(|scope| entry.scope == *scope);
+    let text = query.text.map(|text| text.to_lowercase());
+    let keep = |entry: &MemoryEntry| {
+        is_there(entry, now_ms)
+            && query.scope.as_ref().is_none_or(|scope| entry.scope == *scope)
+            && text.as_ref().is_none_or(|text| speaks_of(entry, text))
+    };
     list("memory", query.limit, &state.head, rows, keep, to_cursor)
+}
+
+/// Whether a text, in lower case, stands in the key or in the value.
+fn speaks_of(entry: &MemoryEntry, text: &str) -> bool {
+    entry.key.as_str().to_lowercase().contains(text) || entry.value.as_str().to_lowercase().contains(text)
 }
 
 /// Scope and key in one text; the length tells them apart.

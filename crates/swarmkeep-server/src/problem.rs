@@ -25,6 +25,7 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("session_not_live", 409, "The session is not live"),
     ("outcome_unknown", 409, "Nobody knows whether it was done"),
     ("in_progress", 409, "Another worker is at it"),
+    ("needs_decision", 409, "The session waits for a person's decision"),
     ("diverged", 409, "The history behind this token is gone"),
     ("request_too_old", 410, "The request id is older than what is remembered"),
     ("precondition_failed", 412, "It is not where the caller expected it"),
@@ -35,6 +36,7 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("corrupt", 500, "Data at rest is damaged"),
     ("retry", 503, "Not now"),
     ("unavailable", 503, "The store cannot do it now"),
+    ("fenced_out", 503, "Another process holds the store now"),
     ("unknown", 503, "It may or may not have been done"),
 ];
 
@@ -78,7 +80,7 @@ impl Problem {
         ));
         let mut headers = HeaderMap::new();
         match code {
-            "retry" | "unavailable" | "unknown" | "in_progress" => {
+            "retry" | "unavailable" | "unknown" | "in_progress" | "fenced_out" => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             "unauthorized" => {
@@ -249,6 +251,8 @@ mod tests {
             RefusalCode::RequestTooOld,
             RefusalCode::RequestMismatch,
             RefusalCode::Limit,
+            RefusalCode::FencedOut,
+            RefusalCode::NeedsDecision,
         ] {
             assert_eq!(Problem::from(Refusal::new(code, "x")).code(), code.as_str());
         }

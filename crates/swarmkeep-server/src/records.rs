@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use swarmkeep::{
-    Actor, Durability, Epoch, ErrorKind, Event, Hash, Json, Record, RequestId, Seq,
+    Actor, Durability, Epoch, ErrorKind, Event, Hash, Json, Record, RefusalCode, RequestId, Seq, SessionStatus,
     core::{
         command::{Command, Outcome},
         limits,
@@ -155,29 +155,53 @@ fn split(event: &Event) -> Result<(String, Option<Json>), Problem> {
 struct Page<'a> {
     records: Vec<Shown<'a>>,
     head: Head,
+    /// The log does not end where these records do: what is after them is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damage: Option<String>,
 }
 
 async fn records(call: Call) -> Answer {
     let query: RecordsQuery = call.query()?;
     let limit = wire::page(query.limit, RECORDS_MAX)?;
     let session = call.session().await?;
-    // The head is read first: it is at or below what the reads see, never beyond. Of a session that was set aside there is
-    // none; what comes before the damage is readable all the same, and the reads say where it begins.
+    // The head is read first: it is at or below what the reads see, never beyond. Of a session that waits for a decision
+    // there is none; what comes before the damage is readable all the same, and the reads say where it begins.
+    let mut left = None;
     let head = match session.state().await {
+        Ok(state) if state.info.status == SessionStatus::NeedsDecision => {
+            left = Some(state.head.seq);
+            None
+        }
         Ok(state) => Some(state.head),
-        Err(error) if error.kind == ErrorKind::Corrupt => None,
+        Err(error) if error.kind == ErrorKind::Corrupt || error.code() == RefusalCode::NeedsDecision.as_str() => None,
         Err(error) => return Err(error.into()),
     };
+    let waiting = call.app.keep().decision(session.id());
+    let mut damage = waiting.map(|waiting| {
+        let known = waiting.plan.known_head;
+        let left = left.unwrap_or_default();
+        format!("these records end before damage: they can be had up to seq {left} of {known} that are known")
+    });
     let mut records: Vec<Record> = Vec::new();
     let mut after = Seq(query.after.unwrap_or(0));
     // Large records make a short page, never a large one; there is always at least one if there is one.
-    for _ in 0..READS_PER_PAGE {
+    let (mut reads, mut piece) = (READS_PER_PAGE, READ_BYTES);
+    while reads > 0 {
+        reads -= 1;
         if records.len() >= limit || head.is_some_and(|head| after >= head.seq) {
             break;
         }
-        let more = match session.records(after, READ_BYTES).await {
+        let more = match session.records(after, piece).await {
+            // Damage begins soon: one by one up to there.
+            Err(error) if error.kind == ErrorKind::Corrupt && piece > 1 => {
+                (reads, piece) = (limit, 1);
+                continue;
+            }
             // What was read is the answer; the next page has only the damage to tell of.
-            Err(error) if error.kind == ErrorKind::Corrupt && !records.is_empty() => break,
+            Err(error) if error.kind == ErrorKind::Corrupt && !records.is_empty() => {
+                damage.get_or_insert(error.message);
+                break;
+            }
             more => more?,
         };
         let Some(last) = more.last() else { break };
@@ -185,7 +209,8 @@ async fn records(call: Call) -> Answer {
         records.extend(more.into_iter().take(limit - records.len()));
     }
     let head = head.or_else(|| records.last().map(Record::head)).unwrap_or_default();
-    json(&Page { records: records.iter().map(shown).collect::<Result<_, _>>()?, head }, Some(head.seq.0))
+    let shown = records.iter().map(shown).collect::<Result<_, _>>()?;
+    json(&Page { records: shown, head, damage }, Some(head.seq.0))
 }
 
 #[derive(Debug, Deserialize)]

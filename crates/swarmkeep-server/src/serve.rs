@@ -26,6 +26,7 @@ use tower::Layer;
 
 use crate::{
     app::{App, Local},
+    beside::Beside,
     guard::Guard,
     settings::ServerSettings,
     stall::Stall,
@@ -75,6 +76,14 @@ impl Server {
     /// # Errors
     /// `invalid` for settings that are not allowed; `unavailable` when an address or the socket is taken.
     pub async fn bind(keep: Swarmkeep, settings: ServerSettings) -> Result<Self, Error> {
+        Self::bind_with(keep, settings, None).await
+    }
+
+    /// The same, with another surface [`Beside`] the API.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub async fn bind_with(keep: Swarmkeep, settings: ServerSettings, beside: Option<Beside>) -> Result<Self, Error> {
         settings.check_all()?;
         let secure = settings.tls.as_ref().map(Secure::read).transpose()?;
         let mut listeners = Vec::new();
@@ -97,7 +106,7 @@ impl Server {
             Some(path) => Some(control_socket(path).await?),
             None => None,
         };
-        let (app, api) = crate::build(keep, settings.clone());
+        let (app, api) = crate::build(keep, settings.clone(), beside);
         Ok(Self { app, api, settings, listeners, secure, control })
     }
 

@@ -9,7 +9,7 @@ use swarmkeep::{
     Session, SessionId, SessionName, State,
     core::{
         command::Command,
-        query::{Of, Order, Query},
+        query::{Of, Order, Page, Query},
         state::{Head, SessionInfo, SessionMetadata},
     },
 };
@@ -35,7 +35,7 @@ pub(crate) fn routes(api: Api) -> Api {
         Op::read(
             "listSessions",
             "Sessions, page by page; one that is damaged has `damage`, which says what is wrong",
-            Content::Json("Page"),
+            Content::Json("SessionPage"),
         )
         .query(&[
             ("namespace", "string", "Only of this namespace"),
@@ -160,7 +160,7 @@ fn actor(call: &Call, envelope: &Envelope) -> Result<Actor, Problem> {
             Err(Problem::invalid("actor `system` is the engine itself: use another name"))
         }
         Some(actor) => Ok(actor.clone()),
-        None => Ok(call.app.unnamed().clone()),
+        None => Ok(call.unnamed().clone()),
     }
 }
 
@@ -228,7 +228,16 @@ async fn list(call: Call) -> Answer {
         )
         .await?;
     mark(&mut page.rows, &call.app.damaged())?;
-    json(&page, None)
+    json(&Listed { page, being_looked_at: call.app.keep().being_looked_at() }, None)
+}
+
+/// A page of sessions.
+#[derive(Debug, Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    page: Page,
+    /// Sessions of the whole store of which the start has not found out yet whether they are damaged.
+    being_looked_at: u64,
 }
 
 /// Adds `damage` to the rows of sessions that are damaged: the views know nothing of it.

@@ -1,11 +1,12 @@
 //! The store itself: how it stands, what coming back found, proof that it is whole.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use swarmkeep::{Health, Incident, RecoveryReport, SessionName};
 
 use crate::{
     api::{Api, Content, Op},
-    app::Local,
+    app::{App, Local},
     problem::Problem,
     wire::{Answer, Call, Nothing, json},
 };
@@ -73,15 +74,31 @@ struct ServerStanding {
 }
 
 async fn standing(call: Call) -> Answer {
-    let (feeds, websockets) = call.app.feeds();
-    json(
-        &Standing {
-            version: env!("CARGO_PKG_VERSION"),
-            health: call.app.keep().health(),
-            server: ServerStanding { pid: std::process::id(), uptime_s: call.app.uptime_s(), feeds, websockets },
-        },
-        None,
-    )
+    json(&stands(&call.app), None)
+}
+
+fn stands(app: &App) -> Standing {
+    let (feeds, websockets) = app.feeds();
+    Standing {
+        version: env!("CARGO_PKG_VERSION"),
+        health: app.keep().health(),
+        server: ServerStanding { pid: std::process::id(), uptime_s: app.uptime_s(), feeds, websockets },
+    }
+}
+
+/// How the store stands, as whoever asks for it reads it.
+pub(crate) fn standing_of(app: &App) -> Result<Value, Problem> {
+    as_read(&stands(app))
+}
+
+/// What coming back found, as whoever asks for it reads it.
+pub(crate) async fn recoveries_of(app: &App) -> Result<Value, Problem> {
+    as_read(&found(app).await?)
+}
+
+fn as_read<T: Serialize>(value: &T) -> Result<Value, Problem> {
+    serde_json::to_value(value)
+        .map_err(|error| Problem::new("internal", format!("the answer cannot be written as JSON: {error}")))
 }
 
 async fn copies(call: Call) -> Answer {
@@ -99,20 +116,24 @@ struct Recoveries {
 }
 
 async fn recoveries(call: Call) -> Answer {
-    let keep = call.app.keep().clone();
+    json(&found(&call.app).await?, None)
+}
+
+async fn found(app: &App) -> Result<Recoveries, Problem> {
+    let keep = app.keep().clone();
     let (stored, failures) = tokio::task::spawn_blocking(move || {
         Ok::<_, swarmkeep::Error>((keep.recoveries(RECOVERIES)?, keep.failures(FAILURES)?))
     })
     .await
     .map_err(|error| Problem::new("internal", format!("reading the reports broke off: {error}")))??;
     // This open's report may still be growing: what is in memory is newer than what is stored.
-    let mut recoveries: Vec<RecoveryReport> = call.app.keep().last_recovery().into_iter().collect();
+    let mut recoveries: Vec<RecoveryReport> = app.keep().last_recovery().into_iter().collect();
     for report in stored {
         if recoveries.iter().all(|known| known.id != report.id) {
             recoveries.push(report);
         }
     }
-    json(&Recoveries { recoveries, failures }, None)
+    Ok(Recoveries { recoveries, failures })
 }
 
 #[derive(Debug, Deserialize)]

@@ -23,7 +23,10 @@ use swarmkeep::{
     core::{command::Command, limits, state::Head},
 };
 
-use crate::{app::App, problem::Problem};
+use crate::{
+    app::{App, Via},
+    problem::Problem,
+};
 
 /// Largest JSON body. A group of records is at most [`limits::GROUP_BYTES`]; escapes and spaces may double it.
 pub(crate) const BODY_BYTES: usize = 2 * 1024 * 1024;
@@ -125,6 +128,11 @@ impl Call {
         decode_object(if bytes.is_empty() { b"{}" } else { &bytes })
     }
 
+    /// Who did it, where the caller does not say.
+    pub(crate) fn unnamed(&self) -> &Actor {
+        self.parts.extensions.get::<Via>().map_or(self.app.unnamed(), |Via(caller)| caller)
+    }
+
     /// Submits commands for a request whose only envelope are its headers, and answers with the reply.
     pub(crate) async fn submit(&self, session: &Session, actor: Option<&EntityId>, commands: Vec<Command>) -> Answer {
         let envelope = Envelope::of(&self.parts.headers)?;
@@ -141,7 +149,7 @@ impl Call {
         commands: Vec<Command>,
     ) -> Result<Reply, Problem> {
         let stated = envelope.if_match;
-        let request = envelope.request(&self.app, actor, commands)?;
+        let request = envelope.request(self.unnamed(), actor, commands)?;
         session.submit(request).await.map_err(|error| Problem::from(error).precondition(stated))
     }
 }
@@ -280,7 +288,7 @@ impl Envelope {
     /// The engine's request.
     pub(crate) fn request(
         self,
-        app: &App,
+        unnamed: &Actor,
         agent: Option<&EntityId>,
         commands: Vec<Command>,
     ) -> Result<swarmkeep::Request, Problem> {
@@ -292,7 +300,7 @@ impl Envelope {
                 actor
             }
             (None, Some(agent)) => agent.as_str().parse()?,
-            (None, None) => app.unnamed().clone(),
+            (None, None) => unnamed.clone(),
         };
         for (at, command) in commands.iter().enumerate() {
             refuse_engines_own(at, command)?;

@@ -4,22 +4,26 @@ use std::{
     cell::Cell,
     collections::VecDeque,
     path::Path,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use bytes::Bytes;
 use swarmkeep::{
-    Error, FeedItem, From, Reply, Seq, Settings, State, Swarmkeep, Turn, Workers,
+    BlobId, Epoch, Error, ErrorKind, FeedItem, From, Head, NewSession, Reply, Seq, SessionId, SessionName, Settings,
+    State, Swarmkeep, Turn, Workers,
     disk::simulated::SimDisk,
     embedded::{EmbeddedLog, Pace},
 };
 use swarmkeep_core::{
-    Epoch,
     clock::{Clock, Entropy},
-    log::Log,
+    log::{Log, LogError, Remove},
+    testing::Draw,
 };
 use tokio::{runtime::Runtime, sync::mpsc};
 
@@ -28,11 +32,13 @@ use crate::{client::Ask, invariant::Evidence, weather::Weather};
 /// Where the store lies on the disk.
 pub const STORE: &str = "/store";
 /// The wall clock when a world begins.
-const BEGAN_MS: u64 = 1_767_225_600_000;
+pub const BEGAN_MS: u64 = 1_767_225_600_000;
 /// Rounds of the runtime for what became ready at the moment up to which it runs.
 const DUE_NOW: usize = 4;
 /// Items of a feed under way to its reader.
 const FEED_WINDOW: usize = 8;
+/// Turns that a log gets at most for one thing that is asked of it without a runtime.
+const TURNS: usize = 1_000;
 
 /// The clocks of the world's machine.
 #[derive(Debug, Default)]
@@ -70,6 +76,12 @@ struct Seeded {
     drawn: AtomicU64,
 }
 
+impl Seeded {
+    fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self { seed, drawn: AtomicU64::new(0) })
+    }
+}
+
 impl Entropy for Seeded {
     fn fill(&self, bytes: &mut [u8]) {
         let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
@@ -84,6 +96,10 @@ pub enum Answer {
     Done(Reply),
     /// The state of a session.
     State(Box<State>),
+    /// A blob.
+    Content(Bytes),
+    /// A sign of life was taken.
+    Beaten,
     /// It was not done, or nobody knows.
     Failed(Error),
     /// A look at everything.
@@ -92,6 +108,122 @@ pub enum Answer {
     Verified(Result<Vec<String>, Error>),
     /// It is parked.
     Closed(Result<(), Error>),
+    /// Old records are removed.
+    Trimmed(Result<(), String>),
+}
+
+/// The name of a session.
+#[must_use]
+pub fn name(session: usize) -> String {
+    format!("sim/s{session}")
+}
+
+/// Its id.
+///
+/// # Panics
+/// Never: these are names.
+#[must_use]
+pub fn id(session: usize) -> SessionId {
+    name(session).parse::<SessionName>().expect("a name").id()
+}
+
+/// What is asked for of a session when everything is asked for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Which.
+    pub session: usize,
+    /// The records after this seq.
+    pub after: u64,
+    /// Blobs.
+    pub blobs: Vec<BlobId>,
+}
+
+/// A program, as it was set up: another one may open the store next.
+#[derive(Debug, Clone)]
+pub struct Program {
+    settings: Settings,
+    segment_bytes: u64,
+    retire_bytes: usize,
+}
+
+impl Program {
+    /// The first of a world.
+    #[must_use]
+    pub fn of(weather: &Weather) -> Self {
+        let mut settings = Settings { readers: 4, ..Settings::default() };
+        settings.journal_keep = if weather.kept { 1 << 20 } else { 0 };
+        if weather.fat {
+            settings.resident_bytes = 1 << 20;
+            settings.unapplied_bytes = 4 << 20;
+        }
+        // What comes in one frame fits into a segment.
+        let segment_bytes = if weather.fat || weather.blobs { 1 << 20 } else { weather.segment_bytes };
+        Self { settings, segment_bytes, retire_bytes: weather.retire_bytes }
+    }
+
+    /// Another one, as after an upgrade.
+    #[must_use]
+    pub fn another(&self, draw: &mut Draw) -> Self {
+        let mut other = self.clone();
+        other.segment_bytes <<= draw.below(2);
+        other.retire_bytes = [16 * 1024, 64 * 1024, 256 * 1024][draw.below(3)];
+        other.settings.readers = 4 + draw.below(4);
+        other.settings.pack_after_ms = [100, 500, 5_000][draw.below(3)];
+        other.settings.journal_keep = [0, 1 << 20, 1 << 22][draw.below(3)];
+        other
+    }
+
+    fn pace(&self) -> Pace {
+        let mut pace = Pace::of(&self.settings);
+        pace.workers = Workers::Caller;
+        pace.journal.segment_bytes = self.segment_bytes;
+        pace.retire_bytes = self.retire_bytes;
+        pace
+    }
+
+    fn open(&self, disk: &SimDisk, clock: &Arc<SimClock>, entropy: Arc<Seeded>) -> Result<EmbeddedLog, Error> {
+        let (ground, path) = (Arc::new(disk.clone()), Path::new(STORE));
+        EmbeddedLog::open_held(ground, path, &self.settings, self.pace(), clock.clone(), entropy)
+    }
+
+    /// Opens the store and removes sessions, as a tool would, and ends.
+    ///
+    /// # Errors
+    /// What the store says: each may be removed, or not.
+    pub fn remove(&self, disk: &SimDisk, clock: &Arc<SimClock>, seed: u64, sessions: &[usize]) -> Result<(), Error> {
+        let log = self.open(disk, clock, Seeded::new(seed))?;
+        for session in sessions {
+            let mut removal = log.remove(id(*session), Epoch(log.incarnation()), Remove::All);
+            by_hand(&log, removal.as_mut())?;
+        }
+        log.close()
+    }
+}
+
+/// Carries something out of which a log without threads does its part here.
+fn by_hand<T>(
+    log: &EmbeddedLog,
+    mut work: Pin<&mut (dyn Future<Output = Result<T, LogError>> + Send + '_)>,
+) -> Result<T, Error> {
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..TURNS {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut context) {
+            return done.map_err(said_by_log);
+        }
+        for turn in [Turn::Take, Turn::Write, Turn::Apply] {
+            log.turn(turn);
+        }
+    }
+    Err(Error::new(ErrorKind::Unknown, "it does not come to an end"))
+}
+
+fn said_by_log(error: LogError) -> Error {
+    let kind = match &error {
+        LogError::Corrupt(_) => ErrorKind::Corrupt,
+        LogError::NotFound => ErrorKind::NotFound,
+        _ => ErrorKind::Unknown,
+    };
+    Error::new(kind, error.to_string())
 }
 
 /// A subscription, as its reader sees it.
@@ -124,7 +256,6 @@ pub struct Holder {
     disk: SimDisk,
     answers: Answers,
     settings: Settings,
-    names: Arc<Vec<String>>,
     /// World time up to which it has run.
     ran_ms: Cell<u64>,
 }
@@ -136,32 +267,13 @@ impl Holder {
     /// What the store says.
     pub fn start(
         disk: &SimDisk,
-        weather: &Weather,
+        program: &Program,
         clock: &Arc<SimClock>,
         seed: u64,
         now_ms: u64,
-        names: &Arc<Vec<String>>,
     ) -> Result<Self, Error> {
-        let mut settings = Settings { readers: 4, ..Settings::default() };
-        settings.journal_keep = if weather.kept { 1 << 20 } else { 0 };
-        if weather.fat {
-            settings.resident_bytes = 1 << 20;
-            settings.unapplied_bytes = 4 << 20;
-        }
-        let mut pace = Pace::of(&settings);
-        pace.workers = Workers::Caller;
-        pace.journal.segment_bytes = if weather.fat { 1 << 20 } else { weather.segment_bytes };
-        pace.retire_bytes = weather.retire_bytes;
-        let entropy = Arc::new(Seeded { seed, drawn: AtomicU64::new(0) });
-        let log = EmbeddedLog::open_at_pace(
-            Arc::new(disk.clone()),
-            Path::new(STORE),
-            &settings,
-            pace,
-            clock.clone(),
-            entropy.clone(),
-        )?;
-        let log = Arc::new(log);
+        let (settings, entropy) = (program.settings.clone(), Seeded::new(seed));
+        let log = Arc::new(program.open(disk, clock, entropy.clone())?);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -176,7 +288,6 @@ impl Holder {
             disk: disk.clone(),
             answers: Answers::default(),
             settings,
-            names: names.clone(),
             ran_ms: Cell::new(now_ms),
         })
     }
@@ -248,9 +359,9 @@ impl Holder {
 
     /// A request has arrived.
     pub fn ask(&self, call: u64, ask: Ask) {
-        let (keep, names) = (self.keep.clone(), self.names.clone());
+        let keep = self.keep.clone();
         self.answered(call, async move {
-            match carry_out(&keep, &names, ask).await {
+            match carry_out(&keep, ask).await {
                 Ok(answer) => answer,
                 Err(error) => Answer::Failed(error),
             }
@@ -258,17 +369,31 @@ impl Holder {
     }
 
     /// Asks for everything that there is.
-    pub fn show(&self, call: u64) {
-        let (keep, log, names) = (self.keep.clone(), self.log.clone(), self.names.clone());
+    pub fn show(&self, call: u64, wanted: Vec<Wanted>) {
+        let (keep, log) = (self.keep.clone(), self.log.clone());
         self.answered(call, async move {
             let mut all = Vec::new();
-            for session in 0..names.len() {
-                match evidence(&keep, &log, &names, session).await {
+            for wanted in wanted {
+                match evidence(&keep, &log, wanted).await {
                     Ok(evidence) => all.push(evidence),
                     Err(error) => return Answer::Shown(Err(error)),
                 }
             }
             Answer::Shown(Ok(all))
+        });
+    }
+
+    /// Asks for the removal of a session's records up to a seq, below a checkpoint that is saved for it.
+    pub fn trim(&self, call: u64, session: usize, through: u64) {
+        let (keep, log) = (self.keep.clone(), self.log.clone());
+        self.answered(call, async move {
+            let trim = async {
+                let session = keep.get_session(&name(session)).await?.ok_or_else(|| said_by_log(LogError::NotFound))?;
+                session.checkpoint().await?;
+                let what = Remove::RecordsThrough(Seq(through));
+                log.remove(session.id(), Epoch(log.incarnation()), what).await.map_err(said_by_log)
+            };
+            Answer::Trimmed(trim.await.map_err(|error: Error| error.to_string()))
         });
     }
 
@@ -296,9 +421,9 @@ impl Holder {
     #[must_use]
     pub fn subscribe(&self, session: usize, from: From) -> Subscription {
         let (sender, items) = mpsc::channel(FEED_WINDOW);
-        let (keep, names) = (self.keep.clone(), self.names.clone());
+        let keep = self.keep.clone();
         self.runtime.spawn(async move {
-            let session = keep.open_session(&names[session]).await?;
+            let session = keep.open_session(&name(session)).await?;
             let mut feed = session.subscribe(from).await?;
             while sender.send(feed.next().await?).await.is_ok() {}
             Ok::<(), Error>(())
@@ -313,31 +438,64 @@ impl Holder {
     }
 }
 
-async fn carry_out(keep: &Swarmkeep, names: &[String], ask: Ask) -> Result<Answer, Error> {
+async fn carry_out(keep: &Swarmkeep, ask: Ask) -> Result<Answer, Error> {
     match ask {
-        Ask::Submit { session, request, commands, actor } => {
-            let session = keep.open_session(&names[session]).await?;
-            let request = swarmkeep::Request::all(actor, commands).id(request);
+        Ask::Submit { session, what } | Ask::Again { session, what, .. } => {
+            let session = keep.open_session(&name(session)).await?;
+            let mut request = swarmkeep::Request::all(what.actor, what.commands).id(what.request);
+            request.blobs = what.blobs;
             Ok(Answer::Done(session.submit(request).await?))
         }
         Ask::Look { session } => {
-            let session = keep.open_session(&names[session]).await?;
+            let session = keep.open_session(&name(session)).await?;
             Ok(Answer::State(Box::new(session.state().await?)))
+        }
+        Ask::Rewind { session, to, request, actor } => {
+            let session = keep.open_session(&name(session)).await?;
+            Ok(Answer::Done(session.rewind(Seq(to), None, Some(request), actor).await?))
+        }
+        Ask::Fork { session, at, to, request, actor } => {
+            let session = keep.open_session(&name(session)).await?;
+            let new = NewSession { request: Some(request), ..NewSession::new(name(to).parse()?) };
+            let fork = session.fork(at.map(Seq), new, None, &actor).await?;
+            Ok(Answer::State(Box::new(fork.state().await?)))
+        }
+        Ask::Fetch { session, blob } => {
+            let session = keep.open_session(&name(session)).await?;
+            Ok(Answer::Content(session.blob(blob).await?))
+        }
+        Ask::Beat { session, task, lease } => {
+            let session = keep.open_session(&name(session)).await?;
+            session.heartbeat_task(&task, lease).await?;
+            Ok(Answer::Beaten)
         }
     }
 }
 
-async fn evidence(keep: &Swarmkeep, log: &EmbeddedLog, names: &[String], nth: usize) -> Result<Evidence, Error> {
-    let nothing =
-        Evidence { session: nth, head: Default::default(), canonical: Vec::new(), records: Vec::new(), saved: None };
-    let Some(session) = keep.get_session(&names[nth]).await? else {
-        return Ok(Evidence { canonical: State::default().canonical(), ..nothing });
+async fn evidence(keep: &Swarmkeep, log: &EmbeddedLog, wanted: Wanted) -> Result<Evidence, Error> {
+    let Wanted { session: nth, after, blobs: asked } = wanted;
+    let nothing = Evidence {
+        session: nth,
+        head: Head::default(),
+        canonical: Bytes::new(),
+        after,
+        records: Bytes::new(),
+        saved: None,
+        blobs: Vec::new(),
     };
+    let Some(session) = keep.get_session(&name(nth)).await? else { return Ok(nothing) };
     let (head, canonical) = session.canonical().await?;
-    let mut records = session.records(Seq::ZERO, usize::MAX).await?;
-    records.truncate(usize::try_from(head.seq.0).unwrap_or(usize::MAX));
-    let saved = log.load(session.id(), head.seq).await.map_err(|error| {
-        Error::new(swarmkeep::ErrorKind::Corrupt, format!("the newest checkpoint cannot be loaded: {error}"))
-    })?;
-    Ok(Evidence { head, canonical: canonical.to_vec(), records, saved, ..nothing })
+    let records = match head.seq.0 > after {
+        true => log.read(session.id(), Seq(after), usize::MAX).await.map_err(said_by_log)?,
+        false => Bytes::new(),
+    };
+    let saved = log
+        .load(session.id(), head.seq)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Corrupt, format!("the newest checkpoint cannot be loaded: {error}")))?;
+    let mut blobs = Vec::new();
+    for blob in asked {
+        blobs.push((blob, session.blob(blob).await));
+    }
+    Ok(Evidence { head, canonical, records, saved, blobs, ..nothing })
 }

@@ -1,4 +1,5 @@
-//! `swarmkeep-sim --seed N [--trace]`, `swarmkeep-sim --seeds A..B [--cores N]`: worlds, each in one thread.
+//! `swarmkeep-sim --seed N [--trace]`, `swarmkeep-sim --seeds A..B [--jobs N]`: worlds, each in one thread, as many at a
+//! time as there are cores.
 
 use std::{
     io::Write,
@@ -13,7 +14,7 @@ use std::{
 use swarmkeep::{SystemClock, core::clock::Clock};
 use swarmkeep_sim::{Ended, Summary, run};
 
-const USAGE: &str = "swarmkeep-sim --seed N [--trace] | --seeds A..B [--cores N]";
+const USAGE: &str = "swarmkeep-sim --seed N [--trace] | --seeds A..B [--jobs N]";
 /// From one line of progress to the next, in milliseconds.
 const PROGRESS_MS: u64 = 5_000;
 
@@ -22,13 +23,13 @@ const PROGRESS_MS: u64 = 5_000;
 struct Options {
     seeds: std::ops::Range<u64>,
     trace: bool,
-    cores: usize,
+    jobs: usize,
 }
 
 impl Options {
     fn parse(words: &[String]) -> Option<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut options = Self { seeds: 0..0, trace: false, cores };
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut options = Self { seeds: 0..0, trace: false, jobs };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             match word.as_str() {
@@ -41,11 +42,11 @@ impl Options {
                     let (first, end) = words.next()?.split_once("..")?;
                     options.seeds = first.parse().ok()?..end.parse().ok()?;
                 }
-                "--cores" => options.cores = words.next()?.parse().ok()?,
+                "--jobs" => options.jobs = words.next()?.parse().ok()?,
                 _ => return None,
             }
         }
-        (!options.seeds.is_empty() && options.cores > 0).then_some(options)
+        (!options.seeds.is_empty() && options.jobs > 0).then_some(options)
     }
 }
 
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
     let next = AtomicU64::new(options.seeds.start);
     let summary = Mutex::new((Summary::default(), 0));
     std::thread::scope(|scope| {
-        for _ in 0..options.cores {
+        for _ in 0..options.jobs {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -132,9 +133,9 @@ mod tests {
     #[test]
     fn options_are_read_and_wrong_ones_refused() {
         let parse = |words: &str| Options::parse(&words.split(' ').map(str::to_owned).collect::<Vec<_>>());
-        assert_eq!(parse("--seed 7 --trace --cores 1"), Some(Options { seeds: 7..8, trace: true, cores: 1 }));
-        assert_eq!(parse("--seeds 1..2001 --cores 2"), Some(Options { seeds: 1..2001, trace: false, cores: 2 }));
-        for wrong in ["", "--seed", "--seed x", "--seeds 5..5", "--seeds 5", "--seed 1 --cores 0", "--what"] {
+        assert_eq!(parse("--seed 7 --trace --jobs 1"), Some(Options { seeds: 7..8, trace: true, jobs: 1 }));
+        assert_eq!(parse("--seeds 1..2001 --jobs 2"), Some(Options { seeds: 1..2001, trace: false, jobs: 2 }));
+        for wrong in ["", "--seed", "--seed x", "--seeds 5..5", "--seeds 5", "--seed 1 --jobs 0", "--what"] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -35,6 +35,11 @@ impl Outside {
         self.done.get(key).map_or(&[], |(_, deeds)| deeds.as_slice())
     }
 
+    /// A session is gone, and nobody asks any more what was done for it.
+    pub fn forget(&mut self, session: usize) {
+        self.done.retain(|(of, _), _| *of != session);
+    }
+
     /// Everything that was done.
     pub fn all(&self) -> impl Iterator<Item = (&Key, EffectClass, &[Deed])> {
         self.done.iter().map(|(key, (class, deeds))| (key, *class, deeds.as_slice()))

@@ -1,6 +1,6 @@
 //! A client that reads a session's feed, from its first record on, over whatever happens to holders and connections.
 
-use swarmkeep::{FeedToken, From};
+use swarmkeep::{FeedToken, From, Seq};
 use swarmkeep_core::testing::Draw;
 
 use crate::{
@@ -34,6 +34,13 @@ impl Reader {
         self.subscription = None;
     }
 
+    /// The session it reads is gone; it begins again with the next one of that name.
+    pub fn forgets(&mut self, gone: usize) {
+        if self.session == gone {
+            *self = Self::new(gone, self.draw.number(), self.breaks);
+        }
+    }
+
     /// Whether it has read what was shown to anybody.
     #[must_use]
     pub fn is_up_to(&self, oracle: &Oracle) -> bool {
@@ -52,7 +59,14 @@ impl Reader {
     /// What must not be in a feed.
     pub fn read(&mut self, holder: &Holder, oracle: &mut Oracle, calm: bool) -> Result<u64, String> {
         let Some(subscription) = &mut self.subscription else {
-            let from = self.token.map_or(From::Start, From::Token);
+            // Records that somebody wanted removed may be gone.
+            let kept = oracle.sessions[self.session].trimmed;
+            let from = if self.place.seq < kept {
+                (self.place, self.token) = (Place { seq: kept }, None);
+                From::Seq(Seq(kept))
+            } else {
+                self.token.map_or(From::Seq(Seq(self.place.seq)), From::Token)
+            };
             self.subscription = Some(holder.subscribe(self.session, from));
             return Ok(0);
         };

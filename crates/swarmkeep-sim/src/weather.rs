@@ -42,6 +42,22 @@ pub struct Weather {
     pub takeovers: bool,
     /// Journal frames reach the databases late.
     pub lazy_applier: bool,
+    /// Bytes of large blobs and of second copies change on the disk.
+    pub rot: bool,
+    /// Sessions are begun with another one's state.
+    pub forks: bool,
+    /// Sessions are set back.
+    pub rewinds: bool,
+    /// Sessions keep blobs.
+    pub blobs: bool,
+    /// Clients work at tasks, under leases.
+    pub workers: bool,
+    /// The store is stopped cleanly, and goes on, perhaps under other settings.
+    pub parks: bool,
+    /// Records below a checkpoint are removed.
+    pub trims: bool,
+    /// Sessions are removed, and made again under the same name.
+    pub removals: bool,
     /// Large values: little fits into RAM.
     pub fat: bool,
     /// Second copies are kept.
@@ -76,6 +92,14 @@ impl Weather {
             jumps: draw.one_in(4),
             takeovers: draw.one_in(4),
             lazy_applier: draw.one_in(3),
+            rot: draw.one_in(2),
+            forks: draw.one_in(3),
+            rewinds: draw.one_in(3),
+            blobs: draw.one_in(2),
+            workers: draw.one_in(2),
+            parks: draw.one_in(3),
+            trims: draw.one_in(3),
+            removals: draw.one_in(4),
             fat: draw.one_in(8),
             kept: draw.one_in(2),
             segment_bytes: [64 * 1024, 128 * 1024][draw.below(2)],

@@ -1,13 +1,17 @@
 //! What happens, in order of time: first a storm, in which everything fails that the weather allows; then a calm, in which
 //! everything has to come right by itself.
 
+mod answers;
 mod faults;
+mod keeping;
 mod proof;
+mod rot;
+mod takeover;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use swarmkeep::{
-    ErrorKind, RefusalCode, Turn,
+    Error, Turn,
     disk::{
         Disk,
         simulated::{Loss, SimDisk},
@@ -15,14 +19,18 @@ use swarmkeep::{
 };
 use swarmkeep_core::testing::Draw;
 
-use self::proof::{Inquiry, Phase, Question};
+use self::{
+    proof::{Inquiry, Phase, Question},
+    rot::Rotten,
+    takeover::Taking,
+};
 use crate::{
     client::{Ask, Client, Step, Waiting},
     figures::Figures,
-    holder::{Answer, Holder, STORE, SimClock},
-    invariant::{bounded, effects},
+    holder::{Answer, Holder, Program, STORE, SimClock},
+    invariant::{bounded, effects, parked},
     network::Network,
-    oracle::Oracle,
+    oracle::{Known, Oracle},
     outside::Outside,
     reader::Reader,
     trace::Trace,
@@ -33,6 +41,8 @@ use crate::{
 const CALM_MS: u64 = 90_000;
 /// Most things that may happen in a world.
 const STEPS: u64 = 2_000_000;
+/// Most forks of a world.
+const FORKS: usize = 3;
 
 /// What a world came to.
 #[derive(Debug)]
@@ -52,13 +62,16 @@ pub struct Ended {
 pub fn run(seed: u64, keep_trace: bool) -> Ended {
     let mut world = World::new(seed, keep_trace);
     let failed = world.live().err();
+    // What was to happen on the disk would keep it.
+    world.disk.never_mind();
     if let Some(failed) = &failed {
         world.say(format_args!("BROKEN {failed}"));
     }
     world.figures.steps = world.trace.steps();
     world.figures.world_ms = world.now_ms;
-    world.figures.acknowledged = world.oracle.acknowledged;
+    world.figures.writes = world.oracle.acknowledged;
     world.figures.repeated = world.oracle.repeated;
+    world.figures.lapsed += world.oracle.sessions.iter().map(|known| known.leases.lapsed).sum::<u64>();
     Ended { trace: world.trace.hash(), figures: world.figures, failed, lines: world.trace.into_lines() }
 }
 
@@ -76,6 +89,8 @@ enum Event {
     Turns,
     /// A holder starts.
     Start,
+    /// A takeover that is under way comes to its end.
+    TakeOver,
     /// Something goes wrong.
     Fault,
     /// A disk whose sync failed loses its power.
@@ -114,13 +129,34 @@ struct World {
     figures: Figures,
     clock: Arc<SimClock>,
     disk: SimDisk,
-    names: Arc<Vec<String>>,
+    /// What opens the store next.
+    program: Program,
+    /// Forks that were asked for, and of what.
+    origins: Vec<(usize, usize)>,
+    /// Sessions that clients know of.
+    open: Vec<usize>,
     holder: Option<Holder>,
-    /// Another one, which has lost the disk to this one and does not know it.
+    /// Another one, which this one took the store over from, and which may not know it.
     former: Option<Holder>,
+    /// It is stopped until then.
+    former_wakes_ms: u64,
+    /// A takeover that is under way.
+    taking: Option<Taking>,
     /// Clients that still ask it.
     loyal: Vec<bool>,
     doom: Option<Doom>,
+    /// It is being parked.
+    parking: bool,
+    /// It was parked, and nobody has opened the store since.
+    is_parked: bool,
+    /// What rotted, as it was.
+    rotten: Option<Rotten>,
+    /// A second copy was harmed.
+    copy_rotted: bool,
+    /// Sessions to be removed before the store is opened for its clients again.
+    removing: Vec<usize>,
+    /// When the holder was stopped.
+    stopped_at_ms: u64,
     /// The holder is stopped until then.
     stopped_until_ms: u64,
     /// A frame is taken and not yet written.
@@ -138,6 +174,8 @@ struct World {
     next_call: u64,
     phase: Phase,
     inquiry: Inquiry,
+    /// There is hardly any room on the disk.
+    is_full: bool,
     /// Faults of the disk were on since the last start: what a look says then proves nothing.
     disk_faults: bool,
     /// Syncs may have failed since the last start. SQLite then believes in pages of its write-ahead log that the disk may
@@ -152,9 +190,7 @@ impl World {
         let weather = Weather::of(&mut draw);
         let disk = SimDisk::new();
         disk.create_dir(std::path::Path::new(STORE)).unwrap();
-        let clients: Vec<_> = (0..weather.clients)
-            .map(|number| Client::new(number, draw.number(), weather.sessions, weather.fat))
-            .collect();
+        let clients: Vec<_> = (0..weather.clients).map(|number| Client::new(number, draw.number(), weather)).collect();
         let readers =
             (0..weather.readers).map(|_| Reader::new(draw.below(weather.sessions), draw.number(), true)).collect();
         let mut world = Self {
@@ -165,11 +201,21 @@ impl World {
             figures: Figures::default(),
             clock: Arc::default(),
             disk,
-            names: Arc::new((0..weather.sessions).map(|nth| format!("sim/s{nth}")).collect()),
+            program: Program::of(&weather),
+            origins: Vec::new(),
+            open: (0..weather.sessions).collect(),
             holder: None,
             former: None,
+            former_wakes_ms: 0,
+            taking: None,
             loyal: vec![false; clients.len()],
             doom: None,
+            parking: false,
+            is_parked: false,
+            rotten: None,
+            copy_rotted: false,
+            removing: Vec::new(),
+            stopped_at_ms: 0,
             stopped_until_ms: 0,
             taken: false,
             lazy_until_ms: 0,
@@ -182,6 +228,7 @@ impl World {
             next_call: 0,
             phase: Phase::Storm,
             inquiry: Inquiry::default(),
+            is_full: false,
             disk_faults: false,
             syncs_failed: false,
             clients,
@@ -227,6 +274,7 @@ impl World {
             self.clock.set(at_ms);
             self.drive();
             self.happen(event)?;
+            self.is_taken_over()?;
             if self.phase == Phase::Over {
                 return Ok(());
             }
@@ -248,9 +296,7 @@ impl World {
         {
             holder.run(self.now_ms);
         }
-        if let Some(former) = &self.former {
-            former.run(self.now_ms);
-        }
+        self.former_runs();
         self.collect();
     }
 
@@ -270,6 +316,9 @@ impl World {
     fn answered(&mut self, call: u64, answer: Answer, former: bool) {
         match self.calls.get(&call).copied() {
             Some(Caller::Client(client)) => {
+                if !former {
+                    self.notes_sign(client, call, &answer);
+                }
                 if let Some(at_ms) = self.network.answer(client, self.now_ms) {
                     self.at(at_ms - self.now_ms, Event::Told { client, call, answer, former });
                 }
@@ -287,7 +336,8 @@ impl World {
             Event::Told { client, call, answer, former } => self.told(client, call, answer, former)?,
             Event::Turns => self.turns(),
             Event::Start => self.start()?,
-            Event::Fault => self.fault()?,
+            Event::TakeOver => self.takes_over_now()?,
+            Event::Fault => self.fault(),
             Event::Outage => self.outage(),
             Event::Mend(mend) => self.mend(mend),
             Event::Prove => self.prove()?,
@@ -315,22 +365,32 @@ impl World {
         let winding_up = self.phase != Phase::Storm;
         let mut clients = std::mem::take(&mut self.clients);
         let mut client = clients.remove(nth);
-        let step = client.next(winding_up, &self.outside, |key| clients.iter().any(|other| other.is_at(key)));
+        let held = |key: &_| clients.iter().any(|other| other.is_at(key));
+        let step = client.next(winding_up, &self.open, &self.oracle, &self.outside, held);
         clients.insert(nth, client);
         self.clients = clients;
         match step {
-            Step::Ask(ask) => {
+            Step::Ask(Ask::Fork { .. }) if self.oracle.sessions.len() >= self.weather.sessions + FORKS => {
+                self.wake(nth, 1);
+            }
+            Step::Ask(mut ask) => {
                 self.next_call += 1;
                 let call = self.next_call;
                 self.calls.insert(call, Caller::Client(nth));
-                let session = match &ask {
-                    Ask::Submit { session, request, .. } => {
-                        self.oracle.asks(*session, request);
-                        *session
-                    }
-                    Ask::Look { session } => *session,
+                if let Ask::Fork { session, to, .. } = &mut ask {
+                    *to = self.oracle.sessions.len();
+                    self.origins.push((*to, *session));
+                    self.oracle.sessions.push(Known::default());
+                }
+                let session = ask.session();
+                if let Some((request, commands)) = ask.request() {
+                    self.oracle.asks(session, request, commands);
+                }
+                let known = &self.oracle.sessions[session];
+                let floor = match &ask {
+                    Ask::Beat { task, .. } => known.leases.newest(task),
+                    _ => known.floor,
                 };
-                let floor = self.oracle.sessions[session].floor;
                 self.clients[nth].waiting = Some(Waiting { call, ask, sent: 1, floor });
                 self.send(nth);
             }
@@ -355,9 +415,20 @@ impl World {
     fn send(&mut self, nth: usize) {
         let Some(Waiting { call, ask, sent, .. }) = self.clients[nth].waiting.clone() else { return };
         let arrivals = self.network.request(nth, self.now_ms);
-        if let Ask::Submit { session, request, .. } = &ask {
-            let (session, request) = (*session, request.clone());
-            self.say(format_args!("{request} to s{session}, sent {sent} times, arrives {arrivals:?}"));
+        let session = ask.session();
+        match &ask {
+            Ask::Submit { .. } | Ask::Rewind { .. } | Ask::Fork { .. } => {
+                let request = ask.request().map(|(request, _)| request.clone());
+                let request = request.map_or_else(String::new, |request| request.to_string());
+                self.say(format_args!("{request} to s{session}, sent {sent} times, arrives {arrivals:?}"));
+            }
+            Ask::Beat { task, lease, .. } => {
+                let task = task.clone();
+                self.say(format_args!(
+                    "client {nth} is at {task} of s{session} under lease {lease}: arrives {arrivals:?}"
+                ));
+            }
+            _ => {}
         }
         for at_ms in arrivals {
             self.at(at_ms - self.now_ms, Event::Arrive { client: nth, call, ask: ask.clone() });
@@ -377,62 +448,6 @@ impl World {
         }
     }
 
-    fn told(&mut self, nth: usize, call: u64, answer: Answer, former: bool) -> Result<(), String> {
-        let client = &self.clients[nth];
-        if client.stopped_until_ms > self.now_ms {
-            let rest = client.stopped_until_ms - self.now_ms;
-            self.at(rest, Event::Told { client: nth, call, answer, former });
-            return Ok(());
-        }
-        let Some(Waiting { ask, floor, .. }) = client.waiting.clone().filter(|waiting| waiting.call == call) else {
-            return Ok(());
-        };
-        let mut rest = 1 + self.draw.below(40) as u64;
-        match (ask, answer) {
-            (Ask::Submit { session, request, .. }, Answer::Done(reply)) => {
-                let (first, head) = (reply.first, reply.head);
-                self.say(format_args!("{request} is acknowledged: {first} to {}, {:?}", head.seq, reply.outcomes));
-                let known = self.oracle.acknowledges(session, &request, &reply);
-                known.map_err(|what| format!("acknowledged is durable: {what}"))?;
-                if let Some((key, outcome)) = self.clients[nth].hears(&reply.outcomes) {
-                    let told = effects::told(&self.outside, &key, &outcome);
-                    self.figures.checks += told.map_err(|what| format!("effects: {what}"))?;
-                }
-            }
-            (Ask::Look { session }, Answer::State(state)) => {
-                let head = state.head;
-                // A holder that lost the disk shows what it had: it writes nothing, and knows nothing of the other.
-                if head.seq.0 < floor && !former {
-                    return Err(format!("order: s{session} was shown at {}, after {floor} had been", head.seq));
-                }
-                self.oracle.shows(session, head.seq.0, head.hash).map_err(|what| format!("order: {what}"))?;
-                self.clients[nth].sees(session, *state);
-            }
-            (ask, Answer::Failed(error)) => {
-                let code = error.refusal.as_ref().map(|refusal| refusal.code);
-                self.say(format_args!("client {nth} hears {:?} {code:?}: {}", error.kind, error.message));
-                match (error.kind, code) {
-                    (_, Some(RefusalCode::OutcomeUnknown)) => self.clients[nth].is_refused(true),
-                    (ErrorKind::Refused | ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Conflict, _)
-                    | (ErrorKind::Limit, _)
-                    | (_, Some(_)) => self.clients[nth].is_refused(false),
-                    // It may have been done, or may be done later: the same again.
-                    _ => {
-                        if let (Some(waiting), Ask::Submit { .. } | Ask::Look { .. }) =
-                            (&mut self.clients[nth].waiting, ask)
-                        {
-                            waiting.sent += 1;
-                        }
-                        rest = 100 + self.draw.below(300) as u64;
-                    }
-                }
-            }
-            _ => return Ok(()),
-        }
-        self.wake(nth, rest);
-        Ok(())
-    }
-
     fn reads(&mut self, nth: usize) -> Result<(), String> {
         let rest = 10 + self.draw.below(60) as u64;
         self.at(rest, Event::Read(nth));
@@ -450,7 +465,9 @@ impl World {
 
     /// Journal, applier and keeper do some of what they have to do.
     fn turns(&mut self) {
-        let pause = 1 + self.draw.below(6) as u64;
+        // Nothing is hurried when nobody asks for anything.
+        let is_quiet = self.phase == Phase::Calm && self.clients.iter().all(Client::is_idle);
+        let pause = 1 + self.draw.below(if is_quiet { 40 } else { 6 }) as u64;
         self.at(pause, Event::Turns);
         if self.is_stopped() {
             return;
@@ -488,11 +505,7 @@ impl World {
                 turn(Turn::Keep);
             }
         }
-        if let Some(former) = &self.former {
-            former.turn(Turn::Take);
-            former.turn(Turn::Write);
-            former.turn(Turn::Apply);
-        }
+        self.former_turns();
         let calls = self.disk.calls();
         if calls != before {
             self.say(format_args!("{done:?}, {calls} calls to the disk"));
@@ -505,11 +518,15 @@ impl World {
             return Ok(());
         }
         self.lives += 1;
+        let was_parked = std::mem::take(&mut self.is_parked) && self.removing.is_empty();
         if self.weather.nested && self.phase == Phase::Storm && self.draw.one_in(3) {
             self.dooms(80);
         }
         let seed = self.seed << 16 ^ self.lives;
-        match Holder::start(&self.disk, &self.weather, &self.clock, seed, self.now_ms, &self.names) {
+        if !self.remove_sessions(seed)? {
+            return Ok(());
+        }
+        match Holder::start(&self.disk, &self.program, &self.clock, seed, self.now_ms) {
             Ok(holder) => {
                 let epoch = holder.epoch();
                 self.say(format_args!("a holder starts, epoch {epoch}"));
@@ -520,22 +537,31 @@ impl World {
                 if report.damage.iter().any(|line| line.contains("NOT in records.db")) {
                     return Err(format!("acknowledged is durable: nothing was damaged; the report says {report:?}"));
                 }
+                if was_parked {
+                    self.figures.checks += parked::check(&report).map_err(|what| format!("parked: {what}"))?;
+                }
                 self.epochs.push(epoch);
                 self.holder = Some(holder);
-                (self.taken, self.stopped_until_ms) = (false, 0);
-                (self.disk_faults, self.syncs_failed) = (false, false);
+                self.oracle.times.starts(epoch, self.now_ms);
+                (self.taken, self.stopped_until_ms, self.parking) = (false, 0, false);
+                (self.disk_faults, self.syncs_failed) = (self.is_full, false);
                 self.collect();
             }
             Err(error) => {
-                self.say(format_args!("a holder does not start: {error}"));
-                if self.disk.has_died() {
-                    self.die();
-                } else if self.phase != Phase::Storm {
-                    return Err(format!("liveness: the store does not open: {error:?}"));
-                } else {
-                    self.at(300, Event::Start);
-                }
+                self.does_not_start(&error)?;
             }
+        }
+        Ok(())
+    }
+
+    fn does_not_start(&mut self, error: &Error) -> Result<(), String> {
+        self.say(format_args!("a holder does not start: {error}"));
+        if self.disk.has_died() {
+            self.die();
+        } else if self.phase != Phase::Storm {
+            return Err(format!("liveness: the store does not open: {error:?}"));
+        } else {
+            self.at(300, Event::Start);
         }
         Ok(())
     }
@@ -552,10 +578,8 @@ impl World {
             }
             None => self.disk.kill(),
         };
-        (self.holder, self.former) = (None, None);
-        self.readers.iter_mut().for_each(Reader::cut);
-        self.loyal.fill(false);
-        self.inquiry.forget();
+        (self.holder, self.former, self.taking) = (None, None, None);
+        self.ended();
         let after = 5 + self.draw.below(1_200) as u64;
         self.say(format_args!("the holder ends, {doom:?}; again after {after} ms"));
         self.at(after, Event::Start);

@@ -8,7 +8,7 @@ use swarmkeep::planted::Defect;
 use swarmkeep_sim::run;
 
 /// Seeds within which a defect must be found.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 240;
 
 /// What these worlds can see of what can be planted.
 const SEEN: &[Defect] = &[
@@ -17,6 +17,13 @@ const SEEN: &[Defect] = &[
     Defect::RetiredOnWal,
     Defect::EpochNotCompared,
     Defect::DedupeForgotten,
+    Defect::ForkForgets,
+    Defect::BlobSyncSkipped,
+    Defect::BlobHashNotCompared,
+    Defect::LeaseNotCompared,
+    Defect::StopCounted,
+    Defect::SealLeftOut,
+    Defect::FilesShared,
 ];
 
 #[test]

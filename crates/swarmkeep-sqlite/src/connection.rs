@@ -45,7 +45,7 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Cached statements per connection: more than there are in this crate for one file.
 const STATEMENTS: usize = 192;
 /// Checkpoints are the caller's business ([`crate::RecordsDb::wal_checkpoint`]); this is the backstop, in pages of 4 KiB.
-const WAL_PAGES_MAX: i64 = 16 * 1024;
+pub(crate) const WAL_PAGES_MAX: i64 = 16 * 1024;
 /// Page cache of a writer and of a reader, in KiB. Writers keep the inner pages of every index at hand.
 const CACHE_KIB_WRITER: i64 = 32 * 1024;
 const CACHE_KIB_READER: i64 = 4 * 1024;
@@ -66,8 +66,15 @@ pub(crate) fn writer(vfs: Vfs, path: &Path, create: bool, mode: Mode) -> Result<
     };
     expect_text(&connection, "journal_mode", journal)?;
     expect(&connection, "synchronous", synchronous)?;
-    if journal == "wal" {
+    if mode == Mode::WalNormal {
+        // The log is copied where somebody hears of it when that fails, and nowhere else: not after a commit, and not by the
+        // last connection as it closes, which believes an index that a failed sync may have made wrong.
+        expect(&connection, "wal_autocheckpoint", 0)?;
+        keep_log(&connection)?;
+    } else if journal == "wal" {
         expect(&connection, "wal_autocheckpoint", WAL_PAGES_MAX)?;
+    }
+    if journal == "wal" {
         expect(&connection, "journal_size_limit", WAL_PAGES_MAX * 4096)?;
     }
     if cfg!(target_os = "macos") {
@@ -77,12 +84,42 @@ pub(crate) fn writer(vfs: Vfs, path: &Path, create: bool, mode: Mode) -> Result<
     Ok(connection)
 }
 
+/// Closing the connection copies nothing.
+pub(crate) fn keep_log(connection: &Connection) -> Result<()> {
+    if connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)? {
+        return Ok(());
+    }
+    Err(refused("no_ckpt_on_close", "on"))
+}
+
+/// Pages in the write-ahead log.
+pub(crate) fn log_pages(connection: &Connection) -> Result<i64> {
+    Ok(connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))?)
+}
+
 /// Opens for reading only.
 pub(crate) fn reader(vfs: Vfs, path: &Path) -> Result<Connection> {
     library()?;
     let connection = vfs.open(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     settle(&connection, CACHE_KIB_READER)?;
     expect(&connection, "query_only", 1)?;
+    Ok(connection)
+}
+
+/// Opens the main file for reading as it is by itself, without its write-ahead log. Nobody writes it meanwhile.
+pub(crate) fn alone(vfs: Vfs, path: &Path) -> Result<Connection> {
+    library()?;
+    let mut name = String::from("file:");
+    for byte in path.to_string_lossy().bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => name.push(char::from(byte)),
+            other => name.push_str(&format!("%{other:02x}")),
+        }
+    }
+    name.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = vfs.open(Path::new(&name), flags)?;
+    settle(&connection, CACHE_KIB_READER)?;
     Ok(connection)
 }
 

@@ -55,6 +55,9 @@ pub enum SqliteError {
     /// A query that cannot be answered as asked.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The file's connections are being closed and opened again, because a sync failed. Ask again.
+    #[error("the database is being opened again after a failure; ask again")]
+    Reopening,
     /// Somebody else opened the file for writing after us. Nothing was written.
     #[error("fenced out: another holder has written under incarnation {incarnation}")]
     Fenced {
@@ -102,6 +105,12 @@ impl SqliteError {
         what: impl Into<String>,
     ) -> Self {
         Self::Damaged(vec![Damage { session, seqs, what: what.into() }])
+    }
+
+    /// Whether it says that the file is another store's, or a newer program's: then nothing is wrong with it.
+    #[must_use]
+    pub fn is_of_another(&self) -> bool {
+        matches!(self, Self::Foreign { .. } | Self::Newer { .. })
     }
 
     /// An error of `COMMIT`: input/output errors leave the outcome open.
@@ -166,7 +175,7 @@ impl From<SqliteError> for LogError {
             | SqliteError::Newer { .. }
             | SqliteError::Changed { .. }
             | SqliteError::Foreign { .. } => refused(Refused::ReadOnly),
-            SqliteError::Interrupted => refused(Refused::Busy),
+            SqliteError::Interrupted | SqliteError::Reopening => refused(Refused::Busy),
             // A query that cannot be answered, a group that contradicts itself: nothing was written, and asking again
             // would come to the same.
             SqliteError::Refused(_) | SqliteError::Invalid(_) => refused(Refused::Invalid),

@@ -10,7 +10,7 @@
 //!   .apply(&ApplyBatch { position, frame_hash, incarnation, entries })   one transaction, one chunk per session
 //!   .anchor() / .position()          how far it has come: position, frame hash, store id, incarnation
 //!   .wal_checkpoint()                into the main file, read back by another connection: Some(anchor), or None: later
-//!   .reopen()                        after SqliteError::Unknown
+//!   .shut(), .reopen()               after a failed commit or sync, when no other connection is open
 //!   .put_recovery(..), .set_incarnation(..)
 //!   .reader() -> RecordsReader       head, session, sessions, read, hash_at, load, checkpoints, blob, blobs,
 //!                                    observations, removals, recoveries, verify, verify_file, may_remove_through
@@ -61,10 +61,11 @@ pub use self::{
     error::{Result, SqliteError},
     log::SqliteLog,
     migration::{Found, Migration, Schema},
-    pool::ReaderPool,
+    pool::{Prepared, ReaderPool},
     records::{
         Anchor, ApplyBatch, BadRow, CheckpointInfo, Entry, Gap, Mending, NewBlob, Options, RECORDS_SCHEMA, RecordsDb,
-        RecordsReader, Recovery, Removal, Restored, SessionReport, StoredObservations, StoredSession, Survey, What,
+        RecordsReader, Recovery, Removal, Restored, Salvaged, SessionReport, StoredObservations, StoredSession, Survey,
+        What, Wreck,
     },
     views::{Source, VIEWS_SCHEMA, ViewsDb},
 };

@@ -135,7 +135,11 @@ impl Builder {
         if let Some(session) = query.session {
             self.equal(table.session, &session.to_string());
         } else if table.needs_session {
-            return Err(Refusal::invalid(format!("{} are asked for by session: give `session`", table.name)).into());
+            return Err(Refusal::invalid(format!(
+                "{} are asked for by session: give `session`, as namespace/name or its id",
+                table.name
+            ))
+            .into());
         }
         for (value, column) in [(&query.namespace, "namespace"), (&query.owner, "owner")] {
             let Some(value) = value else { continue };

@@ -2,11 +2,13 @@
 
 mod apply;
 mod chunk;
+mod left;
 mod mend;
 mod read;
 mod remove;
 mod restore;
 mod row;
+mod salvage;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ pub use self::{
     mend::{BadRow, Gap, Mending, Survey},
     read::{CheckpointInfo, RecordsReader, Recovery, Removal, StoredObservations, StoredSession},
     restore::Restored,
+    salvage::{Salvaged, Wreck},
     verify::SessionReport,
 };
 use crate::{
@@ -94,10 +97,16 @@ impl RecordsDb {
     /// # Errors
     /// `Newer`, `Changed`, `Foreign` (another application's file, or another store's): the file was not touched.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        Self::open_looked(path, options, None)
+        let mut db = Self::open_looked(path, options, None)?;
+        if db.anchor.position == Position(0) {
+            // Nothing was applied yet: the file itself may not be durable. Whatever is begun upon it must not outlive it.
+            db.wal_checkpoint()?;
+        }
+        Ok(db)
     }
 
-    /// [`RecordsDb::open`] of a file that was just looked at by [`Schema::look_through`], with what was found there.
+    /// [`RecordsDb::open`] of a file that was just looked at by [`Schema::look_through`], with what was found there. What is
+    /// new in it may not be durable before [`RecordsDb::wal_checkpoint`].
     ///
     /// # Errors
     /// As [`RecordsDb::open`].
@@ -120,28 +129,66 @@ impl RecordsDb {
             return Err(SqliteError::Foreign { file: path.display().to_string(), what });
         }
         transaction.commit().map_err(SqliteError::of_commit)?;
-        let mut db =
-            Self { connection, path: path.to_owned(), options, anchor, packer: Packer::new(), poisoned: false };
-        if anchor.position == Position(0) {
-            // Nothing was applied yet: the file itself may not be durable. Whatever is begun upon it, such as a journal that
-            // names its store, must not outlive it.
-            db.wal_checkpoint()?;
-        }
-        Ok(db)
+        Ok(Self { connection, path: path.to_owned(), options, anchor, packer: Packer::new(), poisoned: false })
     }
 
-    /// Closes the connection and opens another, after [`SqliteError::Unknown`]: what was committed is read from the file.
+    /// Closes the connection, and copies nothing of the write-ahead log. [`RecordsDb::reopen`] opens another.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn shut(&mut self) -> Result<()> {
+        // Until a new one stands: what takes its place has no tables.
+        self.poisoned = true;
+        let old = std::mem::replace(&mut self.connection, Connection::open_in_memory()?);
+        connection::keep_log(&old)
+    }
+
+    /// Closes the connection and opens another, after [`SqliteError::Unknown`] or `Io`: what was committed is read from the
+    /// file. Readers that share the index of the write-ahead log with the old connection have to be closed first
+    /// ([`ReaderPool::suspend`](crate::ReaderPool::suspend)): what a failed sync dropped is still named there.
     ///
     /// # Errors
     /// As [`RecordsDb::open`]; the old connection stays poisoned.
     pub fn reopen(&mut self) -> Result<()> {
         let options = Options { create: false, store_id: Some(self.anchor.store_id), ..self.options };
-        // Until the new one stands, whatever made the old one doubtful: what takes its place has no tables.
-        self.poisoned = true;
-        // The old connection is closed first: its locks and cached pages must not outlive it.
-        self.connection = Connection::open_in_memory()?;
-        *self = Self::open(&self.path.clone(), options)?;
+        self.shut()?;
+        *self = Self::open_looked(&self.path.clone(), options, None)?;
         Ok(())
+    }
+
+    /// Gives the copying of the write-ahead log that is about to begin a number, its stamp, as a row of the file: at least
+    /// `least`, and more than the last.
+    ///
+    /// # Errors
+    /// As [`RecordsDb::apply`].
+    pub fn next_stamp(&mut self, least: u64) -> Result<u64> {
+        self.write(|transaction, _, _| {
+            let stamp = row::stamp(transaction)?.saturating_add(1).max(least);
+            let value = stamp.to_le_bytes();
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES ('copied', ?1)")?
+                .execute([value])?;
+            Ok(stamp)
+        })
+    }
+
+    /// Writes, and takes it back: whether that can be done.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn try_write(&mut self) -> Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let stamp = row::stamp(&transaction)?.to_le_bytes();
+        transaction.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('copied', ?1)", [stamp])?;
+        Ok(transaction.rollback()?)
+    }
+
+    /// The stamp in the main file at `path` by itself, whatever its write-ahead log has.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn main_stamp(vfs: Vfs, path: &Path) -> Result<u64> {
+        row::stamp(&connection::alone(vfs, path)?)
     }
 
     /// Where the file is.

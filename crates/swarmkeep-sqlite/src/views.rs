@@ -14,7 +14,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
-use swarmkeep_core::{SessionId, log::Position};
+use swarmkeep_core::{Seq, SessionId, log::Position};
 
 pub use self::fold::Source;
 pub(crate) use self::write::position;
@@ -132,8 +132,7 @@ impl ViewsDb {
         catch_up::run(self, source, progress)
     }
 
-    /// Tabulates what records.db has of one session beyond what is tabulated: for records that came outside the order of
-    /// positions.
+    /// Makes all rows of one session again: its records came outside the order of positions, or were put right.
     ///
     /// # Errors
     /// As [`ViewsDb::catch_up`]; nothing was written then.
@@ -152,6 +151,23 @@ impl ViewsDb {
         })?;
         self.position = Position(0);
         self.catch_up(source, progress)
+    }
+
+    /// Closes the connection, and copies nothing of the write-ahead log: the file is about to go, and be made again.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn shut(&mut self) -> Result<()> {
+        let old = std::mem::replace(&mut self.connection, Connection::open_in_memory()?);
+        crate::connection::keep_log(&old)
+    }
+
+    /// Copies the write-ahead log into the main file when it has grown long.
+    fn bound_log(&mut self) -> Result<()> {
+        if crate::connection::log_pages(&self.connection)? > crate::connection::WAL_PAGES_MAX {
+            self.wal_checkpoint()?;
+        }
+        Ok(())
     }
 
     /// Copies the write-ahead log into the main file; false: a reader is in the way.
@@ -192,6 +208,26 @@ impl ViewsDb {
         session: SessionId,
     ) -> Result<Vec<String>> {
         beyond::differences(connection, source, session)
+    }
+
+    /// The sessions that the views of a store know, and the last record of each that they have.
+    ///
+    /// # Errors
+    /// Whatever SQLite says; `Foreign`: of another store.
+    pub fn heads(connection: &Connection, store_id: [u8; 16]) -> Result<Vec<(SessionId, Seq)>> {
+        let found: Vec<u8> =
+            connection.query_row("SELECT value FROM meta WHERE key = 'store_id'", [], |row| row.get(0))?;
+        if found != store_id {
+            return Err(SqliteError::Foreign { file: "views.db".into(), what: "belongs to another store".into() });
+        }
+        let mut statement = connection.prepare("SELECT session_id, seq FROM sessions")?;
+        let mut rows = statement.query([])?;
+        let mut heads = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (id, seq): (String, i64) = (row.get(0)?, row.get(1)?);
+            heads.extend(id.parse().ok().map(|id| (id, Seq(seq.cast_unsigned()))));
+        }
+        Ok(heads)
     }
 
     /// SQLite's own check of the file: what does not fit together, in words, a few lines at most.

@@ -3,6 +3,7 @@
 
 mod world;
 
+use bytes::Bytes;
 use rusqlite::types::Value;
 use swarmkeep_core::{
     Hash, Seq,
@@ -10,7 +11,7 @@ use swarmkeep_core::{
     log::{Blob, Head, Observation, Position, Remove},
     record,
 };
-use swarmkeep_sqlite::{ApplyBatch, Mode, Options, RecordsDb, SqliteError, What};
+use swarmkeep_sqlite::{ApplyBatch, Mending, Mode, Options, RecordsDb, SqliteError, What};
 use world::{Author, batch, options, records};
 
 #[test]
@@ -291,6 +292,52 @@ fn flipped_bytes_of_the_file_never_give_other_records() {
 }
 
 #[test]
+fn what_is_left_of_a_damaged_session_is_read_up_to_the_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.db");
+    let mut db = RecordsDb::open(&path, options()).unwrap();
+    let mut author = Author::new("left");
+    db.apply(&batch(1, vec![author.entry(1, 8)])).unwrap();
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    let bytes: Vec<u8> = raw.query_row("SELECT bytes FROM chunks", [], |row| row.get(0)).unwrap();
+    assert_eq!(bytes, author.bytes, "one row, not packed");
+    let ends: Vec<usize> = record::iter(&author.bytes)
+        .scan(0, |end, view| {
+            *end += view.unwrap().bytes().len();
+            Some(*end)
+        })
+        .collect();
+    // The session's own row too.
+    raw.execute("UPDATE sessions SET checksum = zeroblob(16)", []).unwrap();
+    let (mut most, mut tried) = (0, 0);
+    for at in (0..bytes.len()).step_by(11) {
+        let mut spoilt = bytes.clone();
+        spoilt[at] ^= 0x41;
+        raw.execute("UPDATE chunks SET bytes = ?1", [&spoilt]).unwrap();
+        // A record in front of the damage is given when the one behind it, or the session's row, says that it is whole.
+        let before = ends.iter().filter(|end| **end <= at).count();
+        let reader = db.reader();
+        let given = match reader.read_left(author.id, Seq::ZERO, usize::MAX) {
+            Ok(read) => {
+                assert_eq!(read, author.bytes[..read.len()], "byte {at}");
+                1 + ends.iter().position(|end| *end == read.len()).unwrap()
+            }
+            Err(SqliteError::Damaged(_)) => 0,
+            Err(error) => panic!("byte {at}: {error}"),
+        };
+        assert!(given == before || given + 1 == before, "byte {at}: {given} of {before}");
+        most += usize::from(given == before);
+        if given > 1 {
+            assert_eq!(reader.read_left(author.id, Seq(1), 1).unwrap(), author.bytes[ends[0]..ends[1]]);
+        }
+        let more = reader.read_left(author.id, Seq(given as u64), 1);
+        assert!(matches!(more, Err(SqliteError::Damaged(_))), "byte {at}");
+        tried += 1;
+    }
+    assert!(most * 2 > tried, "{most} of {tried}: bodies are longer than headers");
+}
+
+#[test]
 fn another_store_s_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("records.db");
@@ -314,4 +361,22 @@ fn a_reader_in_the_way_puts_the_checkpoint_off() {
     assert_eq!(db.wal_checkpoint().unwrap(), None);
     reader.execute_batch("COMMIT").unwrap();
     assert_eq!(db.wal_checkpoint().unwrap().unwrap().position, Position(2));
+}
+
+#[test]
+fn a_session_of_which_nothing_is_left_is_made_of_what_stands_elsewhere_unless_it_was_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = RecordsDb::open(&dir.path().join("records.db"), options()).unwrap();
+    let mut author = Author::new("s");
+    let entry = author.entry(1, 5);
+    // From the second copies: records.db never had it.
+    let mending = || Mending { append: vec![Bytes::from(author.bytes.clone())], ..Mending::default() };
+    db.mend(author.id, &mending()).unwrap();
+    assert_eq!(db.reader().read(author.id, Seq::ZERO, usize::MAX).unwrap(), author.bytes);
+    drop(entry);
+    let gone = batch(2, vec![author.what(2, What::Remove(Remove::All))]);
+    db.apply(&gone).unwrap();
+    let refused = db.mend(author.id, &mending()).unwrap_err();
+    assert!(refused.to_string().contains("removed meanwhile"), "{refused}");
+    assert_eq!(db.reader().head(author.id).unwrap(), None, "what was removed stays so");
 }

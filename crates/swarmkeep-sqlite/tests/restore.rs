@@ -5,7 +5,9 @@ mod world;
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
-use swarmkeep_core::{Hash, SessionId, State, checkpoint::Checkpoint, record, state::SessionStatus};
+use swarmkeep_core::{
+    Hash, SessionId, State, checkpoint::Checkpoint, record, recovery::Complexity, state::SessionStatus,
+};
 use swarmkeep_sqlite::{RecordsDb, RecordsReader, SqliteError, What};
 use world::{Author, batch, options};
 
@@ -25,7 +27,7 @@ type Found = BTreeMap<SessionId, Result<(Hash, u64), String>>;
 fn restore(
     records: RecordsReader<'_>,
     page: usize,
-    wanted: impl Fn(SessionId, SessionStatus) -> bool,
+    wanted: impl Fn(SessionId, SessionStatus, Complexity) -> bool,
 ) -> Result<Found, SqliteError> {
     let mut all = BTreeMap::new();
     let mut after = None;
@@ -66,20 +68,21 @@ fn states_are_those_that_folding_gives() {
         authors.iter().map(|author| (author.id, Ok((folded(&author.bytes).hash(), tails[&author.id])))).collect();
     assert_eq!(tails.values().filter(|tail| **tail == 3).count(), 6);
     for page in [1, 7, 20, 100] {
-        assert_eq!(restore(db.reader(), page, |_, _| true).unwrap(), expected, "{page} at a time");
+        assert_eq!(restore(db.reader(), page, |_, _, _| true).unwrap(), expected, "{page} at a time");
     }
     let one = authors[3].id;
-    assert_eq!(restore(db.reader(), 7, |id, _| id == one).unwrap().into_keys().collect::<Vec<_>>(), [one]);
+    assert_eq!(restore(db.reader(), 7, |id, _, _| id == one).unwrap().into_keys().collect::<Vec<_>>(), [one]);
     // Whoever stops goes on where he stopped.
     let ids: Vec<SessionId> = expected.into_keys().collect();
-    let stopped = db.reader().restore(Some(ids[4]), ids[9], 100, |_, _| true, |_, _| ControlFlow::Break(())).unwrap();
+    let stopped =
+        db.reader().restore(Some(ids[4]), ids[9], 100, |_, _, _| true, |_, _| ControlFlow::Break(())).unwrap();
     assert_eq!(stopped, Some(ids[5]));
     let mut rest = Vec::new();
     let through = db.reader().restore(
         Some(ids[4]),
         ids[9],
         100,
-        |_, _| true,
+        |_, _, _| true,
         |id, _| {
             rest.push(id);
             ControlFlow::Continue(())
@@ -98,7 +101,7 @@ fn no_changed_byte_becomes_a_state() {
     db.apply(&batch(1, vec![early.entry(1, 3), late.entry(1, 2)])).unwrap();
     let saved = late.what(2, What::Checkpoint(Checkpoint::of(&folded(&late.bytes))));
     db.apply(&batch(2, vec![saved, late.entry(2, 2)])).unwrap();
-    let whole = restore(db.reader(), 10, |_, _| true).unwrap();
+    let whole = restore(db.reader(), 10, |_, _, _| true).unwrap();
     assert!(whole.values().all(Result::is_ok));
     drop(db);
     let (mut found, mut unread) = (0, 0);
@@ -118,7 +121,7 @@ fn no_changed_byte_becomes_a_state() {
                 let mut changed = bytes.clone();
                 changed[at] ^= 1;
                 connection.execute(&format!("UPDATE {table} SET bytes = ?1 WHERE id = ?2"), (&changed, id)).unwrap();
-                let now = restore(RecordsReader::new(&connection), 10, |_, _| true).unwrap();
+                let now = restore(RecordsReader::new(&connection), 10, |_, _, _| true).unwrap();
                 for (session, restored) in &now {
                     match restored {
                         Ok(_) => assert_eq!(restored, &whole[session], "{table} {id}, byte {at}"),

@@ -354,3 +354,46 @@ fn a_damaged_session_hides_nobody() {
         assert_eq!(ViewsDb::differences(views.connection(), history.state()).unwrap(), Vec::<String>::new());
     }
 }
+
+#[test]
+fn a_session_that_was_put_right_is_listed_whole_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.db");
+    let mut db = RecordsDb::open(&path, options()).unwrap();
+    let (histories, batches) = lives(3);
+    for batch in &batches {
+        db.apply(batch).unwrap();
+    }
+    let state = histories[1].state();
+    let hurt = state.info.id;
+    // What the session came to is known from here, and not on which way.
+    let what = What::Checkpoint(swarmkeep_core::checkpoint::Checkpoint::of(state));
+    let position = db.anchor().position;
+    db.apply(&ApplyBatch { entries: vec![Entry { position, session: hurt, what }], ..batches[0].clone() }).unwrap();
+    drop(db);
+    let first = "session = ?1 AND first_seq = 1";
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    let bytes: Vec<u8> =
+        raw.query_row(&format!("SELECT bytes FROM chunks WHERE {first}"), [hurt.0], |row| row.get(0)).unwrap();
+    let spoil = format!("UPDATE chunks SET bytes = zeroblob(length(bytes)) WHERE {first}");
+    assert_eq!(raw.execute(&spoil, [hurt.0]).unwrap(), 1);
+    drop(raw);
+
+    let db = RecordsDb::open(&path, options()).unwrap();
+    let mut views = fresh(dir.path(), "views.db");
+    catch_up(&mut views, &db);
+    drop(db);
+    let events = |views: &ViewsDb| -> i64 {
+        let sql = "SELECT count(*) FROM events WHERE session_id = ?1";
+        views.connection().query_row(sql, [hurt.to_string()], |row| row.get(0)).unwrap()
+    };
+    assert!(events(&views) < state.head.seq.0.cast_signed());
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    let mend = format!("UPDATE chunks SET bytes = ?2 WHERE {first}");
+    assert_eq!(raw.execute(&mend, rusqlite::params![hurt.0, bytes]).unwrap(), 1);
+    drop(raw);
+    let db = RecordsDb::open(&path, options()).unwrap();
+    views.catch_up_session(&source(&db), hurt).unwrap();
+    assert_eq!(events(&views), state.head.seq.0.cast_signed());
+    assert_eq!(ViewsDb::differences(views.connection(), state).unwrap(), Vec::<String>::new());
+}

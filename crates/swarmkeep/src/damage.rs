@@ -25,8 +25,9 @@ pub(crate) fn log(error: LogError) -> Error {
             Refusal::conflict(format!("the session ends at seq {} now: read it again", head.seq), head.seq.0).into()
         }
         LogError::Fenced(epoch) => {
-            Error::new(ErrorKind::Unavailable, format!("fenced out: this session is held under epoch {epoch}"))
-                .hint("another process holds the session; go to it, or take the session over explicitly")
+            let what = format!("fenced out: this session is held by another process, under epoch {epoch} at least");
+            Error::from(Refusal::new(swarmkeep_core::RefusalCode::FencedOut, what))
+                .hint("send it to the process that holds the store now, with the same request id")
         }
         LogError::Exists => {
             Refusal::new(swarmkeep_core::RefusalCode::AlreadyExists, "a session of this name exists: `open` resumes it")

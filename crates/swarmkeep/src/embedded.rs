@@ -10,14 +10,23 @@
 
 mod applier;
 mod behind;
+mod case;
+mod closed;
 mod copies;
 mod copying;
+mod damaged;
+mod doubt;
 mod keeper;
 mod lane;
 mod mend;
 mod open;
+mod progress;
 mod quarantine;
+mod recover;
+mod remake;
 mod settle;
+mod sight;
+mod standing;
 mod story;
 
 use std::{
@@ -27,7 +36,6 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
 use swarmkeep_core::{
     BlobId, Epoch, Error, ErrorKind, Failure, Seq, SessionId,
     checkpoint::Checkpoint,
@@ -44,16 +52,22 @@ use swarmkeep_sqlite::{ReaderPool, RecordsReader, Source, SqliteError};
 use tokio::sync::oneshot;
 
 use self::{
-    applier::{Applying, Ask, Progress},
+    applier::Applying,
     keeper::Keeper,
     lane::Lanes,
-    mend::Mender,
+    progress::{Ask, Progress},
+    recover::{Mender, Met},
     settle::Settle,
+};
+pub(crate) use self::{
+    closed::plans as closed_plans,
+    open::beforehand,
+    recover::{Above, unpack_base},
 };
 pub use self::{
     copies::{OnceRange, OneCopy},
-    mend::Mended,
     open::Pace,
+    standing::{KeptStanding, SetAside, Standing},
 };
 use crate::{
     blobs::BlobFiles,
@@ -64,6 +78,7 @@ use crate::{
     planted::{self, Defect},
     recovery::RecoveryReport,
     session::SavedCheckpoint,
+    sync::Mutex,
     workers::{Turn, Workers},
 };
 
@@ -73,9 +88,14 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// room find it.
 const QUEUE_BYTES: usize = 4 << 20;
 
+/// How what is said of a damaged second copy begins.
+pub(crate) const SECOND_COPY: &str = "a second copy is damaged";
+
 /// A store in a folder, held by this process.
 pub struct EmbeddedLog {
     folder: PathBuf,
+    /// The store's folder, when a lock in it is held: its files may be in a folder below.
+    root: Option<PathBuf>,
     incarnation: u64,
     opened_at: Position,
     report: RecoveryReport,
@@ -95,61 +115,6 @@ pub struct EmbeddedLog {
     lock: Mutex<Option<StoreLock>>,
 }
 
-/// How an embedded store stands, for health pages and `doctor`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Standing {
-    /// Where it is.
-    pub folder: PathBuf,
-    /// Which open of it this is.
-    pub incarnation: u64,
-    /// Bytes durable in the journal and not yet in records.db.
-    pub unapplied_bytes: usize,
-    /// How far records.db has come.
-    pub records_position: Position,
-    /// How far views.db has come.
-    pub views_position: Position,
-    /// Why records.db takes nothing, while that lasts.
-    pub trouble: Option<String>,
-    /// Why views.db does not move, while that lasts.
-    pub views_trouble: Option<String>,
-    /// Second copies of what the journal gave up.
-    pub kept: KeptStanding,
-    /// Sessions set aside as damaged, each with what is wrong: they take no writes until somebody decides.
-    pub set_aside: Vec<SetAside>,
-}
-
-/// How the second copies stand.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct KeptStanding {
-    /// Bytes they may take; 0: none are made.
-    pub budget_bytes: u64,
-    /// Files there are.
-    pub files: u64,
-    /// Their bytes, packed.
-    pub bytes: u64,
-    /// Records in them.
-    pub records: u64,
-    /// The oldest position that they reach back to; absent: there are none.
-    pub since_position: Option<Position>,
-    /// Retired segments that wait to be copied: they are the second copy themselves until then.
-    pub waiting_segments: u64,
-    /// Segments that were given up since the start without a copy: too many waited, or there was no room.
-    pub not_kept_segments: u64,
-    /// Why the last one was not kept; absent: none was given up.
-    pub not_kept_because: Option<String>,
-    /// Second copies that were damaged, by the names of their files in `quarantine/`.
-    pub lost: Vec<String>,
-}
-
-/// A session that was set aside.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct SetAside {
-    /// Which session.
-    pub session: Option<SessionId>,
-    /// What is wrong, and where.
-    pub what: String,
-}
-
 impl EmbeddedLog {
     /// Which open of the store this is.
     #[must_use]
@@ -160,7 +125,7 @@ impl EmbeddedLog {
     /// Where the store is.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.root.as_deref().unwrap_or(&self.folder)
     }
 
     /// What opening it found.
@@ -175,52 +140,16 @@ impl EmbeddedLog {
         self.opened_at
     }
 
-    /// How it stands now.
-    #[must_use]
-    pub fn standing(&self) -> Standing {
-        Standing {
-            folder: self.folder.clone(),
-            incarnation: self.incarnation,
-            unapplied_bytes: self.progress.unapplied.get(),
-            records_position: self.progress.records.get(),
-            views_position: self.progress.views.get(),
-            trouble: self.progress.trouble.lock().clone(),
-            views_trouble: self.progress.views_trouble.lock().clone(),
-            kept: self.kept_standing(),
-            set_aside: self
-                .lanes
-                .all_aside()
-                .into_iter()
-                .map(|damage| SetAside { session: damage.session, what: damage.to_string() })
-                .collect(),
-        }
-    }
-
-    fn kept_standing(&self) -> KeptStanding {
-        let mut standing = self.keeper.as_ref().map(|keeper| keeper.standing()).unwrap_or_default();
-        let waiting = self.journal.waiting();
-        standing.waiting_segments = waiting.segments;
-        standing.not_kept_segments += waiting.overrun;
-        if waiting.overrun > 0 && standing.not_kept_because.is_none() {
-            standing.not_kept_because = Some("more was written than could be copied".into());
-        }
-        standing
-    }
-
-    /// Whether records.db takes nothing at present: writes are acknowledged until [`crate::Settings::unapplied_bytes`] are
-    /// waiting, then refused.
-    #[must_use]
-    pub fn is_stuck(&self) -> bool {
-        self.progress.trouble.lock().is_some()
-    }
-
     /// Says in the lock file where this holder can be reached, for people and for programs without the control socket.
     ///
     /// # Errors
     /// What the system says.
     pub fn say_address(&self, address: &str) -> std::io::Result<()> {
         match &mut *self.lock.lock() {
-            Some(lock) => lock.say(&open::holder(&*self.clock, Some(address.to_owned()))),
+            Some(lock) => {
+                let said = open::holder(&*self.clock, Some(address.to_owned()));
+                lock.say(&crate::lock::Holder { pid: lock.process(), ..said })
+            }
             None => Ok(()),
         }
     }
@@ -233,7 +162,7 @@ impl EmbeddedLog {
         self.journal.close();
         // Before the applier copies the write-ahead logs into the main files: a reader would be in its way.
         self.keeper.iter().for_each(|keeper| keeper.pause());
-        self.mender.wait();
+        self.mender.shut();
         self.progress.close();
         let joined = self.applying.lock().end();
         self.end_keeper();
@@ -242,7 +171,8 @@ impl EmbeddedLog {
             && joined
             && trouble.is_none()
         {
-            let parked = crate::lock::Holder { parked: Some(true), ..open::holder(&*self.clock, None) };
+            let said = open::holder(&*self.clock, None);
+            let parked = crate::lock::Holder { pid: lock.process(), parked: Some(true), ..said };
             if let Err(error) = lock.say(&parked) {
                 tracing::warn!(%error, "the lock file does not say that the store was parked");
             }
@@ -291,7 +221,7 @@ impl EmbeddedLog {
         let damage = self.records.read_unhurried(|connection| RecordsReader::new(connection).verify_file());
         let damage = damage.map_err(LogError::from).map_err(damage::log)?;
         let kept = self.keeper.iter().flat_map(|keeper| keeper.verify());
-        let kept = kept.map(|name| format!("a second copy is damaged, and out of use: quarantine/{name}"));
+        let kept = kept.map(|name| format!("{SECOND_COPY}, and out of use: quarantine/{name}"));
         Ok(damage.iter().map(ToString::to_string).chain(kept).collect())
     }
 
@@ -319,48 +249,33 @@ impl EmbeddedLog {
         }
     }
 
-    /// Puts right what is damaged of a session in records.db, from wherever its records stand a second time: the journal,
-    /// the kept copies, what was set aside. What was replaced is in quarantine.
-    ///
-    /// # Errors
-    /// What records.db and the disk say. What could not be mended is in the answer.
-    pub async fn mend(&self, session: SessionId) -> Result<Mended, Error> {
-        self.mender.clone().mend_off(session).await.map_err(damage::log)
-    }
-
-    /// Mends every session whose own row is damaged: over such a row sessions cannot be listed. True: now they can be.
-    pub async fn mend_session_rows(&self) -> bool {
-        let mut met = std::collections::BTreeSet::new();
-        loop {
-            let damage = match self.read_records(|records| records.sessions(None, usize::MAX).map(drop)) {
-                Ok(()) => return true,
-                Err(LogError::Corrupt(damage)) => damage,
-                Err(_) => return false,
-            };
-            let session = damage.iter().find_map(|damage| damage.session).filter(|session| met.insert(*session));
-            let Some(session) = session else { return false };
-            if let Err(error) = self.mender.clone().mend_off(session).await {
-                tracing::error!(%session, %error, "a damaged session row could not be mended");
-            }
-        }
-    }
-
-    /// What was mended since the start.
-    #[must_use]
-    pub fn repairs(&self) -> Vec<crate::Repair> {
-        self.mender.repairs()
-    }
-
-    /// Does it; where it meets damage that can be mended, mends it and does it again.
-    fn or_mended<'a, T: Send + 'a>(
+    /// Does it; where it meets damage, recovers the session and does it again.
+    fn or_recovered<'a, T: Send + 'a>(
         &'a self,
         session: SessionId,
         work: impl Fn(&Self) -> Result<T, LogError> + Send + 'a,
     ) -> LogFuture<'a, T> {
         match work(self) {
             Err(LogError::Corrupt(damage)) => Box::pin(async move {
-                if !self.mender.met(session).await {
-                    return Err(LogError::Corrupt(damage));
+                let mut damage = damage;
+                let mut file = is_of_the_file(&damage).then(|| damage.clone());
+                loop {
+                    if let Some(of_file) = file.take() {
+                        self.remake_records(&of_file).await;
+                        match work(self) {
+                            Err(LogError::Corrupt(left)) if !is_of_the_file(&left) => damage = left,
+                            done => return done,
+                        }
+                        match self.mender.met(session, &damage).await {
+                            Met::LookedInto => break,
+                            Met::AsBefore | Met::File(_) => return Err(LogError::Corrupt(damage)),
+                        }
+                    }
+                    match self.mender.met(session, &damage).await {
+                        Met::LookedInto => break,
+                        Met::AsBefore => return Err(LogError::Corrupt(damage)),
+                        Met::File(of_file) => file = Some(of_file),
+                    }
                 }
                 let done = work(self);
                 if !matches!(done, Err(LogError::Corrupt(_)))
@@ -374,6 +289,58 @@ impl EmbeddedLog {
             }),
             done => Box::pin(std::future::ready(done)),
         }
+    }
+
+    /// Has records.db made again, which SQLite cannot read. Returns when that is done, or cannot be.
+    async fn remake_records(&self, damage: &[Damage]) {
+        let mut said: Vec<String> = damage.iter().map(ToString::to_string).collect();
+        // Of many pages the same is said.
+        said.dedup();
+        let (done, made) = oneshot::channel();
+        self.progress.ask(Ask::Remake(said.join("; "), done));
+        self.progress.hurry();
+        match answered(made).await {
+            Ok(()) => self.mender.forget_tried(),
+            Err(error) => tracing::error!(%error, "records.db is damaged, and was not made again"),
+        }
+    }
+
+    /// [`EmbeddedLog::verify_file`]; where SQLite's own check finds records.db damaged, it is made again first. What was done, in
+    /// words.
+    pub(crate) async fn repair_file(self: &Arc<Self>) -> Vec<String> {
+        let records = self.records.clone();
+        let file = move || records.read_unhurried(|connection| RecordsReader::new(connection).verify_file());
+        let found: Vec<Damage> = match self.workers.offload(file).await {
+            Ok(Ok(damage)) => damage.into_iter().filter(|damage| damage.session.is_none()).collect(),
+            Ok(Err(SqliteError::Damaged(damage))) => damage,
+            _ => return Vec::new(),
+        };
+        let before = self.progress.made_again.lock().len();
+        if !found.is_empty() {
+            self.remake_records(&found).await;
+        }
+        self.progress.made_again.lock().iter().skip(before).cloned().collect()
+    }
+
+    /// Has records.db made again, in which this was found. What was done, in words.
+    pub(crate) async fn remake_records_because(&self, what: &str) -> Vec<String> {
+        let before = self.progress.made_again.lock().len();
+        self.remake_records(&[Damage { session: None, seqs: None, what: what.to_owned() }]).await;
+        self.progress.made_again.lock().iter().skip(before).cloned().collect()
+    }
+
+    /// Has views.db made anew from the records. Returns when that is begun.
+    pub(crate) async fn remake_views(&self) {
+        let (done, begun) = oneshot::channel();
+        self.progress.ask(Ask::RemakeViews(done));
+        self.progress.hurry();
+        let _ = answered(begun).await;
+    }
+
+    /// What was made again since the start, in words.
+    #[must_use]
+    pub fn made_again(&self) -> Vec<String> {
+        self.progress.made_again.lock().clone()
     }
 
     /// What records.db has of one session, every byte by its hash.
@@ -444,14 +411,19 @@ impl EmbeddedLog {
     }
 
     /// The last record of a session that was removed below a checkpoint; seq 0: none was.
-    pub(crate) fn base(&self, session: SessionId) -> Result<Seq, LogError> {
+    pub(crate) fn base(&self, session: SessionId) -> Result<Head, LogError> {
         let stored = self.read_records(|records| records.session(session))?;
-        Ok(stored.map_or(Seq::ZERO, |stored| stored.base.seq))
+        Ok(stored.map_or(Head::default(), |stored| stored.base))
     }
 
     /// Whether a session's records are known to be missing in the middle.
     pub(crate) fn is_set_aside(&self, session: SessionId) -> bool {
         self.lanes.aside(session).is_some()
+    }
+
+    /// Why a session is set aside, in words.
+    pub(crate) fn aside(&self, session: SessionId) -> Option<String> {
+        self.lanes.aside(session).map(|damage| damage.to_string())
     }
 
     /// Readers of records.db, for many sessions in one snapshot.
@@ -493,7 +465,7 @@ impl EmbeddedLog {
         if tail.is_none() && self.lanes.is_leaving(session) {
             return Err(LogError::NotFound);
         }
-        let stored = match self.read_records(|records| records.read(session, after, max_bytes)) {
+        let stored = match self.stored(session, after, max_bytes) {
             // All of it is in the journal.
             Err(LogError::NotFound) if self.lanes.head(session).is_some() => Bytes::new(),
             stored => stored?,
@@ -519,6 +491,20 @@ impl EmbeddedLog {
             }
         }
         Ok(bytes.freeze())
+    }
+
+    fn load_stored(&self, session: SessionId, at_or_below: Seq) -> Result<Option<Checkpoint>, LogError> {
+        let load = |records: &RecordsReader<'_>| {
+            records.load_noting(session, at_or_below, &mut |seq, what| {
+                let failure = Failure::CheckpointCorruption { seq };
+                self.progress.notice(Noticed::new(failure, Some(session), what));
+            })
+        };
+        match self.read_records(load) {
+            // Everything it has is still in the journal.
+            Err(LogError::NotFound) => Ok(None),
+            other => other,
+        }
     }
 
     /// That no records of a session are missing in the middle.
@@ -591,6 +577,11 @@ impl EmbeddedLog {
     }
 }
 
+/// Whether damage is of records.db as a file: no session's rows are meant, SQLite cannot read it.
+fn is_of_the_file(damage: &[Damage]) -> bool {
+    damage.iter().any(|damage| damage.session.is_none())
+}
+
 async fn answered<T>(answer: oneshot::Receiver<Result<T, LogError>>) -> Result<T, LogError> {
     answer
         .await
@@ -599,6 +590,7 @@ async fn answered<T>(answer: oneshot::Receiver<Result<T, LogError>>) -> Result<T
 
 fn refusal(refused: AppendRefused) -> LogError {
     let kind = match &refused {
+        AppendRefused::FencedOut { incarnation } => return LogError::Fenced(Epoch(*incarnation)),
         AppendRefused::Busy => Refused::Busy,
         AppendRefused::DiskFull => Refused::DiskFull,
         AppendRefused::TooLarge { .. } => Refused::TooLarge,
@@ -617,7 +609,7 @@ fn lost(error: AppendError) -> LogError {
 
 impl Log for EmbeddedLog {
     fn take(&self, session: SessionId, how: Take) -> LogFuture<'_, Grant> {
-        self.or_mended(session, move |log| {
+        self.or_recovered(session, move |log| {
             log.check_whole(session)?;
             let head = log.durable_head(session)?;
             let head = match (how, head) {
@@ -682,11 +674,11 @@ impl Log for EmbeddedLog {
     }
 
     fn head(&self, session: SessionId) -> LogFuture<'_, Option<Head>> {
-        self.or_mended(session, move |log| log.check_whole(session).and_then(|()| log.durable_head(session)))
+        self.or_recovered(session, move |log| log.check_whole(session).and_then(|()| log.durable_head(session)))
     }
 
     fn read(&self, session: SessionId, after: Seq, max_bytes: usize) -> LogFuture<'_, Bytes> {
-        self.or_mended(session, move |log| log.read_through(session, after, max_bytes))
+        self.or_recovered(session, move |log| log.read_through(session, after, max_bytes))
     }
 
     fn save(&self, _session: SessionId, checkpoint: Checkpoint) -> LogFuture<'_, ()> {
@@ -699,22 +691,11 @@ impl Log for EmbeddedLog {
         if self.lanes.is_leaving(session) {
             return Box::pin(std::future::ready(Ok(None)));
         }
-        let load = |records: &RecordsReader<'_>| {
-            records.load_noting(session, at_or_below, &mut |seq, what| {
-                let failure = Failure::CheckpointCorruption { seq };
-                self.progress.notice(Noticed::new(failure, Some(session), what));
-            })
-        };
-        let loaded = match self.read_records(load) {
-            // Everything it has is still in the journal.
-            Err(LogError::NotFound) => Ok(None),
-            other => other,
-        };
-        Box::pin(std::future::ready(loaded))
+        self.or_recovered(session, move |log| log.load_stored(session, at_or_below))
     }
 
     fn blob(&self, session: SessionId, id: BlobId) -> LogFuture<'_, Bytes> {
-        self.or_mended(session, move |log| {
+        self.or_recovered(session, move |log| {
             if let Some(blob) = log.lanes.blob(session, id) {
                 return match is_file(&blob) {
                     true => log.blobs.get(session, id),
@@ -741,6 +722,15 @@ impl Log for EmbeddedLog {
                 .workers
                 .offload(move || views.read(|connection| swarmkeep_sqlite::query::find(connection, &query)));
             match found.await {
+                // Somebody meets it: they are made again, and whoever asks again gets an answer.
+                Ok(Err(SqliteError::Damaged(damage))) => {
+                    let what = damage.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                    tracing::error!(what, "views.db is damaged: it is made again");
+                    self.progress.ask(Ask::RemakeViews(oneshot::channel().0));
+                    self.progress.hurry();
+                    let detail = format!("views.db is damaged and is being made again: {what}");
+                    Err(LogError::Refused { kind: Refused::Busy, detail })
+                }
                 Ok(page) => page.map_err(LogError::from),
                 Err(_) => Err(LogError::Refused { kind: Refused::Closing, detail: "the runtime is closing".into() }),
             }
@@ -783,6 +773,7 @@ impl Drop for EmbeddedLog {
     /// Like a crash: what was acknowledged is durable, what was not applied is applied at the next open.
     fn drop(&mut self) {
         self.journal.close();
+        self.mender.shut();
         self.progress.close();
         self.applying.lock().end();
         self.end_keeper();

@@ -114,6 +114,8 @@ pub struct Feed {
     engine: Arc<Engine>,
     session: SessionId,
     cursor: Seq,
+    /// Hash of the record at the cursor, once one was given out.
+    last: Option<Hash>,
     buffer: VecDeque<FeedItem>,
     heads: level::Receiver<Seq>,
 }
@@ -137,25 +139,45 @@ impl Feed {
                 token.seq
             }
         };
-        Ok(Self { engine, session, cursor, buffer: VecDeque::new(), heads })
+        let removed = engine.removed_through(session).seq;
+        if cursor < removed {
+            let message = format!("the records up to seq {removed} were removed below a checkpoint");
+            return Err(Error::from(Refusal::new(RefusalCode::NotFound, message))
+                .hint(format!("read the state, and follow the feed from seq {removed} on")));
+        }
+        // There is nothing to come: it is said at once, and not by a feed that ends and is begun again.
+        if let Some(error) = engine.needs_decision(session).filter(|_| cursor >= head) {
+            return Err(error);
+        }
+        Ok(Self { engine, session, cursor, last: None, buffer: VecDeque::new(), heads })
     }
 
     /// The next record: at once if there is one, else as soon as it is durable. Safe to drop and call again.
     ///
     /// # Errors
-    /// `corrupt` when the log is damaged after the cursor; `unavailable` when the store is closing: resume with the last
+    /// `corrupt` when the log is damaged after the cursor, `needs_decision` when the session waits for one there; `conflict`
+    /// when it was rolled back to before the cursor; `unavailable` when the store is closing: resume with the last
     /// item's token.
     pub async fn next(&mut self) -> Result<FeedItem, Error> {
         loop {
             if let Some(item) = self.buffer.pop_front() {
                 self.cursor = item.record.seq;
+                self.last = Some(item.record.hash);
                 return Ok(item);
             }
             let durable = self.heads.see();
             if durable > self.cursor {
-                let bytes = self.engine.read_log(self.session, self.cursor, READ_BYTES).await?;
+                let bytes = self.engine.read_up_to_damage(self.session, self.cursor, READ_BYTES).await?;
                 for view in record::iter(&bytes) {
-                    let record = view.and_then(|view| view.decode()).map_err(crate::damage::record)?;
+                    let view = view.map_err(crate::damage::record)?;
+                    if view.seq() > durable {
+                        // Durable, and not in the state that readers are given: whoever is told of it may ask for that.
+                        break;
+                    }
+                    if self.buffer.is_empty() && self.last.is_some_and(|last| last != view.previous()) {
+                        return Err(went_back(self.cursor, durable));
+                    }
+                    let record = view.decode().map_err(crate::damage::record)?;
                     self.buffer.push_back(FeedItem { token: FeedToken::of(&record), record });
                 }
                 if self.buffer.is_empty() {
@@ -165,6 +187,16 @@ impl Feed {
                         .hint("`swarmkeep verify` says what is missing; what the feed gave so far is good"));
                 }
                 continue;
+            }
+            if let Some(error) = self.engine.needs_decision(self.session) {
+                return Err(error);
+            }
+            if durable < self.cursor
+                && let Ok(Some(head)) = self.engine.log.head(self.session).await
+                && head.seq < self.cursor
+            {
+                // Not merely published later than it was read.
+                return Err(went_back(self.cursor, head.seq));
             }
             tokio::select! {
                 biased;
@@ -188,7 +220,10 @@ impl Feed {
     pub async fn token(&self) -> Result<FeedToken, Error> {
         let hash = match self.cursor {
             Seq::ZERO => Hash::default(),
-            seq => self.engine.hash_at(self.session, seq).await?,
+            seq => match self.engine.removed_through(self.session) {
+                removed if removed.seq == seq => removed.hash,
+                _ => self.engine.hash_at(self.session, seq).await?,
+            },
         };
         Ok(FeedToken { session: self.session, seq: self.cursor, hash_prefix: prefix(&hash) })
     }
@@ -198,6 +233,12 @@ impl Feed {
     pub fn cursor(&self) -> Seq {
         self.cursor
     }
+}
+
+fn went_back(cursor: Seq, head: Seq) -> Error {
+    let message = format!("diverged: what followed seq {cursor} is another history now; the session is at seq {head}");
+    Error::from(Refusal { code: RefusalCode::Conflict, message, current: Some(head.0) })
+        .hint("`recover history` says what was given up; begin again")
 }
 
 fn beyond(seq: Seq, head: Seq) -> Error {
@@ -227,7 +268,12 @@ impl Engine {
             return Err(beyond(token.seq, head));
         }
         let before = Seq(token.seq.0 - 1);
-        let found = self.hash_at(session, token.seq).await?;
+        let removed = self.removed_through(session);
+        if token.seq < removed.seq {
+            // Nobody can tell any more; where it goes on, it is refused.
+            return Ok(());
+        }
+        let found = if token.seq == removed.seq { removed.hash } else { self.hash_at(session, token.seq).await? };
         if prefix(&found) != token.hash_prefix {
             return Err(Error::from(Refusal {
                 code: RefusalCode::Conflict,

@@ -47,9 +47,12 @@ pub struct Incident {
     /// For how long it lasted in all, until it was seen to be over.
     #[serde(default)]
     pub lasted_ms: u64,
+    /// For how long it lasted, the last time, until it was put right; absent: it is not over, or ended with what it was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
     /// Last noticed.
     pub last_at_ms: u64,
-    /// How often.
+    /// How often; a connection that is lost: how many times it was.
     pub count: u64,
     /// When it was seen to be over; absent: it is not, or nobody can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,11 +66,13 @@ pub(crate) struct Noticed {
     pub(crate) session: Option<SessionId>,
     pub(crate) stake: Stake,
     pub(crate) what: String,
+    /// How often, since it was noticed last.
+    pub(crate) times: u64,
 }
 
 impl Noticed {
     pub(crate) fn new(failure: Failure, session: Option<SessionId>, what: impl Into<String>) -> Self {
-        Self { failure, session, stake: Stake::default(), what: what.into() }
+        Self { failure, session, stake: Stake::default(), what: what.into(), times: 1 }
     }
 
     /// What a log that did not do it says about the store, if it is a failure: a refusal of one call is none.
@@ -99,7 +104,8 @@ impl Noticed {
         let failure = match error {
             SqliteError::Full(_) => storage(StorageCause::DiskFull),
             SqliteError::Busy(_) => storage(StorageCause::Locked),
-            SqliteError::Fenced { .. } => Failure::OwnershipConflict { cause: OwnershipCause::FencedOut },
+            // Whoever was taken over from has tables of its own: here two at once take this store for theirs.
+            SqliteError::Fenced { .. } => Failure::OwnershipConflict { cause: OwnershipCause::SplitBrain },
             SqliteError::Damaged(_) | SqliteError::Foreign { .. } => {
                 Failure::StateCorruption { place: Place::Records, first: None, last: None }
             }
@@ -141,12 +147,28 @@ pub(crate) struct Incidents {
 
 /// Whether somebody can tell that it is over.
 fn can_end(failure: &Failure) -> bool {
-    blocks(failure) || matches!(failure.kind(), FailureType::AgentUnresponsive | FailureType::OutcomeUnknown)
+    matches!(
+        failure.kind(),
+        FailureType::StorageUnavailable
+            | FailureType::ResourceExhaustion
+            | FailureType::AgentUnresponsive
+            | FailureType::ConnectionLost
+            | FailureType::ProtocolError
+            | FailureType::OutcomeUnknown
+    )
 }
 
 /// Whether a write that is taken shows that it is over.
 fn blocks(failure: &Failure) -> bool {
-    matches!(failure.kind(), FailureType::StorageUnavailable | FailureType::ResourceExhaustion)
+    matches!(failure, Failure::StorageUnavailable { .. } | Failure::ResourceExhaustion { what: Exhausted::Queue })
+}
+
+/// When it began, as far as whoever noticed it knows.
+fn began_ms(failure: &Failure, now_ms: u64) -> u64 {
+    match failure {
+        Failure::ConnectionLost { silent_ms, .. } => now_ms.saturating_sub(*silent_ms),
+        _ => now_ms,
+    }
 }
 
 impl Incidents {
@@ -156,7 +178,7 @@ impl Incidents {
 
     /// Lists a failure, or counts it once more. True: it was not on the list, or had been over.
     pub(crate) fn note(&self, noticed: Noticed, now_ms: u64) -> bool {
-        let Noticed { failure, session, stake, what } = noticed;
+        let Noticed { failure, session, stake, what, times } = noticed;
         let severity = failure.severity(&stake);
         let key = (failure.kind(), session, failure.about());
         let mut list = self.list.lock();
@@ -165,12 +187,15 @@ impl Incidents {
             let was_over = incident.over_at_ms.take().is_some();
             // Seen again within the same second: counted, and not written for that alone.
             known.is_news |= was_over || severity > incident.severity || now_ms / 1_000 > incident.last_at_ms / 1_000;
-            incident.count += 1;
+            // An outage that goes on is noticed again, as it gets worse, and is one.
+            let goes_on = !was_over && failure.kind() == FailureType::ConnectionLost;
+            incident.count += if goes_on { 0 } else { times };
             incident.last_at_ms = now_ms;
             incident.severity = incident.severity.max(severity);
             (incident.failure, incident.what) = (failure, what);
             if was_over {
-                incident.since_ms = now_ms;
+                incident.took_ms = None;
+                incident.since_ms = began_ms(&incident.failure, now_ms);
                 self.opened(&incident.failure);
             }
             return was_over;
@@ -193,6 +218,7 @@ impl Incidents {
         list.numbered += 1;
         tracing::warn!(failure = %failure, session = ?session, severity = %severity, what, "a failure");
         self.opened(&failure);
+        let began_ms = began_ms(&failure, now_ms);
         let incident = Incident {
             id: format!("{PREFIX}{}-{}", self.incarnation, list.numbered),
             strategy: failure.strategy(),
@@ -201,10 +227,11 @@ impl Incidents {
             session,
             what,
             first_at_ms: now_ms,
-            since_ms: now_ms,
+            since_ms: began_ms,
             lasted_ms: 0,
+            took_ms: None,
             last_at_ms: now_ms,
-            count: 1,
+            count: times,
             over_at_ms: None,
         };
         list.listed.insert(key, Listed { incident, is_news: true });
@@ -216,8 +243,12 @@ impl Incidents {
         self.blocking.fetch_add(usize::from(blocks(failure)), Ordering::Relaxed);
     }
 
-    /// Failures like this are over.
+    /// Failures like this are over: what failed is as it should be.
     fn over(&self, now_ms: u64, is_over: impl Fn(&Incident) -> bool) {
+        self.end(now_ms, true, is_over);
+    }
+
+    fn end(&self, now_ms: u64, is_put_right: bool, is_over: impl Fn(&Incident) -> bool) {
         if self.open.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -225,7 +256,9 @@ impl Incidents {
             let incident = &mut listed.incident;
             if incident.over_at_ms.is_none() && can_end(&incident.failure) && is_over(incident) {
                 incident.over_at_ms = Some(now_ms);
-                incident.lasted_ms += now_ms.saturating_sub(incident.since_ms);
+                let took_ms = now_ms.saturating_sub(incident.since_ms);
+                incident.lasted_ms += took_ms;
+                incident.took_ms = is_put_right.then_some(took_ms);
                 listed.is_news = true;
                 self.open.fetch_sub(1, Ordering::Relaxed);
                 self.blocking.fetch_sub(usize::from(blocks(&incident.failure)), Ordering::Relaxed);
@@ -246,6 +279,35 @@ impl Incidents {
             incident.session == Some(session)
                 && matches!(&incident.failure, Failure::AgentUnresponsive { agent: silent, .. } if silent == agent)
         });
+    }
+
+    /// The sessions in RAM take no more than they may.
+    pub(crate) fn memory_is_free(&self, now_ms: impl FnOnce() -> u64) {
+        if self.open.load(Ordering::Relaxed) > 0 {
+            self.over(now_ms(), |incident| {
+                matches!(incident.failure, Failure::ResourceExhaustion { what: Exhausted::Memory })
+            });
+        }
+    }
+
+    /// An effect of a session was done: whoever limited the rate takes calls again.
+    pub(crate) fn rate_is_free(&self, session: SessionId, now_ms: u64) {
+        self.over(now_ms, |incident| {
+            incident.session == Some(session)
+                && matches!(incident.failure, Failure::ResourceExhaustion { what: Exhausted::RateLimited })
+        });
+    }
+
+    /// A connection is there again, or keeps to its protocol again.
+    pub(crate) fn connection_is_back(&self, session: SessionId, connection: &EntityId, kind: FailureType, now_ms: u64) {
+        self.over(now_ms, |incident| {
+            incident.failure.kind() == kind && is_of_connection(incident, session, connection)
+        });
+    }
+
+    /// Nobody wants a connection any more: whatever was wrong with it was not put right, and is no failure now.
+    pub(crate) fn connection_is_gone(&self, session: SessionId, connection: &EntityId, now_ms: u64) {
+        self.end(now_ms, false, |incident| is_of_connection(incident, session, connection));
     }
 
     /// Somebody knows what became of an effect.
@@ -289,6 +351,14 @@ impl Incidents {
     }
 }
 
+fn is_of_connection(incident: &Incident, session: SessionId, connection: &EntityId) -> bool {
+    let about = match &incident.failure {
+        Failure::ConnectionLost { connection, .. } | Failure::ProtocolError { connection, .. } => connection,
+        _ => return false,
+    };
+    incident.session == Some(session) && about == connection
+}
+
 pub(crate) fn newest_first(incidents: &mut [Incident]) {
     incidents.sort_by(|one, other| (other.last_at_ms, &other.id).cmp(&(one.last_at_ms, &one.id)));
 }
@@ -314,6 +384,43 @@ mod tests {
         let json = serde_json::to_value(&all[0]).unwrap();
         assert_eq!((&json["type"], &json["cause"]), (&"storage_unavailable".into(), &"disk_full".into()));
         assert_eq!(serde_json::from_value::<Incident>(json).unwrap(), all[0]);
+    }
+
+    #[test]
+    fn every_detail_of_a_failure_is_kept_beside_its_sentence() {
+        for &what in Exhausted::ALL {
+            let incidents = Incidents::new(1);
+            incidents.note(Noticed::new(Failure::ResourceExhaustion { what }, None, "a sentence"), 1);
+            let [incident] = &incidents.all()[..] else { panic!("{what}") };
+            let json = serde_json::to_string(incident).unwrap();
+            assert_eq!(serde_json::from_str::<Incident>(&json).unwrap(), *incident, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_outage_is_counted_once_gets_worse_and_says_how_long_it_took() {
+        let (incidents, session) = (Incidents::new(1), SessionId([1; 16]));
+        let connection = EntityId::new("mcp-shop").unwrap();
+        let lost = |silent_ms, in_doubt| {
+            let failure =
+                Failure::ConnectionLost { connection: connection.clone(), silent_ms, in_flight: in_doubt, in_doubt };
+            let stake = Stake { waiting: in_doubt, ..Stake::default() };
+            Noticed { stake, ..Noticed::new(failure, Some(session), "gone") }
+        };
+        let only = || incidents.all().remove(0);
+        assert!(incidents.note(lost(4_000, 0), 104_000));
+        assert_eq!((only().count, only().since_ms, only().severity), (1, 100_000, Severity::Low));
+        assert!(!incidents.note(lost(60_000, 0), 160_000));
+        assert_eq!((only().count, only().since_ms, only().severity), (1, 100_000, Severity::Medium));
+        incidents.connection_is_back(session, &connection, FailureType::ProtocolError, 165_000);
+        assert_eq!(only().over_at_ms, None, "that is another failure");
+        incidents.connection_is_back(session, &connection, FailureType::ConnectionLost, 170_000);
+        assert_eq!((only().over_at_ms, only().took_ms, only().lasted_ms), (Some(170_000), Some(70_000), 70_000));
+        // The next one, which ends with its client.
+        assert!(incidents.note(lost(1_000, 1), 201_000));
+        assert_eq!((only().count, only().since_ms, only().took_ms), (2, 200_000, None));
+        incidents.connection_is_gone(session, &connection, 205_000);
+        assert_eq!((only().over_at_ms, only().took_ms, only().lasted_ms), (Some(205_000), None, 75_000));
     }
 
     #[test]

@@ -202,6 +202,12 @@ pub enum AppendRefused {
     /// The journal is closing.
     #[error("the journal is closing")]
     Closing,
+    /// Another process has taken the store over.
+    #[error("another process has taken the store over")]
+    FencedOut {
+        /// What that one holds it under, at least.
+        incarnation: u64,
+    },
 }
 
 /// Why a receipt did not resolve with a position.

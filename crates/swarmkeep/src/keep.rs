@@ -5,6 +5,8 @@ mod comeback;
 mod failures;
 mod load;
 mod observe;
+mod rate;
+mod recover;
 mod submit;
 mod tend;
 pub(crate) mod track;
@@ -22,7 +24,8 @@ use parking_lot::Mutex;
 use swarmkeep_core::{
     Actor, EntityId, Error, ErrorKind, Refusal, RefusalCode, Seq, SessionId, SessionName,
     clock::{Clock, Entropy},
-    log::{Log, LogError, Position},
+    decide::HOLDER,
+    log::{Log, LogError, Position, Refused},
     query::{Page, Query},
     session::NewSession,
 };
@@ -88,11 +91,11 @@ pub(crate) struct Engine {
     pub(crate) generation: AtomicU64,
     pub(crate) recovery: Mutex<Option<RecoveryReport>>,
     pub(crate) freed: Mutex<Freed>,
-    /// When the detector last looked at the monotonic clock; 0: never yet.
-    pub(crate) pulse_ms: AtomicU64,
     pub(crate) incidents: Incidents,
     /// Incidents are being written down.
     pub(crate) keeping: AtomicBool,
+    /// Somebody else holds the store now.
+    fenced: level::Sender<bool>,
     pub(crate) ready: level::Sender<bool>,
     pub(crate) checkpoints: tokio::sync::mpsc::Sender<SessionId>,
     closing: level::Sender<bool>,
@@ -237,14 +240,17 @@ impl Swarmkeep {
             generation: AtomicU64::new(0),
             recovery: Mutex::new(report),
             freed: Mutex::default(),
-            pulse_ms: AtomicU64::new(0),
             incidents,
             keeping: AtomicBool::new(false),
+            fenced: level::Sender::new(false),
             ready: level::Sender::new(false),
             checkpoints,
             closing: level::Sender::new(false),
             tending: Mutex::default(),
         });
+        if let Some(embedded) = &engine.embedded {
+            embedded.set_above(Box::new(recover::FromBelow(Arc::downgrade(&engine))));
+        }
         engine.notice_opening();
         let handles = tend::start(&engine, due);
         engine.tending.lock().extend(handles);
@@ -296,12 +302,33 @@ impl Swarmkeep {
         Ok(exists.then(|| Session::new(self.engine.clone(), name)))
     }
 
+    /// The session of this id, or none: for those whose names are not known to whoever asks, because what says them is damaged.
+    /// Where nothing at all says its name, it goes by its id.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn session_by_id(&self, id: SessionId) -> Result<Option<Session>, Error> {
+        if !self.engine.exists(id).await? {
+            return Ok(None);
+        }
+        let name = self.engine.live(id, |live| live.published.info.name.clone()).await.ok().flatten();
+        let name = match name {
+            Some(name) => name,
+            None => SessionName::new(SessionName::DEFAULT_NAMESPACE, &id.to_string())?,
+        };
+        Ok(Some(Session::of(self.engine.clone(), name, id)))
+    }
+
     /// Rows across sessions. With `not_before` (a reply's position) it waits until the views have come that far.
     ///
     /// # Errors
     /// `invalid` for a filter the table has no column for.
     pub async fn find(&self, query: Query, not_before: Option<Position>) -> Result<Page, Error> {
-        self.engine.log.find(query, not_before).await.map_err(damage::log)
+        self.engine.log.find(query, not_before).await.map_err(|error| match error {
+            // The query itself, and not how things stand: asked again it comes to the same.
+            LogError::Refused { kind: Refused::Invalid, detail } => Refusal::invalid(detail).into(),
+            other => damage::log(other),
+        })
     }
 
     /// What coming back found: present for a store that was opened before.
@@ -317,6 +344,16 @@ impl Swarmkeep {
         let mut ready = self.engine.ready.subscribe();
         // The sender lives in the engine that `self` holds.
         let _ = ready.wait_for(|ready| ready).await;
+    }
+
+    /// Returns once another process holds the store, because it was taken over from this one: nothing is taken any more, and
+    /// what is left to do is to close and go. Why, in words.
+    pub async fn fenced_out(&self) -> String {
+        let mut fenced = self.engine.fenced.subscribe();
+        // The sender lives in the engine that `self` holds.
+        let _ = fenced.wait_for(|fenced| fenced).await;
+        let how = self.engine.embedded.as_ref().and_then(|embedded| embedded.fenced_out());
+        how.unwrap_or_else(|| "another process holds the store".into())
     }
 
     /// Whether every session that was live has been looked at after the start, and the store applies what it takes.
@@ -401,6 +438,7 @@ impl Swarmkeep {
             None => Ok(()),
             Some(embedded) => {
                 self.engine.keep_last_incidents().await;
+                embedded.end_recoveries().await;
                 let embedded = embedded.clone();
                 self.engine
                     .workers()
@@ -411,9 +449,6 @@ impl Swarmkeep {
         }
     }
 }
-
-/// Instances of processes that hold a store begin with this; what follows is the store's incarnation.
-pub(crate) const HOLDER: &str = "holder:";
 
 pub(crate) fn is(error: &Error, code: RefusalCode) -> bool {
     error.refusal.as_ref().is_some_and(|refusal| refusal.code == code)

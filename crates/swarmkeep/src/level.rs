@@ -6,8 +6,9 @@
 
 use std::{pin::pin, sync::Arc};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::sync::Mutex;
 
 struct Shared<T> {
     standing: Mutex<Standing<T>>,

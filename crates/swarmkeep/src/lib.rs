@@ -55,6 +55,7 @@ mod residency;
 mod session;
 mod settings;
 mod slot;
+mod sync;
 pub mod upkeep;
 mod verify;
 mod watch;
@@ -68,12 +69,12 @@ pub use swarmkeep_core::{
     log::{Blob, Durability, Head, Observation, Position},
     query::{Of, Order, Page, Query},
     session::NewSession,
-    state::{Address, EffectOutcome, SessionMetadata},
+    state::{Address, Effect, EffectOutcome, SessionMetadata, SessionStatus},
 };
 
 pub use self::{
     clock::{OsEntropy, SystemClock},
-    effect::{EffectCall, EffectError},
+    effect::{EffectCall, EffectError, Evidence},
     feed::{Feed, FeedItem, FeedToken, From},
     incident::Incident,
     keep::{
@@ -81,8 +82,8 @@ pub use self::{
         track::{TrackRecord, WINDOW_MS},
     },
     lock::{Holder, holder},
-    recovery::{Problem, RecoveryReport, Repair, Span},
-    session::{Claim, Reply, Request, SavedCheckpoint, Session},
+    recovery::{Ending, OldHead, Problem, RecoveryReport, Repair, SessionRecovery, Span, StepTaken},
+    session::{Breach, Claim, Lost, Reply, Request, SavedCheckpoint, Session},
     settings::Settings,
     verify::{Finding, VerifyReport},
     workers::{Turn, Workers},

@@ -3,7 +3,7 @@
 //! Only with the feature `planted`, which nothing but this crate's tests turns on. Without it every question here is `false`
 //! at compile time, and the code is as if it had never been asked.
 
-/// A defect of the kind that the tests of the disk are there to find.
+/// A defect of the kind that the tests of the disk and the simulator are there to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
     /// The journal's sync is not made.
@@ -22,12 +22,26 @@ pub enum Defect {
     HashNotCompared,
     /// A state that comes from a checkpoint knows no request that was carried out before.
     DedupeForgotten,
+    /// A fork knows no request that its origin carried out.
+    ForkForgets,
+    /// The file of a large blob is not synced.
+    BlobSyncSkipped,
+    /// The bytes of a large blob are believed without their hash.
+    BlobHashNotCompared,
+    /// A sign of life is taken under any lease number.
+    LeaseNotCompared,
+    /// The time in which the holder was stopped counts as silence of those whose leases it watches.
+    StopCounted,
+    /// The journal is not sealed at a clean stop.
+    SealLeftOut,
+    /// Whoever takes a store over works on the files of the holder that is shut out.
+    FilesShared,
 }
 
 #[cfg(feature = "planted")]
 impl Defect {
     /// Every one.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::SyncSkipped,
         Self::AcknowledgedBeforeSync,
         Self::CacheTrusted,
@@ -36,6 +50,13 @@ impl Defect {
         Self::NonceLeftOut,
         Self::HashNotCompared,
         Self::DedupeForgotten,
+        Self::ForkForgets,
+        Self::BlobSyncSkipped,
+        Self::BlobHashNotCompared,
+        Self::LeaseNotCompared,
+        Self::StopCounted,
+        Self::SealLeftOut,
+        Self::FilesShared,
     ];
 
     /// The environment variable that names the defect of a process, as its `Debug` form.

@@ -1,12 +1,17 @@
 //! What coming back found.
 
+mod session;
+
 use serde::{Deserialize, Serialize};
 use swarmkeep_core::SessionId;
 
-/// What happened when a store was opened: printed, and kept in the store.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub use self::session::{Ending, OldHead, SessionRecovery, StepTaken};
+use crate::lock::TakenOver;
+
+/// What happened when a store was opened, or when one of its sessions was recovered: printed, and kept in the store.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RecoveryReport {
-    /// Names this recovery: `open-N`, with the store's incarnation.
+    /// Names this recovery: `open-N`, with the store's incarnation; of one session: `recovery-N-M`.
     pub id: String,
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
@@ -29,11 +34,26 @@ pub struct RecoveryReport {
     pub possibly_acknowledged: Vec<Span>,
     /// Damage: what, where, and whose.
     pub damage: Vec<String>,
+    /// What was not as it should be and is whole again: nothing is missing, and nobody has to do anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
     /// What was put right since the start, and from where.
     #[serde(default)]
     pub repaired: Vec<Repair>,
+    /// The store had been taken away from another process: this is the first open since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_over: Option<TakenOver>,
+    /// The folder is a copy of the one that the last holder had, or was restored: it goes on under an incarnation of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_a_copy: bool,
     /// views.db had to be built again.
     pub views_rebuilt: bool,
+    /// records.db had to be made again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub records_rebuilt: bool,
+    /// Live sessions there were at the start, to be read and verified; absent: they are not counted yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions_live: Option<u64>,
     /// Live sessions read and verified so far.
     pub sessions_checked: u64,
     /// Records folded for that, beyond the checkpoints.
@@ -42,6 +62,9 @@ pub struct RecoveryReport {
     pub sessions_failed: u64,
     /// The first of them.
     pub problems: Vec<Problem>,
+    /// Of one session: all about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Box<SessionRecovery>>,
 }
 
 /// A range of one session.

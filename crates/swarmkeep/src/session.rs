@@ -1,8 +1,12 @@
 //! [`Session`]: one swarm's log, and everything derived from it.
 
+mod connection;
 mod verbs;
 
-pub use self::verbs::Claim;
+pub use self::{
+    connection::{Breach, Lost},
+    verbs::Claim,
+};
 
 use std::sync::Arc;
 
@@ -115,6 +119,11 @@ pub struct Reply {
 impl Session {
     pub(crate) fn new(engine: Arc<Engine>, name: SessionName) -> Self {
         let id = name.id();
+        Self { engine, name, id }
+    }
+
+    /// One whose name may not be known.
+    pub(crate) fn of(engine: Arc<Engine>, name: SessionName, id: SessionId) -> Self {
         Self { engine, name, id }
     }
 
@@ -292,6 +301,13 @@ impl Session {
     /// `not_found`; `corrupt` when the bytes are not those of the id.
     pub async fn blob(&self, id: BlobId) -> Result<Bytes, Error> {
         self.engine.log.blob(self.id, id).await.map_err(damage::log)
+    }
+
+    /// Names this process among those that carry out effects: what it began and did not finish is in doubt once another
+    /// process has the store.
+    #[must_use]
+    pub fn instance(&self) -> &EntityId {
+        &self.engine.instance
     }
 
     /// Something to be done outside, once per key: [`EffectCall::run`].

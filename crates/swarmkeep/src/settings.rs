@@ -21,6 +21,9 @@ pub struct Settings {
     pub journal_keep: u64,
     /// A session that has not been touched for this long is kept in RAM as its canonical bytes only. Default 500 ms.
     pub pack_after_ms: u64,
+    /// A session of which acknowledged state is lost goes back to the newest state that can be had, without being asked.
+    /// Default false: it waits for a person (`needs_decision`). One of which nothing can be had waits in any case.
+    pub accept_loss: bool,
 }
 
 impl Default for Settings {
@@ -32,6 +35,7 @@ impl Default for Settings {
             unapplied_bytes: 64 << 20,
             journal_keep: 1 << 30,
             pack_after_ms: 500,
+            accept_loss: false,
         }
     }
 }

@@ -3,14 +3,19 @@
 use std::{path::Path, sync::Arc};
 
 use serde::Serialize;
-use swarmkeep_core::{Error, ErrorKind, SessionId, SessionName};
-use swarmkeep_sqlite::{Found, ReaderPool, RecordsReader, Schema, SqliteError};
+use swarmkeep_core::{
+    Error, ErrorKind, SessionId, SessionName,
+    recovery::{Plan as SessionPlan, Policy},
+};
+use swarmkeep_sqlite::{Anchor, Found, ReaderPool, RecordsReader, Schema, SqliteError};
 pub use swarmkeep_sqlite::{RECORDS_SCHEMA, VIEWS_SCHEMA};
 
 use crate::{
-    SystemClock,
+    SystemClock, damage,
     disk::RealDisk,
-    journal::{self, OpenError, StoreId, Vouch},
+    embedded,
+    journal::{self, Inspection, OpenError, StoreId, Vouch},
+    lock,
     recovery::Span,
 };
 
@@ -35,6 +40,8 @@ pub struct Plan {
     pub damage: Vec<String>,
     /// Damage that records.db does not have: what it held would be lost.
     pub lost: u64,
+    /// records.db is made again first: which sessions lack records, and how many, is known after that.
+    pub is_made_again: bool,
     /// What would be done, in order.
     pub steps: Vec<String>,
 }
@@ -45,6 +52,77 @@ pub struct Plan {
 /// `unavailable` when it cannot be read or is newer than this program; `corrupt` when its files do not belong together;
 /// `not_found` when there is no store.
 pub fn plan(folder: &Path) -> Result<Plan, Error> {
+    let folder = &lock::home(folder);
+    let before = beforehand(folder)?;
+    let (position, found) = match &before {
+        Some((_, vouch)) => {
+            let found = journal::inspect(&RealDisk, folder, Some(*vouch)).map_err(|error| unreadable(folder, error))?;
+            (vouch.position, found)
+        }
+        None => {
+            let (_, anchor, found) = look(folder)?;
+            (anchor.position, found)
+        }
+    };
+    let frames: Vec<_> = found.unapplied.iter().filter(|frame| frame.position > position).collect();
+    let doubts = found.doubts.iter().filter(|doubt| !doubt.abandoned).flat_map(|doubt| doubt.spans.iter().flatten());
+    let mut plan = Plan {
+        clean: before.is_none() && found.sealed && found.damage.is_empty() && found.doubts.is_empty(),
+        records_position: position.0,
+        journal_position: found.next.0.saturating_sub(1),
+        frames: frames.len() as u64,
+        bytes: frames.iter().map(|frame| frame.bytes as u64).sum(),
+        last_is_unvouched: found.carried,
+        possibly_acknowledged: doubts
+            .map(|span| Span {
+                session: span.session,
+                first: span.seqs.as_ref().map(|seqs| *seqs.start()),
+                last: span.seqs.as_ref().map(|seqs| *seqs.end()),
+            })
+            .collect(),
+        damage: found
+            .damage
+            .iter()
+            .map(|damage| format!("journal segment {}: {}", damage.segment, damage.what))
+            .collect(),
+        lost: found.lost().count() as u64,
+        is_made_again: before.is_some(),
+        steps: Vec::new(),
+    };
+    plan.steps = steps(&plan, found.doubts.len() + found.damage.len(), folder.join("views.db").exists());
+    if let Some((what, _)) = before {
+        plan.damage.insert(0, what.clone());
+        plan.steps.insert(0, what);
+    }
+    Ok(plan)
+}
+
+/// What would be done about each session of the store in `folder` that is not well, when somebody meets its damage, and how
+/// many sessions were looked at. Nobody holds the store; every byte of it is read, and nothing is changed. `policy`: what its
+/// settings allow.
+///
+/// # Errors
+/// As [`plan`]; what records.db says.
+pub fn session_plans(folder: &Path, policy: Policy) -> Result<(u64, Vec<SessionPlan>), Error> {
+    let folder = &lock::home(folder);
+    if beforehand(folder)?.is_some() {
+        // Which they are is known when records.db was made again.
+        return Ok((0, Vec::new()));
+    }
+    let (readers, anchor, found) = look(folder)?;
+    let store = StoreId(anchor.store_id);
+    embedded::closed_plans(Arc::new(RealDisk), folder, store, &readers, &found, policy).map_err(damage::log)
+}
+
+/// What is to be done about records.db before the journal can be compared with it.
+fn beforehand(folder: &Path) -> Result<Option<(String, Vouch)>, Error> {
+    if !folder.join("journal").exists() {
+        return Ok(None);
+    }
+    embedded::beforehand(folder, Arc::new(SystemClock::new()))
+}
+
+fn look(folder: &Path) -> Result<(ReaderPool, Anchor, Inspection), Error> {
     let records_path = folder.join("records.db");
     if !records_path.exists() && !folder.join("journal").exists() {
         return Err(Error::new(ErrorKind::NotFound, format!("{} has no store in it yet", folder.display()))
@@ -63,46 +141,19 @@ pub fn plan(folder: &Path) -> Result<Plan, Error> {
         incarnation: anchor.incarnation,
     };
     let found = journal::inspect(&RealDisk, folder, Some(vouch)).map_err(|error| unreadable(folder, error))?;
-    let frames: Vec<_> = found.unapplied.iter().filter(|frame| frame.position > anchor.position).collect();
-    let doubts = found.doubts.iter().filter(|doubt| !doubt.abandoned).flat_map(|doubt| doubt.spans.iter().flatten());
-    let mut plan = Plan {
-        clean: found.sealed && found.damage.is_empty() && found.doubts.is_empty(),
-        records_position: anchor.position.0,
-        journal_position: found.next.0.saturating_sub(1),
-        frames: frames.len() as u64,
-        bytes: frames.iter().map(|frame| frame.bytes as u64).sum(),
-        last_is_unvouched: found.carried,
-        possibly_acknowledged: doubts
-            .map(|span| Span {
-                session: span.session,
-                first: span.seqs.as_ref().map(|seqs| *seqs.start()),
-                last: span.seqs.as_ref().map(|seqs| *seqs.end()),
-            })
-            .collect(),
-        damage: found
-            .damage
-            .iter()
-            .map(|damage| format!("journal segment {}: {}", damage.segment, damage.what))
-            .collect(),
-        lost: found.lost().count() as u64,
-        steps: Vec::new(),
-    };
-    plan.steps = steps(&plan, found.doubts.len() + found.damage.len(), folder.join("views.db").exists());
-    Ok(plan)
+    Ok((readers, anchor, found))
 }
 
 /// The names of these sessions, by records.db of the store in `folder`; those it does not know are left out.
 ///
 /// # Errors
-/// `unavailable` when records.db cannot be read.
+/// `unavailable` when records.db cannot be opened. Of a session whose row cannot be read there is no name.
 pub fn session_names(folder: &Path, ids: &[SessionId]) -> Result<Vec<(SessionId, SessionName)>, Error> {
-    let path = folder.join("records.db");
+    let path = lock::home(folder).join("records.db");
     let readers = ReaderPool::open(&path, 1, Arc::new(SystemClock::new())).map_err(|error| database(&path, error))?;
     let mut names = Vec::new();
     for id in ids {
-        let found = readers
-            .read(|connection| RecordsReader::new(connection).session(*id))
-            .map_err(|error| database(&path, error))?;
+        let found = readers.read(|connection| RecordsReader::new(connection).session(*id)).ok().flatten();
         names.extend(found.and_then(|session| session.name).map(|name| (*id, name)));
     }
     Ok(names)
@@ -167,6 +218,7 @@ pub struct Step {
 /// How the schemas of the store in `folder` stand. Nothing is changed.
 #[must_use]
 pub fn schemas(folder: &Path) -> Vec<SchemaStanding> {
+    let folder = &lock::home(folder);
     [("records.db", RECORDS_SCHEMA), ("views.db", VIEWS_SCHEMA)]
         .map(|(file, schema)| standing(folder, file, &schema))
         .into()

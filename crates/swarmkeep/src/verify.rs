@@ -9,7 +9,7 @@ use swarmkeep_core::{
     record, tabulate,
 };
 
-use crate::{Repair, Swarmkeep, damage, keep::Engine};
+use crate::{Repair, Swarmkeep, damage, embedded, keep::Engine};
 
 /// What [`Swarmkeep::verify`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -31,6 +31,9 @@ pub struct VerifyReport {
     pub behind: Option<String>,
     /// What was put right since the start: by this call, or when somebody met it.
     pub repaired: Vec<Repair>,
+    /// Databases that were made again by this call, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub made_again: Vec<String>,
     /// What does not agree, or is damaged; empty: everything is as it should be.
     pub findings: Vec<Finding>,
 }
@@ -44,6 +47,13 @@ pub struct Finding {
     pub place: &'static str,
     /// What is wrong.
     pub what: String,
+}
+
+impl Finding {
+    /// It is of records.db as a file, which can be made again.
+    fn is_of_records_db(&self) -> bool {
+        self.place == "store" && self.session.is_none() && !self.what.starts_with(embedded::SECOND_COPY)
+    }
 }
 
 /// Bytes of records read at a time.
@@ -72,11 +82,64 @@ impl Swarmkeep {
         self.prove(session, true, progress).await
     }
 
+    /// Where the views are damaged and that is to be put right, they are made again, and everything is looked at once more.
     async fn prove(
         &self,
         session: Option<SessionId>,
         repair: bool,
         progress: impl Fn(u64),
+    ) -> Result<VerifyReport, Error> {
+        let mut found = self.prove_once(session, repair, &progress).await;
+        if let Err(error) = &found
+            && error.kind == ErrorKind::Corrupt
+            && !repair
+        {
+            // Where the databases themselves cannot be read, that is what was found.
+            let what = error.to_string();
+            found = Ok(VerifyReport {
+                findings: vec![Finding { session: None, place: "store", what }],
+                ..VerifyReport::default()
+            });
+        }
+        if let Ok(report) = &mut found
+            && let Some(embedded) = self.engine.embedded.as_ref().filter(|_| repair)
+            && let Some(finding) = report.findings.iter().find(|finding| finding.is_of_records_db())
+        {
+            // Another reader saw what the first did not: what it had read before is in its cache.
+            let made_again = embedded.remake_records_because(&finding.what).await;
+            let (repaired, before) = (std::mem::take(&mut report.repaired), std::mem::take(&mut report.made_again));
+            let again = self.prove_once(session, repair, &progress).await?;
+            let made_again = before.into_iter().chain(made_again).chain(again.made_again).collect();
+            let repaired = if again.repaired.is_empty() { repaired } else { again.repaired };
+            found = Ok(VerifyReport { made_again, repaired, ..again });
+        }
+        let (why, mut made_again, repaired) = match &found {
+            Ok(report) => {
+                let Some(finding) = report.findings.iter().find(|finding| finding.place == "views") else {
+                    return found;
+                };
+                (finding.what.clone(), report.made_again.clone(), report.repaired.clone())
+            }
+            Err(error) if error.kind == ErrorKind::Corrupt => (error.to_string(), Vec::new(), Vec::new()),
+            Err(_) => return found,
+        };
+        let Some(embedded) = self.engine.embedded.as_ref().filter(|_| repair) else { return found };
+        if found.is_err() {
+            // Which of the two cannot be read is not said.
+            made_again.extend(embedded.remake_records_because(&why).await);
+        }
+        tracing::warn!(why, "views.db is damaged: it is made again");
+        embedded.remake_views().await;
+        made_again.push(format!("views.db: {why}; put aside in quarantine, and made again from the records"));
+        let again = self.prove_once(session, false, &progress).await?;
+        Ok(VerifyReport { made_again, repaired, ..again })
+    }
+
+    async fn prove_once(
+        &self,
+        session: Option<SessionId>,
+        repair: bool,
+        progress: &impl Fn(u64),
     ) -> Result<VerifyReport, Error> {
         let engine = &self.engine;
         let mut report = VerifyReport::default();
@@ -87,10 +150,16 @@ impl Swarmkeep {
             report.behind = Some(error.message);
         }
         if let Some(session) = session {
-            engine.mend_before(session, repair, &mut report).await;
+            engine.recover_before(session, repair, &mut report).await;
             engine.verify_session(session, &mut report).await?;
             report.repaired = self.repairs();
             return Ok(report);
+        }
+        if let Some(embedded) = engine.embedded.as_ref().filter(|_| repair) {
+            report.made_again.extend(embedded.repair_file().await);
+            if let Err(error) = embedded.records_settled().await {
+                report.behind.get_or_insert(error.message);
+            }
         }
         if let Some(embedded) = &engine.embedded {
             let file = embedded.clone();
@@ -120,6 +189,8 @@ impl Swarmkeep {
             tabulated => tabulated?,
         };
         if let Some(embedded) = &engine.embedded {
+            // One that is set aside need not have a row.
+            sessions.extend(embedded.standing().set_aside.iter().filter_map(|aside| aside.session));
             sessions.extend(embedded.sessions_ahead());
             match embedded.stored_sessions() {
                 Ok(stored) => sessions.extend(stored),
@@ -127,11 +198,14 @@ impl Swarmkeep {
             }
         }
         for session in sessions {
-            engine.mend_before(session, repair, &mut report).await;
+            engine.recover_before(session, repair, &mut report).await;
             match engine.verify_session(session, &mut report).await {
                 Ok(()) => {}
                 Err(error) if error.kind == ErrorKind::NotFound => {
-                    if report.behind.is_none() && engine.is_tabulated(session).await? {
+                    let aside = engine.embedded.as_ref().and_then(|embedded| embedded.aside(session));
+                    if let Some(what) = aside {
+                        report.findings.push(Finding { session: Some(session), place: "store", what });
+                    } else if report.behind.is_none() && engine.is_tabulated(session).await? {
                         let what = "a row of a session that does not exist".into();
                         report.findings.push(Finding { session: Some(session), place: "views", what });
                     }
@@ -157,11 +231,11 @@ struct Row {
 
 impl Engine {
     /// Puts right what can be, if that was asked for; what cannot is found by what comes after.
-    async fn mend_before(self: &Arc<Self>, session: SessionId, repair: bool, report: &mut VerifyReport) {
+    async fn recover_before(self: &Arc<Self>, session: SessionId, repair: bool, report: &mut VerifyReport) {
         let Some(embedded) = self.embedded.as_ref().filter(|_| repair) else { return };
-        let outcome = match embedded.mend(session).await {
+        let outcome = match embedded.recover(session).await {
             // What replaces a checkpoint that did not verify.
-            Ok(mended) if mended.repaired.iter().any(|repair| repair.what == "checkpoint") => {
+            Ok(Some(done)) if done.is_over() && done.restored.iter().any(|repair| repair.what == "checkpoint") => {
                 self.checkpoint(session).await.map(drop)
             }
             outcome => outcome.map(drop),
@@ -222,6 +296,10 @@ impl Engine {
                 Err(error) if error.kind == ErrorKind::NotFound => {}
                 Err(error) => finding("log", error.to_string()),
             }
+        }
+        if let Some(error) = self.needs_decision(id) {
+            finding("log", error.to_string());
+            return Ok(());
         }
         let resident = match self.live(id, |live| live.published.clone()).await {
             Ok(state) => state,
@@ -299,7 +377,7 @@ impl Engine {
     /// of the first checkpoint that stands at them or after.
     async fn oldest_kept(&self, id: SessionId) -> Result<State, Error> {
         let Some(embedded) = &self.embedded else { return Ok(State::empty()) };
-        let base = embedded.base(id).map_err(damage::log)?;
+        let base = embedded.base(id).map_err(damage::log)?.seq;
         if base == Seq::ZERO {
             return Ok(State::empty());
         }

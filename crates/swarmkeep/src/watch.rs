@@ -21,6 +21,8 @@ use swarmkeep_core::{
     turn::Turn,
 };
 
+use crate::planted::{self, Defect};
+
 /// What a deadline is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum About {
@@ -56,6 +58,8 @@ pub(crate) struct Watch {
 struct Timers {
     queue: BTreeSet<(u64, SessionId, About)>,
     set: HashMap<(SessionId, About), Timer>,
+    /// When the clock was last looked at; absent: never.
+    looked_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +75,27 @@ impl Timers {
             self.queue.remove(&(old.at_ms, session, about.clone()));
         }
         self.queue.insert((timer.at_ms, session, about));
+    }
+
+    /// Looks at the clock. After a gap the detector itself missed beats (the process was stopped, the machine suspended):
+    /// every verdict on a lease or an effect waits one full length again. Nobody is declared dead for a silence that was
+    /// ours. True: there was one.
+    fn look(&mut self, now_ms: u64) -> bool {
+        let last_ms = self.looked_ms.replace(now_ms);
+        let missed_none = last_ms.is_none_or(|last_ms| now_ms.saturating_sub(last_ms) <= MISSED_BEAT_MS);
+        if missed_none || planted::is(Defect::StopCounted) {
+            return false;
+        }
+        let all: Vec<_> = self
+            .set
+            .iter()
+            .filter(|((_, about), _)| *about != About::Life)
+            .map(|((session, about), timer)| (*session, about.clone(), *timer))
+            .collect();
+        for (session, about, timer) in all {
+            self.set(session, about, Timer { at_ms: now_ms.saturating_add(timer.length_ms), ..timer });
+        }
+        true
     }
 
     fn clear(&mut self, session: SessionId, about: About) {
@@ -234,10 +259,26 @@ impl Watch {
         Some(timer.at_ms.saturating_sub(self.clock.monotonic_ms()))
     }
 
-    /// Takes what is due, at most so many at a time.
-    pub(crate) fn take_due(&self, most: usize) -> Vec<Due> {
-        let now_ms = self.clock.monotonic_ms();
+    /// Looks at the clock and does nothing else, so that a gap between two looks is never work of ours.
+    pub(crate) fn feel_pulse(&self) {
         let mut timers = self.timers.lock();
+        let was_stopped = timers.look(self.clock.monotonic_ms());
+        drop(timers);
+        if was_stopped {
+            say_stopped();
+        }
+    }
+
+    /// Takes what is due, at most so many at a time. The look at the clock, what follows from a gap before it, and the
+    /// verdicts are one step: another thread that woke with this one cannot come between them.
+    pub(crate) fn take_due(&self, most: usize) -> Vec<Due> {
+        let mut timers = self.timers.lock();
+        let now_ms = self.clock.monotonic_ms();
+        if timers.look(now_ms) {
+            drop(timers);
+            say_stopped();
+            return Vec::new();
+        }
         let mut due = Vec::new();
         while due.len() < most
             && let Some((at_ms, session, about)) = timers.queue.first().cloned()
@@ -250,30 +291,18 @@ impl Watch {
         due
     }
 
-    /// The detector itself missed beats (the process was stopped, the machine suspended): every verdict on a lease or an
-    /// effect waits one full length again. Nobody is declared dead for a silence that was ours.
-    pub(crate) fn rearm(&self) {
-        let now_ms = self.clock.monotonic_ms();
-        let mut timers = self.timers.lock();
-        let all: Vec<_> = timers
-            .set
-            .iter()
-            .filter(|((_, about), _)| *about != About::Life)
-            .map(|((session, about), timer)| (*session, about.clone(), *timer))
-            .collect();
-        for (session, about, timer) in all {
-            timers.set(session, about, Timer { at_ms: now_ms.saturating_add(timer.length_ms), ..timer });
-        }
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.timers.lock().set.len()
     }
 }
 
+fn say_stopped() {
+    tracing::warn!("this process was stopped for a while: every lease and deadline gets its full time again");
+}
+
 /// A gap between two looks at the clock from which on the detector distrusts itself: ten beats. Shorter than any lease
 /// that a worker with a heartbeat every few seconds would take, so that a stop never looks like a worker's silence.
-pub(crate) const MISSED_BEAT_MS: u64 = 2_000;
+const MISSED_BEAT_MS: u64 = 2_000;
 
 #[cfg(test)]
 mod tests {
@@ -337,8 +366,10 @@ mod tests {
         let hand = Arc::new(Hand(AtomicU64::new(0)));
         let watch = Watch::new(hand.clone());
         watch.note(SessionId([1; 16]), &claimed(1));
+        watch.feel_pulse();
         hand.0.store(3_600_000, Ordering::Relaxed);
-        watch.rearm();
+        // Whichever of the two comes first.
+        assert!(watch.take_due(10).is_empty());
         assert!(watch.take_due(10).is_empty());
         hand.0.store(3_600_100, Ordering::Relaxed);
         assert_eq!(watch.take_due(10).len(), 1);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use swarmkeep::{
-    Settings, Turn, Workers,
+    From, Settings, Swarmkeep, Turn, Workers,
     disk::simulated::{Loss, SimDisk},
     embedded::{EmbeddedLog, Pace},
 };
@@ -105,4 +105,45 @@ fn the_databases_move_in_their_turns_and_a_close_leaves_nothing_undone() {
     let again = open(&lost);
     again.turn(Turn::Apply);
     assert_eq!(again.stored_sessions().unwrap().len(), 2);
+}
+
+/// Does everything that is to be done until `work` is.
+async fn driven<T>(log: &EmbeddedLog, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        if let Poll::Ready(done) = poll(&mut work) {
+            return done;
+        }
+        while log.turn(Turn::Take) && log.turn(Turn::Write) {}
+        log.turn(Turn::Apply);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_told_of_a_record_finds_it_in_the_state() {
+    let log = Arc::new(open(&SimDisk::new()));
+    let fixed = Arc::new(Fixed::default());
+    let keep = Box::pin(Swarmkeep::over_embedded(log.clone(), Settings::default(), fixed.clone(), fixed));
+    let keep = driven(&log, keep).await.unwrap();
+    let new = NewSession::new(SessionName::new("test", "told").unwrap());
+    let session = driven(&log, Box::pin(keep.create_session(new, &Actor::system()))).await.unwrap();
+    let mut feed = driven(&log, Box::pin(session.subscribe(From::Now))).await.unwrap();
+    let mut one = Box::pin(session.set_memory("one", 1));
+    let mut two = Box::pin(session.set_memory("two", 2));
+    assert!(poll(&mut one).is_pending() && poll(&mut two).is_pending());
+    // Both are durable, and the first is published: nobody else was asked meanwhile.
+    while log.turn(Turn::Take) && log.turn(Turn::Write) {}
+    assert!(matches!(poll(&mut one), Poll::Ready(Ok(_))));
+    let mut told = 0;
+    loop {
+        let next = poll(&mut Box::pin(feed.next()));
+        let Poll::Ready(item) = next else { break };
+        told = item.unwrap().record.seq.0;
+        let Poll::Ready(state) = poll(&mut Box::pin(session.state())) else { panic!("it is in RAM") };
+        assert!(state.unwrap().head.seq.0 >= told, "told of seq {told}");
+    }
+    assert!(told > 0);
+    driven(&log, &mut two).await.unwrap();
+    assert_eq!(driven(&log, Box::pin(feed.next())).await.unwrap().record.seq.0, told + 1);
 }

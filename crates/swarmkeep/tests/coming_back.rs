@@ -8,12 +8,14 @@
     reason = "tests"
 )]
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use swarmkeep::{
-    Actor, Address, Agent, Command, EffectError, EntityId, ErrorKind, From, Json, NewSession, Of, Query, RefusalCode,
-    Request, Seq, Settings, Swarmkeep, Task,
+    Actor, Address, Agent, Command, EffectCall, EffectError, EffectOutcome, EntityId, Epoch, ErrorKind, Evidence, From,
+    Json, NewSession, Of, OsEntropy, Query, RefusalCode, Request, Seq, Session, Settings, Swarmkeep, SystemClock, Task,
+    embedded::EmbeddedLog,
 };
+use swarmkeep_core::log::{Log, Remove};
 
 async fn open(folder: &Path) -> Swarmkeep {
     loop {
@@ -37,6 +39,23 @@ fn record(n: u64) -> Command {
 /// Dropping every handle without `close` is what a crash does, short of the lock, which a dead process gives back too.
 fn crash(keep: Swarmkeep) {
     drop(keep);
+}
+
+/// On one thread nothing goes on between two calls that wait for nothing.
+#[tokio::test]
+async fn sessions_that_are_not_looked_at_yet_are_counted_until_all_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    for name in ["one", "two", "three"] {
+        drop(keep.open_session(name).await.unwrap());
+    }
+    keep.close().await.unwrap();
+    drop(keep);
+    let keep = open(folder.path()).await;
+    assert_eq!(keep.being_looked_at(), 3);
+    keep.wait_ready().await;
+    assert_eq!(keep.being_looked_at(), 0);
+    keep.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,29 +197,31 @@ async fn rewind_fork_and_diff() {
     assert_eq!(keep.verify(None, |_| {}).await.unwrap().findings, vec![]);
 }
 
+/// A store whose process died when the effect `pay` was begun and not finished.
+async fn died_while_paying(folder: &Path, class: impl for<'a> FnOnce(EffectCall<'a>) -> EffectCall<'a>) -> Session {
+    let keep = open(folder).await;
+    let session = keep.open_session("s").await.unwrap();
+    let mut paying = Box::pin(class(session.effect("pay")).run(std::future::pending::<Result<u32, std::io::Error>>));
+    let begun = async {
+        while session.state().await.unwrap().effects.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = &mut paying => unreachable!("it never ends"),
+        () = begun => {}
+    }
+    drop(paying);
+    drop(session);
+    crash(keep);
+    open(folder).await.get_session("s").await.unwrap().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_effect_begun_by_a_dead_process_is_in_doubt_and_not_repeated() {
     let folder = tempfile::tempdir().unwrap();
-    let keep = open(folder.path()).await;
-    let session = keep.open_session("s").await.unwrap();
-    let begun = session.clone();
-    // Begun, and the process dies before it finishes.
-    let running = tokio::spawn(async move {
-        begun
-            .effect("pay")
-            .run(std::future::pending::<Result<u32, std::io::Error>>)
-            .await
-            .map_err(|error| error.to_string())
-    });
-    while session.state().await.unwrap().effects.is_empty() {
-        tokio::task::yield_now().await;
-    }
-    running.abort();
-    let _ = running.await;
-    drop(session);
-    crash(keep);
-    let keep = open(folder.path()).await;
-    let session = keep.get_session("s").await.unwrap().unwrap();
+    let session = died_while_paying(folder.path(), |call| call.at_most_once()).await;
     let refused = session.effect("pay").run(|| async { Ok::<u32, std::io::Error>(1) }).await.unwrap_err();
     assert!(matches!(refused, EffectError::OutcomeUnknown(_)), "{refused:?}");
     session
@@ -208,6 +229,44 @@ async fn an_effect_begun_by_a_dead_process_is_in_doubt_and_not_repeated() {
         .await
         .unwrap();
     assert_eq!(session.effect("pay").run(|| async { Ok::<u32, std::io::Error>(7) }).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reconciler_settles_a_doubt_and_only_where_it_may_and_can() {
+    let work = || async { Ok::<u32, std::io::Error>(7) };
+    let never = || async { unreachable!("it was done") as Result<u32, std::io::Error> };
+    let paid = EffectOutcome { ok: true, value: Json::encode(&17).unwrap() };
+    // It happened: its outcome, without a second payment.
+    let folder = tempfile::tempdir().unwrap();
+    let session = died_while_paying(folder.path(), |call| call.at_most_once()).await;
+    let asked = session.effect("pay").reconcile("bank", |effect| async move {
+        assert_eq!((effect.id.as_str(), effect.attempt), ("pay", 1));
+        Evidence::None
+    });
+    assert!(matches!(asked.run(never).await.unwrap_err(), EffectError::OutcomeUnknown(_)));
+    let found = paid.clone();
+    assert_eq!(
+        session.effect("pay").reconcile("bank", |_| async { Evidence::Done(found) }).run(never).await.unwrap(),
+        17
+    );
+    let state = session.state().await.unwrap();
+    let settled = state.effects.get(&EntityId::new("pay").unwrap()).unwrap();
+    assert_eq!((settled.resolved_by.as_deref(), &settled.outcome), (Some("reconciler:bank"), &Some(paid.clone())));
+    // Nobody is asked about what is settled.
+    let unasked = session.effect("pay").reconcile("bank", |_| async { unreachable!("it is settled") });
+    assert_eq!(unasked.run(never).await.unwrap(), 17);
+    // It did not happen: it is done now, once.
+    let folder = tempfile::tempdir().unwrap();
+    let session = died_while_paying(folder.path(), |call| call.at_most_once()).await;
+    assert_eq!(session.effect("pay").reconcile("bank", |_| async { Evidence::NotDone }).run(work).await.unwrap(), 7);
+    assert_eq!(session.effect("pay").run(never).await.unwrap(), 7);
+    // Of class `ask` only a person may tell.
+    let folder = tempfile::tempdir().unwrap();
+    let session = died_while_paying(folder.path(), |call| call.ask()).await;
+    let asked = session.effect("pay").ask().reconcile("bank", |_| async { unreachable!("it must not be asked") });
+    assert!(matches!(asked.run(never).await.unwrap_err(), EffectError::OutcomeUnknown(_)));
+    session.resolve_effect(&EntityId::new("pay").unwrap(), Some(paid), "user:anna").await.unwrap();
+    assert_eq!(session.effect("pay").ask().run(never).await.unwrap(), 17);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -289,7 +348,7 @@ async fn a_begin_repeated_after_its_finish_is_not_told_to_run() {
     assert_eq!(first.outcomes, [swarmkeep::Outcome::Run { attempt: 1 }]);
     let lost_answer = session.submit(begin()).await.unwrap();
     assert_eq!(lost_answer.outcomes, first.outcomes, "whoever did not get the answer may still run it");
-    let outcome = swarmkeep::EffectOutcome { ok: true, value: Json::encode(&7).unwrap() };
+    let outcome = EffectOutcome { ok: true, value: Json::encode(&7).unwrap() };
     let finish = Command::FinishEffect { effect: EntityId::new("pay").unwrap(), attempt: 1, outcome: outcome.clone() };
     session.submit(Request::of(Actor::new("c").unwrap(), finish)).await.unwrap();
     let again = session.submit(begin()).await.unwrap();
@@ -308,4 +367,39 @@ async fn a_fork_repeated_after_the_original_moved_on_is_the_same_fork() {
     session.set_memory("a", 2).await.unwrap();
     let again = session.fork(None, fork(), None, &Actor::system()).await.unwrap();
     assert_eq!(again.memory("a").await.unwrap().unwrap().as_str(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_removed_below_a_checkpoint_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(OsEntropy));
+    let log = EmbeddedLog::open(folder.path(), &Settings::default(), clock.clone(), entropy.clone()).unwrap();
+    let log = Arc::new(log);
+    let keep = Swarmkeep::over_embedded(log.clone(), Settings::default(), clock, entropy).await.unwrap();
+    let session = keep.open_session("night").await.unwrap();
+    let ask = |n: u64| Request::of(Actor::system(), record(n)).id(format!("step-{n}").parse().unwrap());
+    let first = session.submit(ask(1)).await.unwrap();
+    for n in 2..6 {
+        session.submit(ask(n)).await.unwrap();
+    }
+    let mut feed = session.subscribe(From::Seq(Seq(3))).await.unwrap();
+    let token = feed.next().await.unwrap().token;
+    session.checkpoint().await.unwrap();
+    log.remove(session.id(), Epoch(log.incarnation()), Remove::RecordsThrough(Seq(4))).await.unwrap();
+
+    let again = session.submit(ask(1)).await.unwrap();
+    assert!(again.repeated);
+    assert_eq!((again.first, &again.outcomes), (first.first, &first.outcomes));
+    assert_eq!(again.head.seq, Seq(6), "its own record has no hash any more");
+    assert_eq!(session.state_at(Seq(2)).await.unwrap_err().kind, ErrorKind::NotFound);
+    let rewound = session.rewind(Seq(2), None, None, Actor::system()).await;
+    assert_eq!(rewound.unwrap_err().kind, ErrorKind::NotFound);
+    let Err(refused) = session.subscribe(From::Start).await else { panic!("records are missing") };
+    assert_eq!(refused.kind, ErrorKind::NotFound);
+    for from in [From::Seq(Seq(4)), From::Token(token)] {
+        let mut feed = session.subscribe(from).await.unwrap();
+        assert_eq!(feed.next().await.unwrap().record.seq, Seq(5));
+    }
+    assert_eq!(keep.failures(10).unwrap(), vec![]);
+    assert_eq!(keep.verify(None, |_| {}).await.unwrap().findings, vec![]);
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use small_store::{Image, NAMES, Reading, blobs, crashed_and_parked, dump, fast_folder, open};
-use swarmkeep::{Error, ErrorKind, Of, Query, Seq, Swarmkeep};
+use swarmkeep::{Error, ErrorKind, Event, Of, Query, Seq, SessionStatus, Swarmkeep};
 use swarmkeep_core::log::Position;
 
 /// Long enough for a busy machine; a store that takes longer hangs.
@@ -75,7 +75,7 @@ fn says_so(error: &Error) -> Result<(), String> {
 /// Reads everything. `Ok(true)`: as before.
 async fn read(keep: &Swarmkeep, subject: &Subject, around: u64) -> Result<bool, String> {
     let report = keep.last_recovery().unwrap();
-    let reported = !report.damage.is_empty() || !report.possibly_acknowledged.is_empty();
+    let reported = !report.damage.is_empty() || !report.notices.is_empty() || !report.possibly_acknowledged.is_empty();
     let mut whole = true;
     for name in NAMES {
         let (states, records) = (&subject.reading.states[name], &subject.reading.records[name]);
@@ -93,8 +93,24 @@ async fn read(keep: &Swarmkeep, subject: &Subject, around: u64) -> Result<bool, 
             }
         };
         match session.state().await {
-            Ok(state) => {
-                let seq = state.head.seq.0 as usize;
+            // It says of itself that it is not all.
+            Ok(state) if state.info.status == SessionStatus::NeedsDecision => {
+                whole = false;
+                if records.get(state.head.seq.0 as usize - 1) != Some(&state.head.hash) {
+                    return Err(format!("{name}: what is left ends with another record"));
+                }
+            }
+            Ok(now) => {
+                // That it was recovered is a record, too.
+                let seq = (now.head.seq.0 as usize).min(states.len());
+                let state = match session.state_at(Seq(seq as u64)).await {
+                    Ok(state) => state,
+                    Err(error) => {
+                        says_so(&error)?;
+                        whole = false;
+                        continue;
+                    }
+                };
                 if state.hash() != states[seq - 1] {
                     return Err(format!("{name}: another state at seq {seq}"));
                 }
@@ -124,7 +140,10 @@ async fn read(keep: &Swarmkeep, subject: &Subject, around: u64) -> Result<bool, 
             }
         }
         match session.records(Seq::ZERO, usize::MAX).await {
-            Ok(found) => {
+            Ok(mut found) => {
+                found.retain(|record| {
+                    !record.body.as_ref().is_some_and(|body| matches!(body.event, Event::Recovered { .. }))
+                });
                 let same = found.iter().zip(records).all(|(found, expected)| found.hash == *expected);
                 if !same || found.len() > records.len() || (found.len() < records.len() && !reported) {
                     return Err(format!("{name}: other records"));
@@ -204,7 +223,7 @@ async fn trial(folder: &Path, image: &Image, subject: &Subject, file: &Path, at:
     };
     let whole = read(&keep, subject, at as u64).await?;
     let report = keep.last_recovery().unwrap();
-    let mut verdict = match (whole, report.damage.is_empty()) {
+    let mut verdict = match (whole, report.damage.is_empty() && report.notices.is_empty()) {
         (false, _) => Verdict::Found,
         (true, false) => Verdict::Mended,
         (true, true) => Verdict::Unread,

@@ -14,7 +14,10 @@ use std::{
 };
 
 use rusqlite::Connection;
-use swarmkeep::{Actor, Blob, Command, Error, ErrorKind, Hash, Json, Request, Seq, Session, Settings, Swarmkeep};
+use swarmkeep::{
+    Actor, Blob, Command, Error, ErrorKind, Event, Hash, Json, Record, Request, Seq, Session, SessionStatus, Settings,
+    Swarmkeep,
+};
 
 fn settings(journal_keep: u64) -> Settings {
     Settings { segment_bytes: 1 << 20, journal_keep, ..Settings::default() }
@@ -70,15 +73,19 @@ struct Subject {
     blob: Blob,
 }
 
+/// Everything that was written by somebody: that it was recovered is a record, too.
 async fn read(session: &Session) -> Result<(Hash, Vec<Hash>), Error> {
-    let state = session.state().await?.hash();
+    session.state().await?;
     let mut records = Vec::new();
     loop {
         let piece = session.records(Seq(records.len() as u64), 1 << 20).await?;
-        if piece.is_empty() {
-            return Ok((state, records));
+        let noted =
+            |record: &Record| record.body.as_ref().is_some_and(|body| matches!(body.event, Event::Recovered { .. }));
+        let is_end = piece.is_empty() || piece.iter().any(noted);
+        records.extend(piece.iter().take_while(|record| !noted(record)).map(|record| record.hash));
+        if is_end {
+            return Ok((session.state_at(Seq(records.len() as u64)).await?.hash(), records));
         }
-        records.extend(piece.iter().map(|record| record.hash));
     }
 }
 
@@ -272,6 +279,31 @@ async fn without_a_copy_the_loss_is_listed_exactly() {
     keep.close().await.unwrap();
 }
 
+/// On one thread the caller is there before the start's own look at the session.
+#[tokio::test]
+async fn whoever_meets_the_damage_first_reads_what_is_before_it() {
+    let subject = subject(0).await;
+    let mut first = 0;
+    within(subject.folder.path(), |connection| {
+        let sql = "SELECT id, first_seq FROM chunks WHERE session = ?1 ORDER BY first_seq LIMIT 1 OFFSET 1";
+        let row: (i64, i64) = connection.query_row(sql, [id()], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        first = row.1 as u64;
+        connection.execute("UPDATE chunks SET bytes = zeroblob(length(bytes)) WHERE id = ?1", [row.0]).unwrap();
+        connection.execute("DELETE FROM checkpoints WHERE session = ?1", [id()]).unwrap();
+    });
+    let keep = open(subject.folder.path(), 0).await;
+    let session = keep.get_session("s").await.unwrap().unwrap();
+    let state = session.state().await.unwrap();
+    assert_eq!((state.head.seq, state.head.hash), (Seq(first - 1), subject.records[first as usize - 2]));
+    assert_eq!(state.info.status, SessionStatus::NeedsDecision);
+    let records = session.records(Seq::ZERO, usize::MAX).await.unwrap();
+    assert_eq!(records.last().unwrap().seq, Seq(first - 1), "as far as it goes, in one piece");
+    assert_eq!(session.records(Seq(first - 1), 1).await.unwrap_err().kind, ErrorKind::Corrupt);
+    let refused = session.submit(record(0)).await.unwrap_err();
+    assert_eq!(refused.code(), "needs_decision", "{refused}");
+    keep.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_copy_is_found_and_not_used() {
     let subject = subject(1 << 30).await;
@@ -349,6 +381,7 @@ async fn a_session_that_was_set_aside_comes_back_when_its_rows_are_mended() {
     drop((session, keep));
     let keep = open(crashed.path(), 1 << 30).await;
     let session = keep.get_session("s").await.unwrap().unwrap();
-    assert_eq!(session.state().await.unwrap().head.seq.0, expected.1.len() as u64 + 1);
+    assert_eq!(read(&session).await.unwrap().1, expected.1);
+    assert!(session.state().await.unwrap().head.seq.0 > expected.1.len() as u64, "it went on");
     keep.close().await.unwrap();
 }

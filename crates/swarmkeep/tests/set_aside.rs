@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-use swarmkeep::{Actor, Command, ErrorKind, Json, Of, Query, Request, Seq, Settings, Swarmkeep};
+use swarmkeep::{Actor, Command, ErrorKind, Json, Of, Query, Request, Seq, SessionStatus, Settings, Swarmkeep};
 
 fn record(text: &str) -> Request {
     let payload = Json::encode(text).unwrap();
@@ -85,8 +85,14 @@ async fn one_sessions_loss_stops_nobody_else() {
         let page = keep.find(Query::of(Of::Sessions), Some(reply.position)).await.unwrap();
         assert_eq!(page.rows.len(), 2, "the views go on too");
         let hurt = keep.get_session("hurt").await.unwrap().expect("it is still known");
-        assert_eq!(hurt.state().await.unwrap_err().kind, ErrorKind::Corrupt);
-        assert_eq!(hurt.submit(record("no")).await.unwrap_err().kind, ErrorKind::Corrupt, "never over a gap");
+        let left = hurt.state().await.unwrap();
+        assert_eq!((left.head.seq, left.info.status), (Seq(3), SessionStatus::NeedsDecision), "read, and marked");
+        let refused = hurt.submit(record("no")).await.unwrap_err();
+        assert_eq!((refused.kind, refused.code()), (ErrorKind::Corrupt, "needs_decision"), "never over a gap");
+        assert!(refused.hint.unwrap().contains("quarantine show"));
+        assert_eq!(hurt.checkpoint().await.unwrap_err().code(), "needs_decision");
+        let waiting = keep.decision(hurt.id()).unwrap();
+        assert_eq!((waiting.reaches, waiting.plan.known_head, waiting.lost.count()), (Seq(3), Seq(6), 3));
         assert_eq!(
             hurt.records(Seq(0), 1 << 20).await.unwrap().len(),
             3,

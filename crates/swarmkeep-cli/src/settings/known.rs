@@ -75,6 +75,12 @@ pub(crate) const KNOWN: &[Known] = &[
     ),
     known("pack_after", "500ms", Kind::Time(0, 86_400_000), "a session untouched for this long is kept as bytes only"),
     known(
+        "accept_loss",
+        "false",
+        Kind::OneOf(&["false", "true"]),
+        "a session of which acknowledged state is lost goes back to what can be had, without waiting for a person",
+    ),
+    known(
         "log",
         "info",
         Kind::OneOf(&["error", "warn", "info", "debug", "trace"]),

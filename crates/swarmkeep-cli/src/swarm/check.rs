@@ -77,6 +77,14 @@ impl Log {
     }
 }
 
+/// Whether anything at all was acknowledged.
+pub(crate) fn anything_acknowledged(folder: &Folder) -> Result<bool, Failure> {
+    let count = ledger::count(&folder.acknowledged());
+    count.map(|count| count > 0).map_err(|error| {
+        Failure::unavailable(format!("{}: {error}", folder.acknowledged().display()), "is the folder right?")
+    })
+}
+
 /// Asks a daemon for its log and compares. The daemon must have been started after the last acknowledgement.
 pub(crate) async fn check(folder: &Folder, socket: &Path) -> Result<Verdict, Failure> {
     let unreadable = |what: &str, error: std::io::Error| {

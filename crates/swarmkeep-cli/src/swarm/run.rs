@@ -75,7 +75,7 @@ pub(crate) async fn run(folder: &Folder, show: &Show, script: &Script) -> Result
     show.daemon_works(daemon.pid());
     let link = |name: &str| Link::new(&folder.socket(), &folder.acknowledged(), name);
     let mut probe = link("demo")?;
-    set_up(&mut probe).await?;
+    set_up(&mut probe, false).await?;
     daemon.must_hold(folder)?;
     let (news, mut heard) = mpsc::channel(1024);
     let (settled, settled_seen) = watch::channel((0, 0));
@@ -114,7 +114,8 @@ pub(crate) async fn run(folder: &Folder, show: &Show, script: &Script) -> Result
     Ok((run.ran, daemon))
 }
 
-async fn set_up(probe: &mut Link) -> Result<(), Failure> {
+/// Makes the swarm's session and agents; `again`: where an earlier life of the caller's did, that is as good.
+pub(super) async fn set_up(probe: &mut Link, again: bool) -> Result<(), Failure> {
     let refused = |code: String| {
         Failure::refused(
             &code,
@@ -122,12 +123,19 @@ async fn set_up(probe: &mut Link) -> Result<(), Failure> {
             "give another folder with --store: this one has had a swarm in it",
         )
     };
-    if let Came::Refused(code) = probe.create_session().await? {
+    let made = |came: &Came| matches!(came, Came::Refused(code) if again && code == "already_exists");
+    let created = probe.create_session().await?;
+    if !made(&created)
+        && let Came::Refused(code) = created
+    {
         return Err(refused(code));
     }
     let spawn: Vec<_> =
         AGENTS.iter().map(|name| json!({ "spawn_agent": { "id": name, "name": name, "kind": "worker" } })).collect();
-    if let Came::Refused(code) = probe.submit(json!(spawn)).await? {
+    let spawned = probe.submit(json!(spawn)).await?;
+    if !made(&spawned)
+        && let Came::Refused(code) = spawned
+    {
         return Err(refused(code));
     }
     Ok(())

@@ -68,17 +68,22 @@ pub(crate) struct Worker {
     die_after: u64,
 }
 
+/// True once this process's input ends: the run wants it to stop, or is gone.
+pub(super) fn until_input_ends() -> watch::Receiver<bool> {
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        let mut nothing = [0u8; 64];
+        while matches!(tokio::io::stdin().read(&mut nothing).await, Ok(1..)) {}
+        stop.send_replace(true);
+    });
+    stopped
+}
+
 impl Worker {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let folder = Folder { store: self.store.clone(), notes: self.notes.clone() };
         let link = Link::new(&folder.socket(), &folder.acknowledged(), &format!("{}.{}", self.agent, self.life))?;
-        // Its input ends when the run wants it to stop, or is gone.
-        let (stop, stopped) = watch::channel(false);
-        tokio::spawn(async move {
-            let mut nothing = [0u8; 64];
-            while matches!(tokio::io::stdin().read(&mut nothing).await, Ok(1..)) {}
-            stop.send_replace(true);
-        });
+        let stopped = until_input_ends();
         let mut agent = Agent {
             instance: format!("{}-{}", self.agent, std::process::id()),
             dice: Dice::new(self.seed),
@@ -127,7 +132,11 @@ impl Agent {
             return Ok(());
         }
         let mine = query(&[("status", Some("running".to_owned())), ("agent", Some(self.name().to_owned()))]);
-        let tasks = self.link.get(path(SESSION, "/tasks") + &mine).await?;
+        let tasks = match self.link.get(path(SESSION, "/tasks") + &mine).await {
+            // The earlier life ended before there was one.
+            Err(failure) if failure.code == "not_found" => return Ok(()),
+            tasks => tasks?,
+        };
         for task in entries(&tasks, "tasks") {
             self.tell("goes on with", text(task, "id"));
             let lease = task.pointer("/lease/number").and_then(Value::as_u64).unwrap_or(0);

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Name, Typed, ago, all, command, command_with, entries, number, path, plain};
+use super::{Name, Typed, ago, all, command, command_with, entries, number, path, plain, typed_or_read};
 use crate::{cli::Write, client::segment, context::Context, failure::Failure, say::say, table::Table};
 
 /// The scope of callers that name none.
@@ -23,7 +23,7 @@ pub(crate) enum Verb {
     Set {
         session: Name,
         key: String,
-        /// JSON, or text
+        /// JSON, or text; `-`: what standard input has
         value: String,
         /// An agent's id, a team, or `shared`
         #[arg(long, default_value = SHARED)]
@@ -83,6 +83,7 @@ impl Verb {
             }
             Self::Set { session, key, value, scope, if_version, ttl_ms, write } => {
                 write.note(context);
+                let value = typed_or_read(value)?;
                 let mut typed = Typed::default();
                 let set = json!({ "set_memory": {
                     "scope": scope, "key": key, "value": typed.keep(&value), "if_version": if_version, "ttl_ms": ttl_ms,

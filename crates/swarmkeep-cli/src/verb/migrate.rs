@@ -121,7 +121,7 @@ async fn up(context: &Context, dry_run: bool) -> Result<(), Failure> {
 }
 
 async fn down(context: &Context, to: i64, dry_run: bool) -> Result<(), Failure> {
-    let path = context.place.dir.join("views.db");
+    let path = swarmkeep::lock::home(&context.place.dir).join("views.db");
     let steps: Vec<String> = upkeep::schemas(&context.place.dir)
         .iter()
         .filter(|schema| schema.file == "views.db")

@@ -3,18 +3,23 @@
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use swarmkeep::{Settings, Swarmkeep, upkeep};
+use swarmkeep::{Settings, Swarmkeep, core::recovery::Policy, upkeep};
+use swarmkeep_server::reading::{is_after_a_death, is_clean, seqs, set_aside, without_hint};
 
-use super::{Name, entries, field, number, serve::refused, text, verify};
+use super::{Name, entries, field, number, quarantine, serve::refused, text, verify};
 use crate::{
-    client::{Client, Endpoint},
+    client::{Answer, Call, Client, Endpoint},
     context::Context,
     failure::Failure,
     moment,
-    names::Names,
+    names::{self, Names},
+    progress::{self, Line, Point},
     say::say,
     table::{Table, printable},
 };
+
+/// A large store takes its time.
+pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// See the module.
 #[derive(Debug, Args)]
@@ -52,6 +57,7 @@ impl Recover {
             context.answer(&report, |context| verify::show(context, &report, &names))?;
             return verify::judge(&report, true);
         }
+        progress::until_daemon_is_back(context).await;
         let mut answer = context.get_json("/v1/recoveries").await?;
         let store = context.get_json("/v1/store").await?;
         let aside = set_aside(&store).to_vec();
@@ -68,6 +74,10 @@ impl Recover {
                         "a new store"
                     } else if text(recovery, "id").starts_with("repair-") {
                         "damage put right"
+                    } else if recovery.get("taken_over").is_some() {
+                        "taken over"
+                    } else if let Some(how) = text(field(recovery, "recovery"), "event").strip_prefix("session_") {
+                        how
                     } else if is_after_a_death(recovery) {
                         "after a death"
                     } else {
@@ -104,14 +114,9 @@ impl Recover {
 /// The names of the sessions that an answer speaks of.
 pub(super) async fn names(context: &Context, said: &Value) -> Names {
     match context.connect_if_running().await {
-        Ok(mut client) => Names::ask(&mut client, said).await,
+        Ok(mut client) => names::ask(&mut client, said).await,
         Err(_) => Names::default(),
     }
-}
-
-/// The sessions that the store has set aside, of what it says about itself.
-pub(super) fn set_aside(store: &Value) -> &[Value] {
-    entries(field(field(store, "store"), "set_aside"), "")
 }
 
 /// Failures, a line for each.
@@ -137,6 +142,7 @@ fn in_short(report: &Value) -> String {
     let count = |name: &str| entries(field(report, name), "").len() as u64;
     let counts = [
         (count("damage"), "damaged range"),
+        (count("notices"), "notice"),
         (number(report, "sessions_failed"), "lost session"),
         (count("possibly_acknowledged"), "doubtful end"),
     ];
@@ -170,11 +176,6 @@ pub(super) fn harm(damage: u64, failed: u64) -> String {
     said.join(", ") + if failed > 0 { " not back" } else { "" }
 }
 
-/// What is wrong with one of several things, without the advice for who meets it alone: that comes once, at the end.
-pub(super) fn without_hint(what: &str) -> &str {
-    what.split_once(" (`swarmkeep ").map_or(what, |(what, _)| what)
-}
-
 /// Whether a daemon answers for the store.
 pub(super) async fn is_served(context: &Context) -> bool {
     Client::new(Endpoint::Socket(context.place.socket())).connect().await.is_ok()
@@ -190,15 +191,11 @@ pub(super) fn held(context: &Context) -> Failure {
 }
 
 async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
-    if is_served(context).await {
-        let pid = context.place.lock_hint().and_then(|hint| hint.pid).unwrap_or(0);
-        let open = json!({ "open": true, "held_by": pid, "steps": [] });
-        return context.answer(&open, |_| {
-            say!(
-                "process {pid} has the store open: there is nothing to recover. `{} recover` shows what it found",
-                context.place.program()
-            )
-        });
+    // Whoever only asks for a plan starts no daemon.
+    if let Ok(mut client) = context.connect_if_running().await
+        && let Ok(answer) = client.call(&Call::get("/v1/plans").within(PATIENCE)).await
+    {
+        return plan_open(context, answer).await;
     }
     context.place.must_be_a_store()?;
     let mut plan = upkeep::plan(&context.place.dir).map_err(refused)?;
@@ -207,9 +204,22 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
         plan.steps
             .push("fold every session from its oldest kept base and compare with checkpoints, RAM and views".into());
     }
-    let said = serde_json::to_value(&plan).unwrap_or_default();
-    let names = Names::look(&context.place.dir, &said);
-    let mut answer = said;
+    let accept_loss = context.settings(&[])?.text("accept_loss") == "true";
+    let policy = Policy { accept_loss, start_fresh: false };
+    // Over what is wrong with the store as a whole its sessions cannot always be looked at; that is said above.
+    let (sessions, plans, unseen) = match upkeep::session_plans(&context.place.dir, policy) {
+        Ok((sessions, plans)) => (sessions, plans, None),
+        Err(error) => (0, Vec::new(), Some(error)),
+    };
+    let mut answer = serde_json::to_value(&plan).unwrap_or_default();
+    if let Some(fields) = answer.as_object_mut() {
+        fields.extend([
+            ("sessions".to_owned(), sessions.into()),
+            ("plans".to_owned(), serde_json::to_value(&plans).unwrap_or_default()),
+        ]);
+        fields.extend(unseen.as_ref().map(|error| ("unseen".to_owned(), error.to_string().into())));
+    }
+    let names = names::look(&context.place.dir, &answer);
     names.add_to(&mut answer);
     context.answer(&answer, |context| {
         let paint = context.paint;
@@ -237,7 +247,11 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
         }
         say!(
             "Estimated loss: {}",
-            if plan.lost == 0 {
+            if plan.is_made_again {
+                paint.yellow(
+                    "what is in neither rows that verify nor kept copies nor the journal: known when it is made again",
+                )
+            } else if plan.lost == 0 {
                 paint.green("nothing that was acknowledged")
             } else {
                 paint.red(format_args!(
@@ -246,10 +260,20 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
                 ))
             }
         );
-        say!("{}", paint.dim("Nothing was touched."));
+        show_plans(context, &answer, &names);
+        if let Some(error) = &unseen {
+            say!(
+                "{} {}",
+                paint.red("its sessions cannot be looked at:"),
+                printable(&names.put_into(&error.to_string()))
+            );
+        }
     })?;
     if plan.damage.is_empty() {
-        return Ok(());
+        return match unseen {
+            None => judge_plans(context, plans.len() as u64),
+            Some(error) => Err(refused(error)),
+        };
     }
     Err(Failure::corrupt(
         format!("{}, {} of them nowhere else", moment::counted(plan.damage.len() as u64, "damaged range"), plan.lost),
@@ -260,10 +284,47 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
     ))
 }
 
-pub(super) fn seqs(first: Option<u64>, last: Option<u64>) -> String {
-    match (first, last) {
-        (Some(first), Some(last)) => format!("seq {first} to {last}"),
-        _ => "unknown seqs".into(),
+/// The plan of each session that is not well, as the daemon sees it; nobody's work stops for it.
+async fn plan_open(context: &Context, answer: Answer) -> Result<(), Failure> {
+    let pid = context.place.lock_hint().and_then(|hint| hint.pid).unwrap_or(0);
+    let mut answer: Value = answer.ok()?.json()?;
+    let names = names(context, &answer).await;
+    names.add_to(&mut answer);
+    if let Some(fields) = answer.as_object_mut() {
+        fields.extend([
+            ("open".to_owned(), true.into()),
+            ("held_by".to_owned(), pid.into()),
+            ("steps".to_owned(), json!([])),
+        ]);
+    }
+    context.answer(&answer, |context| {
+        say!(
+            "process {pid} has the store open: there is nothing to recover of the store as a whole. `{} recover` shows what it \
+             found",
+            context.place.program()
+        );
+        show_plans(context, &answer, &names);
+    })?;
+    judge_plans(context, entries(&answer, "plans").len() as u64)
+}
+
+/// What would be done about each session that is not well; the same whether a daemon has the store or nobody.
+fn show_plans(context: &Context, answer: &Value, names: &Names) {
+    let plans = entries(answer, "plans");
+    for line in plans.iter().flat_map(|plan| quarantine::plan_lines(plan, names)) {
+        say!("{line}");
+    }
+    let looked = moment::counted(number(answer, "sessions"), "session");
+    say!("{looked} looked at, {} not well. {}", plans.len(), context.paint.dim("Nothing was touched."));
+}
+
+fn judge_plans(context: &Context, not_well: u64) -> Result<(), Failure> {
+    match not_well {
+        0 => Ok(()),
+        many => Err(Failure::corrupt(
+            format!("{} not well", moment::counted(many, "session")),
+            format!("{0} verify --repair, or {0} recover --session NAME, carries a plan out", context.place.program()),
+        )),
     }
 }
 
@@ -277,16 +338,23 @@ async fn full(context: &Context) -> Result<(), Failure> {
         &swarmkeep::Holder { pid: std::process::id(), ..Default::default() },
     )
     .map_err(|_| held(context))?;
-    remove_views(&context.place.dir)?;
+    remove_views(lock.home())?;
     drop(lock);
     let keep = Swarmkeep::open_with(context.place.dir.to_string_lossy(), Settings::default()).await.map_err(refused)?;
-    keep.wait_ready().await;
-    let verified = keep.repair(None, |_| {}).await;
+    progress::until_back(Line::new(context), keep.clone()).await;
+    let line = Line::new(context);
+    let of = keep.last_recovery().and_then(|report| report.sessions_live).unwrap_or(0);
+    let verified = keep
+        .repair(None, |done| {
+            line.iter().for_each(|line| line.show(&Point { what: "sessions folded".into(), done, of: of.max(done) }));
+        })
+        .await;
+    drop(line);
     let recovery = serde_json::to_value(keep.last_recovery()).unwrap_or_default();
     keep.close().await.map_err(refused)?;
     let report = serde_json::to_value(verified.map_err(refused)?).unwrap_or_default();
     let mut answer = json!({ "recovery": recovery, "verify": report });
-    let names = Names::look(&context.place.dir, &answer);
+    let names = names::look(&context.place.dir, &answer);
     names.add_to(&mut answer);
     context.answer(&answer, |context| {
         for line in lines(&recovery, &names) {
@@ -314,15 +382,6 @@ fn remove_views(dir: &std::path::Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn is_clean(report: &Value) -> bool {
-    field(report, "clean").as_bool() == Some(true)
-}
-
-/// The last holder did not park the store, or left something to settle.
-pub(super) fn is_after_a_death(report: &Value) -> bool {
-    field(report, "crashed").as_bool() == Some(true) || !is_clean(report)
-}
-
 /// The first open of a store has nothing to come back from.
 fn is_new(report: &Value) -> bool {
     report.is_null() || (text(report, "id") == "open-1" && is_clean(report))
@@ -335,6 +394,18 @@ pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
     }
     let mut lines = Vec::new();
     let opened_ms = number(report, "opened_ms");
+    if let Some(taken_over) = report.get("taken_over") {
+        lines.push(format!(
+            "taken over from process {} on {}, which had held it since {} (term {})",
+            number(taken_over, "from_pid"),
+            moment::utc(number(taken_over, "at_ms")),
+            moment::utc(number(taken_over, "from_started_at_ms")),
+            number(taken_over, "term")
+        ));
+    }
+    if field(report, "is_a_copy").as_bool() == Some(true) {
+        lines.push("this folder is a copy, or was restored: it goes on under an incarnation of its own".into());
+    }
     if is_clean(report) {
         lines.push(format!("nothing was left to settle; open after {opened_ms} ms"));
     } else {
@@ -361,6 +432,9 @@ pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
     }
     for damage in entries(field(report, "damage"), "") {
         lines.push(format!("damage: {}", printable(&names.put_into(damage.as_str().unwrap_or("")))));
+    }
+    for notice in entries(field(report, "notices"), "") {
+        lines.push(format!("notice: {}", printable(&names.put_into(notice.as_str().unwrap_or("")))));
     }
     lines.extend(verify::repairs(report, names));
     if field(report, "views_rebuilt").as_bool() == Some(true) {

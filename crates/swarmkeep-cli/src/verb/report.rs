@@ -1,17 +1,17 @@
 //! `swarmkeep report`: what a person wants to know in the morning, on one screen: done, interrupted, waiting for a yes or no,
 //! not paid twice, lost, and how to continue.
 
-mod gather;
 mod page;
 
 use clap::Args;
+use swarmkeep_server::report::Report;
 
 use super::Name;
-use crate::{context::Context, failure::Failure, moment, paint::Paint, say, table::terminal_width};
+use crate::{client::query, context::Context, failure::Failure, moment, paint::Paint, say, table::terminal_width};
 
 /// See the module.
 #[derive(Debug, Args)]
-pub(crate) struct Report {
+pub(crate) struct Asked {
     /// Only of this session
     session: Option<Name>,
     /// From when on: 90s, 30m, 12h, 7d before now, a time in UTC (2026-11-20 22:00), or `all`
@@ -22,7 +22,7 @@ pub(crate) struct Report {
     markdown: bool,
 }
 
-impl Report {
+impl Asked {
     pub(crate) async fn run(self, context: &mut Context) -> Result<(), Failure> {
         let now_ms = moment::now_ms();
         let since_ms = match self.since.as_str() {
@@ -34,7 +34,8 @@ impl Report {
                 )
             })?,
         };
-        let found = gather::gather(context, self.session.as_deref(), since_ms, now_ms).await?;
+        let asked = query(&[("session", self.session), ("since_ms", Some(since_ms.to_string()))]);
+        let found: Report = context.get(format!("/v1/report{asked}")).await?.json()?;
         context.answer(&found, |context| {
             let text = if self.markdown {
                 page::markdown(&found)

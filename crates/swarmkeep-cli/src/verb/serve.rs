@@ -1,6 +1,7 @@
 //! `swarmkeep serve`: the daemon. Holds the store, answers over HTTP and the control socket, and parks at its end.
 
 pub(super) mod bind;
+mod links;
 
 use std::{
     fs::File,
@@ -15,7 +16,7 @@ use serde_json::json;
 use swarmkeep::{Error, ErrorKind, Swarmkeep};
 use tokio::{
     io::AsyncReadExt,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
@@ -23,8 +24,8 @@ use super::{recover, stop};
 use crate::{
     context::{Context, print_json},
     failure::{Exit, Failure},
-    moment,
-    names::Names,
+    moment, names,
+    progress::{self, Line},
     say::say,
     served::{self, Served},
     settings::{KNOWN, Settings},
@@ -90,6 +91,7 @@ impl Serve {
                 return Err(failure);
             }
         };
+        let links = links::Links::start(context, &keep);
         let addresses = server.addresses();
         let urls = served::urls(&addresses, bind::speaks_tls(&settings));
         if let Err(error) = keep.say_address(&urls.join(" ")) {
@@ -100,10 +102,33 @@ impl Serve {
             tracing::warn!(%error, "the next daemon will not know where this one answered");
         }
         greet(context, &keep, &urls)?;
+        let returning = Line::new(context).map(|line| tokio::spawn(progress::until_back(Some(line), keep.clone())));
+        let mut fenced_out = None;
+        let until = async {
+            tokio::select! {
+                () = signals.count(1) => {}
+                how = keep.fenced_out() => fenced_out = Some(how),
+            }
+        };
         tokio::select! {
-            () = server.run(signals.count(1)) => {}
+            () = server.run(until) => {}
             // The first one ends the accepting; a second one does not wait for requests in flight.
             () = signals.count(2) => {}
+        }
+        if let Some(returning) = returning {
+            returning.abort();
+        }
+        links.stop().await;
+        if let Some(how) = fenced_out {
+            if let Err(error) = keep.close().await {
+                tracing::warn!(%error, "what this process had was not closed; nobody needs it any more");
+            }
+            return Err(Failure::new(
+                Exit::Unavailable,
+                "fenced_out",
+                format!("{how}; this one acknowledges nothing any more, and has ended"),
+                "whoever was answered `fenced_out` or `unknown` repeats it there, with the same request id",
+            ));
         }
         close(context, keep, &signals).await
     }
@@ -221,6 +246,8 @@ fn print_settings(context: &Context, settings: &Settings) -> Result<(), Failure>
 }
 
 fn log_to_stderr(level: &str) {
+    // The MCP SDK has something to say of every request, and calls what a caller did wrong a warning.
+    let level = if level.contains("rmcp") { level.to_owned() } else { format!("{level},rmcp=error") };
     let filter = tracing_subscriber::EnvFilter::new(level);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // A log that cannot be written (a full disk, a closed pipe) must not take down the thread that wanted to say so.
@@ -256,7 +283,7 @@ fn greet(context: &Context, keep: &Swarmkeep, urls: &[String]) -> Result<(), Fai
             );
         }
     }
-    for found in recover::lines(&recovery, &Names::look(&context.place.dir, &recovery)) {
+    for found in recover::lines(&recovery, &names::look(&context.place.dir, &recovery)) {
         line("found", found);
     }
     line("started", format!("{}, process {}", moment::utc(moment::now_ms()), std::process::id()));
@@ -295,6 +322,8 @@ impl Signals {
             })
         };
         let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        // A terminal that closes. Who started it with nohup wants it to outlive that.
+        let mut hangup = if hears_hangups() { Some(listen(SignalKind::hangup())?) } else { None };
         let (seen, receiver) = watch::channel(0);
         let count = seen.clone();
         tokio::spawn(async move {
@@ -302,6 +331,8 @@ impl Signals {
                 tokio::select! {
                     _ = term.recv() => {}
                     _ = int.recv() => {}
+                    // The shell sends one as well as the kernel: they are no hurry.
+                    () = once(&mut hangup) => {}
                 }
                 seen.send_modify(|seen| *seen += 1);
             }
@@ -323,6 +354,29 @@ impl Signals {
     }
 }
 
+/// Whether a SIGHUP would reach this process: what was ignored when it was started stays so. Where the system does not say
+/// (there is no `/proc`), it is left as it is.
+fn hears_hangups() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| !ignores_hangups(&status))
+}
+
+/// SIGHUP is the first bit of the mask.
+fn ignores_hangups(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
+    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_none_or(|mask| mask & 1 == 1)
+}
+
+/// When it came, once; from then on never.
+async fn once(signal: &mut Option<Signal>) {
+    match signal {
+        Some(waited) => {
+            waited.recv().await;
+            *signal = None;
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// What the engine or the server says, as every verb says it.
 pub(crate) fn refused(error: Error) -> Failure {
     let exit = match error.kind {
@@ -334,4 +388,16 @@ pub(crate) fn refused(error: Error) -> Failure {
     };
     let next = error.hint.clone().unwrap_or_else(|| "`swarmkeep doctor` looks for the cause".to_owned());
     Failure::new(exit, error.code(), error.message.clone(), next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_ignored_at_the_start_is_known_by_the_mask() {
+        assert!(!ignores_hangups("Name:\tx\nSigIgn:\t0000000000001000\n"));
+        assert!(ignores_hangups("SigIgn:\t0000000000000001\n"));
+        assert!(ignores_hangups("nothing of the kind"), "what is not known is left as it is");
+    }
 }

@@ -50,7 +50,11 @@ pub(super) async fn stop(place: &Place) -> Result<Option<u64>, Failure> {
             None => Ok(None),
             Some(pid) => Err(Failure::unavailable(
                 format!("process {pid} holds {} and does not answer", place.dir.display()),
-                format!("it may be starting or ending: try again in a moment, or look at it: ps -p {pid}"),
+                format!(
+                    "it may be starting or ending: try again in a moment, or look at it: ps -p {pid}; where it cannot be ended: \
+                     {} take-over",
+                    place.program()
+                ),
             )),
         };
     }

@@ -4,9 +4,19 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
+use swarmkeep_server::reading::without_hint;
 
 use super::{Name, entries, number, plain, text};
-use crate::{client::Call, context::Context, failure::Failure, moment, names::Names, say::say, table::printable};
+use crate::{
+    client::Call,
+    context::Context,
+    failure::Failure,
+    moment,
+    names::Names,
+    progress::{self, Line},
+    say::say,
+    table::printable,
+};
 
 /// A large store takes its time.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
@@ -37,7 +47,10 @@ pub(super) async fn ask(context: &mut Context, session: Option<&str>, repair: bo
         body.insert("repair".into(), true.into());
     }
     // A read, though it is a POST: repeating it does no harm.
-    let answer = context.read(Call::post("/v1/verify", &body).within(PATIENCE)).await?;
+    let line = Line::new(context).filter(|_| repair && context.url.is_none());
+    let socket = context.place.socket();
+    let asked = context.read(Call::post("/v1/verify", &body).within(PATIENCE));
+    let answer = progress::beside(line, asked, async || progress::recovering(&socket).await).await?;
     answer.json()
 }
 
@@ -68,7 +81,7 @@ pub(super) fn show(context: &Context, report: &Value, names: &Names) {
             paint.red("DAMAGED"),
             text(finding, "place"),
             names.of(&plain(finding, "session")),
-            printable(&names.put_into(super::recover::without_hint(text(finding, "what"))))
+            printable(&names.put_into(without_hint(text(finding, "what"))))
         );
     }
     if findings.is_empty() && behind(report).is_none() {

@@ -79,7 +79,7 @@ impl Store {
 
     /// The process that holds the store, by its own word.
     pub(crate) fn holder(&self) -> Option<i32> {
-        let text = fs::read_to_string(self.dir().join("lock")).ok()?;
+        let text = fs::read_to_string(swarmkeep::lock::file(&self.dir())).ok()?;
         let hint: Value = serde_json::from_str(&text).ok()?;
         i32::try_from(hint.get("pid")?.as_i64()?).ok()
     }

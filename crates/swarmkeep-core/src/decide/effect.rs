@@ -4,7 +4,7 @@
 //! |---|---|
 //! | not there, or `not_done` | run (the next attempt) |
 //! | `finished` | its recorded outcome |
-//! | `begun`, by another process of the same agent | that process is gone. `read`, `idempotent`: run. Else: the doubt is recorded, the answer is `unknown` |
+//! | `begun`, by another process of the same agent, or by an earlier holder of the store where a holder begins it | that process is gone. `read`, `idempotent`: run. Else: the doubt is recorded, the answer is `unknown` |
 //! | `begun`, otherwise | refused, `in_progress` |
 //! | `outcome_unknown` | `read`, `idempotent`: run. Else: refused, `outcome_unknown` |
 //!
@@ -30,6 +30,9 @@ use crate::{
 fn get<'a>(state: &'a State, id: &EntityId) -> Result<&'a Arc<Effect>, Refusal> {
     state.effects.get(id).ok_or_else(|| Refusal::not_found("effect", id))
 }
+
+/// How the instance of a process begins that embeds the store it holds: there is one of them at a time.
+pub const HOLDER: &str = "holder:";
 
 fn may_repeat(class: EffectClass) -> bool {
     matches!(class, EffectClass::Read | EffectClass::Idempotent)
@@ -85,8 +88,9 @@ pub(super) fn begin(state: &State, begin: &BeginEffect) -> Decision {
             Err(Refusal::new(RefusalCode::OutcomeUnknown, message))
         }
         (EffectStatus::Begun, _) => {
-            let replaced =
-                effect.agent_id.is_some() && effect.agent_id == begin.agent && effect.instance != begin.instance;
+            let of_holders = [&effect.instance, &begin.instance].map(|instance| instance.as_str().starts_with(HOLDER));
+            let same_agent = effect.agent_id.is_some() && effect.agent_id == begin.agent;
+            let replaced = effect.instance != begin.instance && (same_agent || of_holders == [true, true]);
             if !replaced {
                 let message = format!(
                     "attempt {} of effect `{id}` is under way in process `{}`: wait, or ask again later",
@@ -122,7 +126,13 @@ pub(super) fn finish(state: &State, id: &EntityId, attempt: u32, outcome: &Effec
     }
 }
 
-pub(super) fn resolve(state: &State, id: &EntityId, outcome: Option<&EffectOutcome>, by: &str) -> Decision {
+pub(super) fn resolve(
+    state: &State,
+    id: &EntityId,
+    attempt: Option<u32>,
+    outcome: Option<&EffectOutcome>,
+    by: &str,
+) -> Decision {
     let effect = get(state, id)?;
     check::text("by", by)?;
     let named = |prefix: &str| by.strip_prefix(prefix).is_some_and(|name| !name.trim().is_empty());
@@ -136,6 +146,13 @@ pub(super) fn resolve(state: &State, id: &EntityId, outcome: Option<&EffectOutco
     }
     if effect.status != EffectStatus::OutcomeUnknown {
         let message = format!("effect `{id}` is {}: only one whose outcome is unknown is resolved", effect.status);
+        return Err(Refusal::new(RefusalCode::WrongState, message));
+    }
+    if let Some(attempt) = attempt.filter(|attempt| *attempt != effect.attempt) {
+        let message = format!(
+            "attempt {attempt} of effect `{id}` was looked into, and attempt {} is in doubt: look again",
+            effect.attempt
+        );
         return Err(Refusal::new(RefusalCode::WrongState, message));
     }
     let by = by.to_owned();

@@ -30,6 +30,7 @@ const ROUTES: &[&str] = &[
     "PATCH /v1/sessions/{namespace}/{name}/agents/{id}",
     "POST /v1/sessions/{namespace}/{name}/agents/{id}/status",
     "POST /v1/sessions/{namespace}/{name}/agents/{id}/heartbeat",
+    "POST /v1/sessions/{namespace}/{name}/agents/{id}/return",
     "GET /v1/sessions/{namespace}/{name}/tasks",
     "POST /v1/sessions/{namespace}/{name}/tasks",
     "POST /v1/sessions/{namespace}/{name}/tasks/claim",
@@ -66,6 +67,11 @@ const ROUTES: &[&str] = &[
     "GET /v1/store",
     "GET /v1/store/copies",
     "GET /v1/recoveries",
+    "GET /v1/report",
+    "GET /v1/quarantine",
+    "GET /v1/sessions/{namespace}/{name}/recovery",
+    "POST /v1/sessions/{namespace}/{name}/recovery",
+    "GET /v1/plans",
     "POST /v1/verify",
     "POST /v1/stop",
     "GET /health/live",
@@ -158,6 +164,8 @@ async fn every_route_does_what_it_is_for() {
     daemon.send("PATCH", &format!("{s}/agents/planner"), &[], r#"{"name":"Ada"}"#).await.expect(200);
     daemon.post(&format!("{s}/agents/planner/status"), json!({ "status": "busy" })).await.expect(200);
     daemon.post(&format!("{s}/agents/planner/heartbeat"), json!({})).await.expect(200);
+    daemon.post(&format!("{s}/agents/planner/return"), json!({ "instance": "p1" })).await.expect(200);
+    daemon.post(&format!("{s}/agents/nobody/return"), json!({ "instance": "p1" })).await.problem(404, "not_found");
     let agent = daemon.get(&format!("{s}/agents/planner")).await.expect(200);
     assert_eq!((&agent["name"], &agent["status"]), (&json!("Ada"), &json!("busy")));
 
@@ -217,6 +225,10 @@ async fn every_route_does_what_it_is_for() {
         daemon.get(&format!("{s}/memory?scope=shared")).await.expect(200)["memory"].as_array().unwrap().len(),
         1
     );
+    for (text, count) in [("A%2FB", 1), ("nowhere", 0)] {
+        let found = daemon.get(&format!("{s}/memory?text={text}")).await.expect(200);
+        assert_eq!(found["memory"].as_array().unwrap().len(), count, "{text}");
+    }
     daemon.send("DELETE", &path, &[("if-match", &format!("\"{version}\""))], "").await.expect(200);
     daemon.get(&path).await.problem(404, "not_found");
     daemon.send("PUT", &format!("{s}/memory/shared/soon?ttl_ms=600000"), &[], "1").await.expect(200);
@@ -319,6 +331,9 @@ async fn every_route_does_what_it_is_for() {
         daemon.get(&format!("/v1/query/tasks?session=team/work&status=assigned&position={position}")).await.expect(200);
     assert_eq!(rows["rows"].as_array().unwrap().len(), 1, "{rows}");
     daemon.get("/v1/query/nothing").await.problem(404, "not_found");
+    let refused = daemon.get("/v1/query/events").await.problem(400, "invalid");
+    assert!(refused["detail"].as_str().unwrap().contains("give `session`"), "{refused}");
+    daemon.get("/v1/query/tasks?limit=0").await.problem(400, "invalid");
     let sessions = daemon.get("/v1/sessions?namespace=team&limit=2").await.expect(200);
     assert_eq!(sessions["rows"].as_array().unwrap().len(), 2);
     let cursor = sessions["next"].as_str().unwrap();
@@ -331,6 +346,15 @@ async fn every_route_does_what_it_is_for() {
     assert_eq!((&copies["once"], &copies["ranges"]), (&json!(0), &json!([])), "the journal has it all: {copies}");
     assert!(copies["records"].as_u64().unwrap() > 0 || copies["unapplied_bytes"].as_u64().unwrap() > 0, "{copies}");
     assert!(daemon.get("/v1/recoveries").await.expect(200)["recoveries"].is_array());
+    assert_eq!(daemon.get("/v1/report?session=team/work&since_ms=0").await.expect(200)["session"], "team/work");
+    daemon.get("/v1/report?session=team/none").await.problem(404, "not_found");
+    assert_eq!(daemon.get("/v1/quarantine").await.expect(200), json!({ "sessions": [] }));
+    let plans = daemon.get("/v1/plans").await.expect(200);
+    assert!(plans["sessions"].as_u64().unwrap() > 0 && plans["plans"] == json!([]), "nothing is wrong: {plans}");
+    assert_eq!(daemon.get(&format!("{s}/recovery")).await.expect(200), json!({}));
+    for body in [json!({ "dry_run": true, "accept_loss": true }), json!({})] {
+        assert_eq!(daemon.post(&format!("{s}/recovery"), body).await.expect(200), json!({}));
+    }
     for body in [json!({}), json!({ "session": "team/work" })] {
         let report = daemon.post("/v1/verify", body).await.expect(200);
         assert_eq!(report["findings"], json!([]), "{report}");

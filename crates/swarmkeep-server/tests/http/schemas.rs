@@ -165,6 +165,8 @@ async fn answers_are_as_documented() {
     holds("Opened", &daemon.post(&format!("{s}/open"), json!({})).await.expect(200));
     holds("Problem", &daemon.get("/v1/nothing").await.expect(404));
     holds("Page", &daemon.get("/v1/query/tasks").await.expect(200));
+    holds("SessionPage", &daemon.get("/v1/sessions").await.expect(200));
+    holds("Report", &daemon.get("/v1/report?since_ms=0").await.expect(200));
     holds("ApiHealth", &daemon.get("/api/health").await.expect(200));
     holds("VerifyReport", &daemon.post("/v1/verify", json!({})).await.expect(200));
 }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use swarmkeep_core::{
-    Event,
-    state::{EffectClass, EffectOutcome},
+    EntityId, Event, Record, Seq, State,
+    state::{EffectClass, EffectOutcome, EffectStatus},
 };
 
-use super::Evidence;
 use crate::outside::{Key, Outside};
 
 /// After something was done outside.
@@ -38,31 +37,42 @@ pub fn told(outside: &Outside, key: &Key, outcome: &EffectOutcome) -> Result<u64
     }
 }
 
-/// The records of a session: each attempt is one more than the one before it, and nothing is begun after it was finished.
-///
-/// # Errors
-/// Where that is not so.
-pub fn recorded(evidence: &Evidence) -> Result<u64, String> {
-    let mut attempts = BTreeMap::new();
-    let mut finished = BTreeMap::new();
-    for record in &evidence.records {
+/// The effects of a session, as far as it was read.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    begun: BTreeMap<EntityId, u32>,
+    finished: BTreeMap<EntityId, Seq>,
+}
+
+impl Attempts {
+    /// The next record: each attempt is one more than the one before it, and nothing is begun after it was finished, in a
+    /// fork nothing that its origin had finished. `begins_with` is the state that it begins with, if it is a fork's first.
+    ///
+    /// # Errors
+    /// Where that is not so.
+    pub fn next(&mut self, record: &Record, begins_with: Option<&State>) -> Result<u64, String> {
+        for effect in begins_with.iter().flat_map(|state| state.effects.iter()) {
+            self.begun.insert(effect.id.clone(), effect.attempt);
+            if effect.status == EffectStatus::Finished {
+                self.finished.insert(effect.id.clone(), record.seq);
+            }
+        }
         match record.body.as_ref().map(|body| &body.event) {
             Some(Event::EffectBegun { effect, attempt, .. }) => {
-                let before = attempts.insert(effect.clone(), *attempt).unwrap_or(0);
+                let before = self.begun.insert(effect.clone(), *attempt).unwrap_or(0);
                 if *attempt != before + 1 {
                     return Err(format!("effect {effect}: attempt {attempt} after {before}, at {}", record.seq));
                 }
-                if finished.contains_key(effect) {
+                if self.finished.contains_key(effect) {
                     return Err(format!("effect {effect} was begun after it was finished, at {}", record.seq));
                 }
+                Ok(1)
             }
-            Some(Event::EffectFinished { effect, .. }) => {
-                if let Some(before) = finished.insert(effect.clone(), record.seq) {
-                    return Err(format!("effect {effect} was finished at {before} and at {}", record.seq));
-                }
-            }
-            _ => {}
+            Some(Event::EffectFinished { effect, .. }) => match self.finished.insert(effect.clone(), record.seq) {
+                Some(before) => Err(format!("effect {effect} was finished at {before} and at {}", record.seq)),
+                None => Ok(1),
+            },
+            _ => Ok(0),
         }
     }
-    Ok(attempts.len() as u64)
 }

@@ -1,65 +1,85 @@
 //! Order: one chain; a group whole or not at all; a request once; what was acknowledged where it was said to be; nothing
 //! that nobody asked for; epochs never go back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use swarmkeep_core::{Hash, RequestId};
+use swarmkeep_core::{Epoch, Hash, Record, RequestId};
 
 use super::Evidence;
-use crate::oracle::{Acknowledged, Known};
+use crate::oracle::{Acknowledged, Asked, Known};
 
-/// Reads a session's whole log.
-///
-/// # Errors
-/// The first thing that is not so.
-pub fn check(known: &Known, evidence: &Evidence) -> Result<u64, String> {
-    let mut checks = 0;
-    let mut previous = Hash::default();
-    let mut epoch = swarmkeep_core::Epoch(0);
-    let mut done: BTreeSet<&RequestId> = BTreeSet::new();
-    // The group whose last record has not come yet.
-    let mut open: Option<(&RequestId, u64)> = None;
-    for (nth, record) in (1..).zip(&evidence.records) {
+/// A session's log, as far as it was read.
+#[derive(Debug, Default)]
+pub struct Chain {
+    previous: Hash,
+    epoch: Epoch,
+    done: BTreeSet<RequestId>,
+    /// The group whose last record has not come yet.
+    open: Option<(RequestId, u64)>,
+}
+
+impl Chain {
+    /// The next record.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub fn next(
+        &mut self,
+        asked: &BTreeMap<RequestId, Asked>,
+        acknowledged: &BTreeMap<RequestId, Acknowledged>,
+        record: &Record,
+    ) -> Result<(), String> {
         let seq = record.seq.0;
-        if seq != nth || record.previous != previous {
-            return Err(format!("record {seq} after {}", nth - 1));
+        if record.previous != self.previous {
+            return Err(format!("record {seq} does not follow {}", self.previous));
         }
-        if record.epoch < epoch {
-            return Err(format!("record {seq} is of epoch {}, after one of epoch {epoch}", record.epoch));
+        if record.epoch < self.epoch {
+            return Err(format!("record {seq} is of epoch {}, after one of epoch {}", record.epoch, self.epoch));
         }
-        (previous, epoch) = (record.hash, record.epoch);
-        checks += 1;
+        (self.previous, self.epoch) = (record.hash, record.epoch);
         let Some(body) = &record.body else { return Err(format!("record {seq} has no body")) };
-        if let Some((request, first)) = open
+        if let Some((request, first)) = &self.open
             && body.request.as_ref() != Some(request)
         {
             return Err(format!("{request} begins at {first} and is torn at {seq}"));
         }
-        let Some(request) = &body.request else { continue };
-        let (_, first) = *open.get_or_insert((request, seq));
-        let Some(answer) = &body.answer else { continue };
-        open = None;
-        let Some(asked) = known.asked.get(request) else { return Err(format!("nobody asked for {request}")) };
+        let Some(request) = &body.request else { return Ok(()) };
+        let (_, first) = self.open.get_or_insert_with(|| (request.clone(), seq)).clone();
+        let Some(answer) = &body.answer else { return Ok(()) };
+        self.open = None;
+        let Some(asked) = asked.get(request) else {
+            return Err(format!("{request}, at {seq}: nobody asked for it here, or it was carried out before"));
+        };
         if answer.first.0 != first || first <= asked.floor {
             return Err(format!("{request} is in seqs {first} to {seq}; asked for when {} was there", asked.floor));
         }
-        if !done.insert(request) {
+        if !self.done.insert(request.clone()) {
             return Err(format!("REPEATED: {request} was carried out twice, at {seq} again"));
         }
-        if let Some(said) = known.acknowledged.get(request) {
-            let exact = (said.last, said.hash) == (seq, record.hash) || (said.repeat && said.last > seq);
-            if said.first != first || !exact {
+        if let Some(said) = acknowledged.get(request) {
+            let exact = said.last == seq && said.hash.is_none_or(|hash| hash == record.hash);
+            if said.first != first || !(exact || (said.repeat && said.last > seq)) {
                 return Err(format!("{request} is in {first} to {seq}; acknowledged was {said:?}"));
             }
         }
+        Ok(())
     }
-    if let Some((request, first)) = open {
+}
+
+/// What was acknowledged by where the session ends is in it, and its last group is whole.
+///
+/// # Errors
+/// What is missing.
+pub fn acknowledged(known: &Known, evidence: &Evidence) -> Result<u64, String> {
+    let chain = &known.read.chain;
+    if let Some((request, first)) = &chain.open {
         return Err(format!("{request} begins at {first} and has no end"));
     }
-    let lost =
-        |(request, said): &(&RequestId, &Acknowledged)| said.last <= evidence.head.seq.0 && !done.contains(request);
-    if let Some((request, said)) = known.acknowledged.iter().find(lost) {
-        return Err(format!("LOST: {request}, {said:?}"));
+    let lost = |(request, said): &(&RequestId, &Acknowledged)| {
+        said.last <= evidence.head.seq.0 && !chain.done.contains(*request)
+    };
+    match known.acknowledged.iter().find(lost) {
+        Some((request, said)) => Err(format!("LOST: {request}, {said:?}")),
+        None => Ok(known.acknowledged.len() as u64),
     }
-    Ok(checks + known.acknowledged.len() as u64)
 }

@@ -1,7 +1,4 @@
 //! What goes wrong, and when it is all right again.
-//!
-//! A failed sync after which the cache shows the old bytes again is not among it: SQLite's connections go on believing the
-//! pages that were dropped, and the databases can be damaged by it. That is found and said, and not mended yet.
 
 use swarmkeep::disk::{
     Disk,
@@ -9,7 +6,7 @@ use swarmkeep::disk::{
 };
 
 use super::{Doom, Event, World, proof::Phase};
-use crate::{holder::STORE, reader::Reader};
+use crate::holder::STORE;
 
 /// What ends by itself.
 #[derive(Debug)]
@@ -18,10 +15,12 @@ pub(super) enum Mend {
     Room,
     /// The disk works.
     Disk,
-    /// The holder that lost the disk ends.
+    /// The holder that was taken over from ends.
     Former,
     /// The holder goes on.
     Holder,
+    /// What rotted is put back.
+    Rot,
 }
 
 impl World {
@@ -34,9 +33,9 @@ impl World {
         self.doom = Some(Doom { loss });
     }
 
-    pub(super) fn fault(&mut self) -> Result<(), String> {
+    pub(super) fn fault(&mut self) {
         if self.phase != Phase::Storm {
-            return Ok(());
+            return;
         }
         let pause = 100 + self.draw.below(1_100) as u64;
         self.at(pause, Event::Fault);
@@ -44,13 +43,14 @@ impl World {
             // It has not changed that much: now, then.
             self.disk.die_at(0);
             self.collect();
-            return Ok(());
+            return;
         }
         let weather = self.weather;
-        match self.draw.below(10) {
+        match self.draw.below(13) {
             0 | 1 if weather.crashes && self.holder.is_some() => self.dooms(60),
             2 if weather.pauses && self.holder.is_some() && !self.is_stopped() => {
                 let stop = 50 + self.draw.below(6_000) as u64;
+                self.stopped_at_ms = self.now_ms;
                 self.say(format_args!("the holder is stopped for {stop} ms"));
                 self.stopped_until_ms = self.now_ms + stop;
                 self.at(stop, Event::Mend(Mend::Holder));
@@ -78,12 +78,12 @@ impl World {
                 let room = self.draw.below(200_000) as u64;
                 self.say(format_args!("{room} bytes are left on the disk"));
                 self.disk.set_capacity(Some((1 << 40) - free + room));
-                self.disk_faults = true;
+                (self.is_full, self.disk_faults) = (true, true);
                 let until = 200 + self.draw.below(3_000) as u64;
                 self.at(until, Event::Mend(Mend::Room));
             }
             6 if weather.disk_errors && weather.power && self.draw.one_in(2) => {
-                let failure = [Failure::SyncMarksClean, Failure::Eio][self.draw.below(2)];
+                let failure = [Failure::SyncMarksClean, Failure::SyncDrops, Failure::Eio][self.draw.below(3)];
                 let fault =
                     Fault { call: Some(Call::Sync), nth: 1 + self.draw.below(3) as u64, sticky: false, failure };
                 self.say(format_args!("{fault:?}, and then the power goes"));
@@ -93,9 +93,8 @@ impl World {
                 self.at(after, Event::Outage);
             }
             6 if weather.disk_errors => {
-                // Twice, because it is the worst of them.
                 let failures =
-                    [Failure::Eio, Failure::Enospc, Failure::Short, Failure::SyncMarksClean, Failure::SyncMarksClean];
+                    [Failure::Eio, Failure::Enospc, Failure::Short, Failure::SyncMarksClean, Failure::SyncDrops];
                 let calls = [None, Some(Call::Sync), Some(Call::Sync), Some(Call::Write), Some(Call::SyncDir)];
                 let fault = Fault {
                     call: calls[self.draw.below(calls.len())],
@@ -114,14 +113,17 @@ impl World {
                 let by = [3_600_000, -3_600_000, 5_000, -700][self.draw.below(4)];
                 self.say(format_args!("the wall clock jumps by {by} ms"));
                 self.clock.jump(by);
+                self.oracle.times.jumps(self.now_ms, by);
             }
-            8 if weather.takeovers && self.holder.is_some() && self.former.is_none() => self.take_over()?,
+            8 if weather.takeovers && self.may_be_taken_over() => self.take_over(),
             9 if weather.lazy_applier => {
                 self.lazy_until_ms = self.now_ms + self.draw.below(5_000) as u64;
             }
+            10 if weather.parks && self.holder.is_some() && !self.is_stopped() && !self.parking => self.park(),
+            11 if weather.trims && self.holder.is_some() && !self.is_stopped() && !self.parking => self.trim(),
+            12 if weather.rot && self.rotten.is_none() => self.rots(),
             _ => self.stale(),
         }
-        Ok(())
     }
 
     /// The power goes, now or very soon.
@@ -135,35 +137,21 @@ impl World {
         }
     }
 
-    /// Another holder starts. The disk is its own from here on, whatever this one still believes.
-    fn take_over(&mut self) -> Result<(), String> {
-        self.say(format_args!("another holder takes over"));
-        self.figures.takeovers += 1;
-        self.disk = self.disk.kill();
-        self.former = self.holder.take();
-        for nth in 0..self.loyal.len() {
-            self.loyal[nth] = self.draw.one_in(2);
-        }
-        self.readers.iter_mut().for_each(Reader::cut);
-        self.inquiry.forget();
-        let until = 100 + self.draw.below(3_000) as u64;
-        self.at(until, Event::Mend(Mend::Former));
-        self.start()
-    }
-
     pub(super) fn mend(&mut self, mend: Mend) {
         self.say(format_args!("{mend:?} again"));
         match mend {
-            Mend::Room => self.disk.set_capacity(None),
+            Mend::Room => {
+                self.disk.set_capacity(None);
+                self.is_full = false;
+            }
             Mend::Disk if self.doom.is_none() => self.disk.heal(),
             Mend::Disk => self.at(300, Event::Mend(Mend::Disk)),
-            Mend::Former => {
-                self.former = None;
-                self.loyal.fill(false);
-            }
+            Mend::Former => self.former_ends(),
+            Mend::Rot => self.puts_back(),
             Mend::Holder => {
-                if let Some(holder) = &self.holder {
+                if let Some(holder) = self.holder.as_ref().filter(|_| self.stopped_until_ms > 0) {
                     holder.wake(self.now_ms);
+                    self.oracle.times.wakes(self.stopped_at_ms, self.now_ms);
                 }
                 self.stopped_until_ms = 0;
             }
@@ -176,13 +164,12 @@ impl World {
         if self.doom.take().is_some() || !self.disk.has_died() {
             self.disk.heal();
         }
-        self.disk.set_capacity(None);
+        self.mend(Mend::Room);
         self.network.calm();
-        (self.former, self.stopped_until_ms, self.lazy_until_ms) = (None, 0, 0);
-        self.loyal.fill(false);
-        if let Some(holder) = &self.holder {
-            holder.wake(self.now_ms);
-        }
+        self.mend(Mend::Holder);
+        self.former_ends();
+        self.puts_back();
+        self.lazy_until_ms = 0;
         self.phase = Phase::Calm;
         for nth in 0..self.clients.len() {
             self.clients[nth].stopped_until_ms = 0;

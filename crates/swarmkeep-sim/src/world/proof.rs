@@ -7,12 +7,15 @@ use swarmkeep::Error;
 use super::{CALM_MS, Caller, Event, World};
 use crate::{
     client::Ask,
-    holder::Answer,
-    invariant::{self, Evidence, holding},
+    holder::{Answer, Wanted},
+    invariant::{Evidence, holding},
 };
 
 /// How long a store may take to come right after failed syncs before it is started again.
 const PATIENCE_MS: u64 = 20_000;
+
+/// How long the calm lasts at the least where clients work at tasks.
+const SILENCE_MS: u64 = 4_000;
 
 /// How far a world has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub(super) enum Question {
     Close,
     /// For the state of a session, to append to it what must be refused.
     Stale(usize),
+    /// To remove records of a session, up to this seq.
+    Trim(usize, u64),
 }
 
 /// What was asked, and what has been heard.
@@ -67,7 +72,7 @@ impl Inquiry {
 }
 
 impl World {
-    fn inquire(&mut self, question: Question) {
+    pub(super) fn inquire(&mut self, question: Question) {
         self.next_call += 1;
         let call = self.next_call;
         self.calls.insert(call, Caller::World(question));
@@ -75,11 +80,20 @@ impl World {
         match question {
             Question::Show => {
                 self.inquiry.floors = Some(self.oracle.sessions.iter().map(|known| known.floor).collect());
-                holder.show(call);
+                let all = self.phase != Phase::Storm;
+                let (draw, rotten) = (&mut self.draw, self.oracle.rotten);
+                let wanted = self.oracle.sessions.iter().enumerate().map(|(session, known)| {
+                    let blobs = known.blobs.iter().copied();
+                    let blobs =
+                        blobs.filter(|blob| all || rotten == Some((session, *blob)) || draw.one_in(4)).collect();
+                    Wanted { session, after: known.trimmed, blobs }
+                });
+                holder.show(call, wanted.collect());
             }
             Question::Verify => holder.verify(call),
             Question::Close => holder.close(call),
             Question::Stale(session) => holder.ask(call, Ask::Look { session }),
+            Question::Trim(session, through) => holder.trim(call, session, through),
         }
     }
 
@@ -89,7 +103,7 @@ impl World {
         }
         let pause = 500 + self.draw.below(2_500) as u64;
         self.at(pause, Event::Prove);
-        if self.inquiry.floors.is_none() && !self.is_stopped() {
+        if self.inquiry.floors.is_none() && !self.is_stopped() && !self.parking {
             self.inquire(Question::Show);
         }
         self.bounded()
@@ -97,8 +111,8 @@ impl World {
 
     /// A holder of an earlier grant tries to write.
     pub(super) fn stale(&mut self) {
-        if self.epochs.len() > 1 && !self.is_stopped() {
-            let session = self.draw.below(self.names.len());
+        if self.epochs.len() > 1 && !self.is_stopped() && !self.parking {
+            let session = self.draw.below(self.weather.sessions);
             self.inquire(Question::Stale(session));
         }
     }
@@ -107,12 +121,17 @@ impl World {
         while let Some((question, answer)) = self.inquiry.heard.pop_front() {
             match (question, answer) {
                 (Question::Show, Answer::Shown(shown)) => self.is_shown(shown)?,
-                (Question::Verify, Answer::Verified(Ok(findings))) if findings.is_empty() => {
+                (Question::Verify, Answer::Verified(Ok(findings))) if self.are_known(&findings) => {
                     self.say(format_args!("verified"));
                     self.phase = Phase::Closing;
                     self.inquire(Question::Close);
                 }
                 (Question::Verify, answer) => return Err(format!("verify: {answer:?}")),
+                (Question::Trim(session, through), Answer::Trimmed(outcome)) => {
+                    self.say(format_args!("records of s{session} through {through}: {outcome:?}"));
+                    self.figures.trims += u64::from(outcome.is_ok());
+                }
+                (Question::Close, Answer::Closed(outcome)) if self.phase != Phase::Closing => self.parked(outcome)?,
                 (Question::Close, Answer::Closed(Ok(()))) => {
                     self.say(format_args!("parked"));
                     self.holder = None;
@@ -137,16 +156,29 @@ impl World {
         let Some(floors) = self.inquiry.floors.take() else { return Ok(()) };
         let all = match shown {
             Ok(all) => all,
-            Err(error) if self.phase == Phase::Storm && self.disk_faults => {
+            Err(error) if self.phase == Phase::Storm && (self.disk_faults || self.parking) => {
                 self.say(format_args!("nothing is shown: {error}"));
                 return Ok(());
             }
             Err(error) => return Err(format!("acknowledged is durable: nothing is shown: {error:?}")),
         };
         for (session, (evidence, floor)) in all.iter().zip(floors).enumerate() {
-            let proved = invariant::prove(&self.oracle.sessions[session], evidence, floor);
-            self.figures.checks += proved.map_err(|what| format!("{what} (session s{session})"))?;
+            let proved = self.oracle.prove(evidence, floor, self.now_ms);
+            let proof = proved.map_err(|what| format!("{what} (session s{session})"))?;
+            self.figures.checks += proof.checks;
+            self.figures.blobs += evidence.blobs.iter().filter(|(_, found)| found.is_ok()).count() as u64;
+            self.figures.said += evidence.blobs.iter().filter(|(_, found)| found.is_err()).count() as u64;
+            if !proof.is_whole {
+                self.say(format_args!("s{session} begins with a state that was not read yet"));
+                if self.phase != Phase::Storm {
+                    return Err(format!("fold: s{session} begins with a state that nobody knows"));
+                }
+                continue;
+            }
             self.say(format_args!("s{session} is right up to {}, {}", evidence.head.seq, evidence.head.hash));
+            if self.phase == Phase::Showing {
+                self.lapses(session)?;
+            }
         }
         match self.phase {
             Phase::Showing => {
@@ -159,14 +191,28 @@ impl World {
         Ok(())
     }
 
+    /// No lease goes on for ever.
+    fn lapses(&mut self, session: usize) -> Result<(), String> {
+        let known = &self.oracle.sessions[session];
+        if known.read_to() > 0 {
+            let epoch = self.epochs.last().copied().unwrap_or_default();
+            let lapse = known.leases.lapse(known.read.fold.newest(), epoch, self.now_ms, &self.oracle.times);
+            self.figures.checks += lapse.map_err(|what| format!("leases: {what} (session s{session})"))?;
+        }
+        Ok(())
+    }
+
     /// Whether everything has come right.
     pub(super) fn settle(&mut self) -> Result<(), String> {
         self.at(50, Event::Settle);
         let ready = self.holder.as_ref().is_some_and(crate::holder::Holder::is_ready);
         let clients = self.clients.iter().all(crate::client::Client::is_idle);
         let readers = self.readers.iter().all(|reader| reader.is_up_to(&self.oracle));
+        // Whoever fell silent at a task is to lose it.
+        let silence_ms = if self.weather.workers { SILENCE_MS } else { 0 };
+        let silent = self.now_ms >= self.weather.storm_ms + silence_ms;
         match self.phase {
-            Phase::Calm if ready && clients && readers => {
+            Phase::Calm if ready && clients && readers && silent && !self.parking => {
                 self.phase = Phase::Showing;
                 self.inquire(Question::Show);
             }

@@ -145,7 +145,10 @@ impl<'a, 'p> Open<'a, 'p> {
             match &entry.what {
                 What::Records { first, head, count, bytes, blobs, .. } => {
                     self.records(*first, *head, *count, bytes, entry.position)?;
-                    self.blobs(*first, blobs)?;
+                    // Of a session that was removed further on nothing is taken.
+                    if self.row.is_some() {
+                        self.blobs(*first, blobs)?;
+                    }
                 }
                 What::Observations(observations) => self.observe(observations),
                 What::Checkpoint(checkpoint) => self.checkpoints.push(checkpoint),

@@ -94,6 +94,7 @@ pub(super) fn write(
              ORDER BY first_seq DESC LIMIT 16",
         )?;
         let mut rows = statement.query([session.0])?;
+        let mut next = first.0;
         while let Some(row) = rows.next()? {
             let before = codec::length(row.get(4)?)?;
             if !joins(before, length) {
@@ -101,6 +102,11 @@ pub(super) fn write(
             }
             // A damaged chunk stays as it is, for `verify` and for whoever reads it; new records do not depend on it.
             let Ok(chunk) = Chunk::read(row, session) else { break };
+            // Nor is one taken up that ends before a hole.
+            if chunk.last.checked_add(1) != Some(next) {
+                break;
+            }
+            next = chunk.first;
             length += chunk.raw.len();
             joined.push(chunk);
         }
@@ -133,6 +139,13 @@ pub(super) fn put(
     let raw_len =
         i64::try_from(raw.len()).map_err(|_| SqliteError::Invalid("a chunk of more than 2^63 bytes".into()))?;
     let sum = sum(session, first, last, packed.codec, raw_len, &packed.bytes);
+    let taken = |error: rusqlite::Error| match error.sqlite_error_code() {
+        // A fault of this session's rows, and of no other's.
+        Some(rusqlite::ErrorCode::ConstraintViolation) => {
+            SqliteError::damaged(Some(session), Some(first..=last), "rows of records stand where these belong")
+        }
+        _ => error.into(),
+    };
     let (first, last) = (first.cast_signed(), last.cast_signed());
     match id {
         None => connection
@@ -140,13 +153,15 @@ pub(super) fn put(
                 "INSERT INTO chunks (session, first_seq, last_seq, codec, raw_len, checksum, bytes) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
-            .execute(params![session.0, first, last, packed.codec, raw_len, sum, packed.bytes])?,
+            .execute(params![session.0, first, last, packed.codec, raw_len, sum, packed.bytes])
+            .map_err(taken)?,
         Some(id) => connection
             .prepare_cached(
                 "UPDATE chunks SET first_seq = ?2, last_seq = ?3, codec = ?4, raw_len = ?5, checksum = ?6, bytes = ?7 \
                  WHERE id = ?1",
             )?
-            .execute(params![id, first, last, packed.codec, raw_len, sum, packed.bytes])?,
+            .execute(params![id, first, last, packed.codec, raw_len, sum, packed.bytes])
+            .map_err(taken)?,
     };
     Ok(())
 }

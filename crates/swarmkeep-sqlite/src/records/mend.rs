@@ -9,13 +9,14 @@ use swarmkeep_core::{
     BlobId, Hash, Seq, SessionId, SessionName,
     log::{Blob, Head},
     record,
+    state::SessionStatus,
 };
 
 use super::{
     Anchor, RecordsDb, RecordsReader,
     apply::{self, NewBlob},
     chunk::{self, Chunk},
-    read,
+    read, remove,
     row::{self, SessionRow},
 };
 use crate::{
@@ -41,6 +42,14 @@ pub struct Survey {
     pub checkpoints: Vec<BadRow>,
     /// Blobs that are not what their rows say.
     pub blobs: Vec<BadRow>,
+    /// Rows of records that verify: the first seq of each, and where it ends. Ascending.
+    pub good: Vec<(u64, Head)>,
+    /// Checkpoints that verify: where they stand, and their bytes unpacked.
+    pub good_checkpoints: Vec<(Head, u64)>,
+    /// Records through here were removed on purpose, as far as the session's row can be read.
+    pub base: Seq,
+    /// Where the session's row says that it ends.
+    pub head: Option<Head>,
 }
 
 impl Survey {
@@ -66,6 +75,8 @@ pub struct BadRow {
     pub salvaged: Vec<u8>,
     /// Of a blob: what the row calls it.
     pub blob: Option<BlobId>,
+    /// Of a checkpoint: where the row says that it stands.
+    pub seq: Option<Seq>,
 }
 
 /// Records that are missing.
@@ -90,6 +101,10 @@ pub struct Mending {
     pub rebuild_row: bool,
     /// The session's own row goes: there are no records of such a session.
     pub drop_row: bool,
+    /// All rows of the session go, its own among them, whatever is in them.
+    pub erase: bool,
+    /// The session ends here: later records and checkpoints go, and its row is made again so. Its records may have holes.
+    pub cut: Option<Head>,
     /// Groups that follow the session's head, in order.
     pub append: Vec<Bytes>,
     /// Checkpoints that go.
@@ -98,10 +113,12 @@ pub struct Mending {
     pub drop_blobs: Vec<i64>,
     /// Blobs that come, each with the seq of the record that introduced it.
     pub blobs: Vec<(Seq, Blob)>,
+    /// Blobs that are files of their own: the record of each, or a later one, its name and its length.
+    pub files: Vec<(Seq, BlobId, u64)>,
 }
 
 /// A row of records that verifies.
-struct Good {
+pub(super) struct Good {
     first: u64,
     before: Hash,
     end: Head,
@@ -109,6 +126,49 @@ struct Good {
 }
 
 impl RecordsReader<'_> {
+    /// The rows of records of a session that end after `after` and verify: the first seq of each, the last one, the records.
+    ///
+    /// # Errors
+    /// Whatever SQLite says of the file itself.
+    pub fn rows_after(&self, session: SessionId, after: Seq) -> Result<Vec<(u64, u64, Bytes)>> {
+        let sql =
+            format!("SELECT {} FROM chunks WHERE session = ?1 AND last_seq > ?2 ORDER BY first_seq", chunk::COLUMNS);
+        let mut statement = self.connection().prepare_cached(&sql)?;
+        let mut rows = statement.query((session.0, after.0.cast_signed()))?;
+        let mut whole = Vec::new();
+        while let Some(found) = rows.next()? {
+            whole.extend(Chunk::read(found, session).ok().map(|chunk| (chunk.first, chunk.last, chunk.raw.into())));
+        }
+        Ok(whole)
+    }
+
+    /// The rows of records of a session that end after `after`.
+    ///
+    /// # Errors
+    /// Whatever SQLite says of the file itself.
+    pub fn rows_beyond(&self, session: SessionId, after: Seq) -> Result<Vec<i64>> {
+        let sql = "SELECT id FROM chunks WHERE session = ?1 AND last_seq > ?2";
+        let mut statement = self.connection().prepare_cached(sql)?;
+        let ids = statement.query_map((session.0, after.0.cast_signed()), |row| row.get(0))?;
+        Ok(ids.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The blobs of a session that stand in records.db and verify.
+    ///
+    /// # Errors
+    /// Whatever SQLite says of the file itself.
+    pub fn blobs_of(&self, session: SessionId) -> Result<Vec<(BlobId, Bytes)>> {
+        let mut statement =
+            self.connection().prepare_cached("SELECT raw_len, codec, bytes, blob FROM blobs WHERE session = ?1")?;
+        let mut rows = statement.query([session.0])?;
+        let mut whole = Vec::new();
+        while let Some(found) = rows.next()? {
+            let Ok(id) = row::fixed(found, 3).map(BlobId) else { continue };
+            whole.extend(read::read_blob(session, id, found).ok().flatten().map(|bytes| (id, bytes)));
+        }
+        Ok(whole)
+    }
+
     /// What of a session cannot be used. Reads everything it has.
     ///
     /// # Errors
@@ -140,14 +200,18 @@ impl RecordsReader<'_> {
         }
         good.sort_by_key(|chunk| chunk.first);
         let mut at = row.as_ref().map_or(Head::default(), |row| row.base);
+        survey.base = at.seq;
+        survey.head = row.as_ref().map(|row| row.head);
         for chunk in good {
             let next = at.seq.0 + 1;
             if chunk.first == next && chunk.before == at.hash {
                 at = chunk.end;
+                survey.good.push((chunk.first, at));
             } else if chunk.first > next {
                 let last = Some((chunk.first - 1, chunk.before));
                 survey.gaps.push(Gap { first: next, before: at.hash, last });
                 at = chunk.end;
+                survey.good.push((chunk.first, at));
             } else {
                 // Records twice, or of another history: those that the chain came to first stay.
                 survey.chunks.extend(self.chunk(chunk.id)?);
@@ -166,6 +230,13 @@ impl RecordsReader<'_> {
         }
         self.bad_checkpoints(session, &mut survey)?;
         self.bad_blobs(session, &mut survey)?;
+        let stands = |base: Seq| survey.good_checkpoints.iter().any(|(head, _)| head.seq >= base);
+        if let Some(base) = row.map(|row| row.base).filter(|base| base.seq > Seq::ZERO && !stands(base.seq)) {
+            // No checkpoint that stands for the records that were removed can be read: they are needed again.
+            let last = Some((base.seq.0, base.hash));
+            survey.gaps.insert(0, Gap { first: 1, before: Hash::default(), last });
+            (survey.base, survey.row_is_bad) = (Seq::ZERO, true);
+        }
         Ok(survey)
     }
 
@@ -230,9 +301,17 @@ impl RecordsReader<'_> {
         )?;
         let mut rows = statement.query([session.0])?;
         while let Some(found) = rows.next()? {
-            if read::read_checkpoint(session, found).is_err() {
-                let stored = blob_of(found, 9)?;
-                survey.checkpoints.push(BadRow { id: found.get(10)?, stored, salvaged: Vec::new(), blob: None });
+            match read::read_checkpoint(session, found) {
+                // Of another version of the state: it is no use here, and no damage.
+                Ok(None) => {}
+                Ok(Some(checkpoint)) => {
+                    survey.good_checkpoints.push((checkpoint.head, checkpoint.canonical.len() as u64));
+                }
+                Err(_) => {
+                    let (id, stored) = (found.get(10)?, blob_of(found, 9)?);
+                    let seq = u64::try_from(number(found, 0)?).ok().map(Seq);
+                    survey.checkpoints.push(BadRow { id, stored, salvaged: Vec::new(), blob: None, seq });
+                }
             }
         }
         Ok(())
@@ -248,7 +327,7 @@ impl RecordsReader<'_> {
             if !whole {
                 let stored = blob_of(found, 2)?;
                 let salvaged = salvage(number(found, 1)?, number(found, 0)?, &stored);
-                survey.blobs.push(BadRow { id: found.get(4)?, stored, salvaged, blob: id.ok() });
+                survey.blobs.push(BadRow { id: found.get(4)?, stored, salvaged, blob: id.ok(), seq: None });
             }
         }
         Ok(())
@@ -256,13 +335,22 @@ impl RecordsReader<'_> {
 }
 
 impl RecordsDb {
-    /// Puts good rows in place of bad ones, all or nothing.
+    /// Puts good rows in place of bad ones, all or nothing. Whoever has these records elsewhere keeps them until
+    /// [`RecordsDb::wal_checkpoint`] has said that they are in the main file.
     ///
     /// # Errors
     /// `Invalid`: the session changed in a way that what was to be done does not fit any more; survey it again. Else as
     /// [`RecordsDb::apply`].
     pub fn mend(&mut self, session: SessionId, mending: &Mending) -> Result<()> {
         self.write(|transaction, packer, anchor| mend(transaction, packer, anchor, session, mending))
+    }
+
+    /// Adds groups and blobs to a session, or makes it of them: those that [`Mending`] has, and nothing else of it is done.
+    ///
+    /// # Errors
+    /// As [`RecordsDb::mend`].
+    pub fn add(&mut self, session: SessionId, mending: &Mending) -> Result<()> {
+        self.write(|transaction, packer, anchor| add(transaction, packer, anchor, session, mending))
     }
 }
 
@@ -273,6 +361,10 @@ fn mend(
     session: SessionId,
     mending: &Mending,
 ) -> Result<()> {
+    if mending.erase {
+        remove::rows(connection, session)?;
+        return remove::mark(connection, session, Head::default(), anchor.position);
+    }
     for (table, ids) in
         [("chunks", &mending.drop_chunks), ("checkpoints", &mending.drop_checkpoints), ("blobs", &mending.drop_blobs)]
     {
@@ -284,25 +376,94 @@ fn mend(
     for run in &mending.runs {
         put_run(connection, packer, session, run)?;
     }
-    if mending.drop_row {
+    if let Some(end) = mending.cut {
+        cut(connection, session, end, anchor)?;
+    } else if mending.drop_row {
         connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([session.0])?;
     } else if mending.rebuild_row {
         let row = row_of(connection, session, anchor)?;
         connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([session.0])?;
         row.insert(connection, session)?;
-    } else if let Some(mut row) = SessionRow::load(connection, session)? {
-        row.measure(connection, session)?;
-        row.update(connection, session)?;
     } else {
-        return Err(SqliteError::Invalid(format!("session {session} was removed meanwhile")));
+        match SessionRow::load(connection, session) {
+            Ok(Some(mut row)) => {
+                row.measure(connection, session)?;
+                row.update(connection, session)?;
+            }
+            // Nothing of it was here, and it is made of what follows; unless it was removed since somebody looked.
+            Ok(None) if mending.runs.is_empty() && !RecordsReader::new(connection).is_removed(session)? => {}
+            Ok(None) => return Err(SqliteError::Invalid(format!("session {session} was removed meanwhile"))),
+            // It stays as it is until it is made again.
+            Err(SqliteError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
     }
+    add(connection, packer, anchor, session, mending)
+}
+
+fn add(
+    connection: &Connection,
+    packer: &mut Packer,
+    anchor: &Anchor,
+    session: SessionId,
+    mending: &Mending,
+) -> Result<()> {
     for group in &mending.append {
         apply::append(connection, packer, session, group, anchor.position)?;
     }
     for (seq, blob) in &mending.blobs {
         apply::put_blob(connection, packer, session, *seq, &NewBlob::from(blob.clone()))?;
     }
+    for (seq, id, len) in &mending.files {
+        apply::put_blob(connection, packer, session, *seq, &NewBlob { id: *id, len: *len, bytes: None })?;
+    }
     Ok(())
+}
+
+/// A session ends at `end` from now on.
+fn cut(connection: &Connection, session: SessionId, end: Head, anchor: &Anchor) -> Result<()> {
+    let last = end.seq.0.cast_signed();
+    let straddled = "SELECT 1 FROM chunks WHERE session = ?1 AND first_seq <= ?2 AND last_seq > ?2 LIMIT 1";
+    if connection.prepare_cached(straddled)?.exists(params![session.0, last])? {
+        return Err(SqliteError::Invalid(format!("session {session}: seq {} is not where a row ends", end.seq)));
+    }
+    connection
+        .prepare_cached("DELETE FROM chunks WHERE session = ?1 AND first_seq > ?2")?
+        .execute(params![session.0, last])?;
+    connection
+        .prepare_cached("DELETE FROM checkpoints WHERE session = ?1 AND seq > ?2")?
+        .execute(params![session.0, last])?;
+    let known = match SessionRow::load(connection, session) {
+        Ok(row) => row,
+        Err(SqliteError::Damaged(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let mut row = known.unwrap_or_else(|| SessionRow::fresh(end.time_ms));
+    // How it stands is said by what is left.
+    row.status = SessionStatus::Live;
+    let mut reached = Seq::ZERO;
+    {
+        let sql = format!("SELECT {} FROM chunks WHERE session = ?1 ORDER BY first_seq", chunk::COLUMNS);
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([session.0])?;
+        while let Some(found) = rows.next()? {
+            let chunk = Chunk::read(found, session)?;
+            for view in record::iter(&chunk.raw).map_while(std::result::Result::ok) {
+                row.learn_from(&view);
+                row.epoch = view.epoch();
+            }
+            reached = Seq(chunk.last);
+        }
+    }
+    row.head = end;
+    row.position = anchor.position;
+    row.measure(connection, session)?;
+    if reached != end.seq {
+        // A checkpoint stands for what is missing: the next record begins a row of its own.
+        row.tail_raw = 0;
+    }
+    connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([session.0])?;
+    row.insert(connection, session)
 }
 
 fn put_run(connection: &Connection, packer: &mut Packer, session: SessionId, run: &[u8]) -> Result<()> {
@@ -362,7 +523,7 @@ fn row_of(connection: &Connection, session: SessionId, anchor: &Anchor) -> Resul
 }
 
 /// A row of records that is what it says, or nothing.
-fn examine(found: &Row<'_>, session: SessionId) -> Option<Good> {
+pub(super) fn examine(found: &Row<'_>, session: SessionId) -> Option<Good> {
     let chunk = Chunk::read(found, session).ok()?;
     let mut head: Option<Head> = None;
     let mut before = Hash::default();
@@ -378,10 +539,10 @@ fn examine(found: &Row<'_>, session: SessionId) -> Option<Good> {
     Some(Good { first: chunk.first, before, end, id: chunk.id })
 }
 
-fn bad_chunk(found: &Row<'_>) -> Result<BadRow> {
+pub(super) fn bad_chunk(found: &Row<'_>) -> Result<BadRow> {
     let stored = blob_of(found, 6)?;
     let salvaged = salvage(number(found, 3)?, number(found, 4)?, &stored);
-    Ok(BadRow { id: found.get(0)?, stored, salvaged, blob: None })
+    Ok(BadRow { id: found.get(0)?, stored, salvaged, blob: None, seq: None })
 }
 
 /// What a column has, whatever its type has become.

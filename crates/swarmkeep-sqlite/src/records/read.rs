@@ -196,6 +196,28 @@ impl<'c> RecordsReader<'c> {
         Ok(count.cast_unsigned())
     }
 
+    /// The ids of all sessions that have a row or records, whether those can be used or not.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn session_ids(&self) -> Result<Vec<SessionId>> {
+        let sql = "SELECT id FROM sessions UNION SELECT session FROM chunks";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let ids = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        let ids = ids.filter_map(|id| id.map(|id| id.try_into().ok().map(SessionId)).transpose());
+        Ok(ids.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// How many sessions there are that have not ended.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn count_live(&self) -> Result<u64> {
+        let sql = "SELECT count(*) FROM sessions WHERE status NOT IN ('closed', 'expired', 'quarantined')";
+        let count: i64 = self.connection.query_row(sql, [], |row| row.get(0))?;
+        Ok(count.cast_unsigned())
+    }
+
     /// Records after `after`, whole, contiguous and verified, at least one if there is one, then up to about `max_bytes`
     /// (a chunk, 256 KiB, is read at a time; what is beyond `max_bytes` is cut off between records).
     ///
@@ -441,7 +463,9 @@ impl<'c> RecordsReader<'c> {
         let mut statement = self.connection.prepare_cached(
             "SELECT id, session, position, checksum, json FROM observations WHERE id > ?1 AND position > ?2 ORDER BY id",
         )?;
-        let mut rows = statement.query((after_id, bound(beyond.0)))?;
+        // A position that decayed to nothing is not passed over for ever.
+        let beyond = if beyond.0 == 0 { -1 } else { bound(beyond.0) };
+        let mut rows = statement.query((after_id, beyond))?;
         let mut stored = Vec::new();
         while stored.len() < limit
             && let Some(found) = rows.next()?
@@ -565,7 +589,7 @@ fn stored_observations(mut rows: Rows<'_>) -> Result<Vec<StoredObservations>> {
     Ok(stored)
 }
 
-fn observations_in(found: &Row<'_>) -> Result<StoredObservations> {
+pub(super) fn observations_in(found: &Row<'_>) -> Result<StoredObservations> {
     let session = SessionId(fixed(found, 1)?);
     let damaged = |what| SqliteError::damaged(Some(session), None, format!("records.db, observations: {what}"));
     let json: String = found.get(4)?;

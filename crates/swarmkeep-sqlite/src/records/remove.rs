@@ -16,8 +16,8 @@ use crate::{
     error::{Result, SqliteError},
 };
 
-/// The session, whole; what stays is a marker.
-pub(super) fn all(connection: &Connection, id: SessionId, row: &SessionRow, position: Position) -> Result<()> {
+/// Every row of a session.
+pub(super) fn rows(connection: &Connection, id: SessionId) -> Result<()> {
     for sql in [
         "DELETE FROM chunks WHERE session = ?1",
         "DELETE FROM checkpoints WHERE session = ?1",
@@ -27,6 +27,17 @@ pub(super) fn all(connection: &Connection, id: SessionId, row: &SessionRow, posi
     ] {
         connection.prepare_cached(sql)?.execute([id.0])?;
     }
+    Ok(())
+}
+
+/// The session, whole; what stays is a marker.
+pub(super) fn all(connection: &Connection, id: SessionId, row: &SessionRow, position: Position) -> Result<()> {
+    rows(connection, id)?;
+    mark(connection, id, row.head, position)
+}
+
+/// Says that a session was removed.
+pub(super) fn mark(connection: &Connection, id: SessionId, head: Head, position: Position) -> Result<()> {
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO removed (session, position, head_seq, head_hash, checksum) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -34,9 +45,9 @@ pub(super) fn all(connection: &Connection, id: SessionId, row: &SessionRow, posi
         .execute(params![
             id.0,
             position.0.cast_signed(),
-            row.head.seq.0.cast_signed(),
-            row.head.hash.0,
-            removed_sum(id, position.0, row.head.seq.0, &row.head.hash.0),
+            head.seq.0.cast_signed(),
+            head.hash.0,
+            removed_sum(id, position.0, head.seq.0, &head.hash.0),
         ])?;
     Ok(())
 }

@@ -5,7 +5,9 @@
 
 use std::ops::ControlFlow;
 
-use swarmkeep_core::{SessionId, State, state::SessionStatus};
+use swarmkeep_core::{
+    BlobId, Record, Seq, SessionId, State, recovery::Complexity, session::fold_record, state::SessionStatus,
+};
 
 use super::{RecordsReader, chunk::Chunk, read, row, row::SessionRow};
 use crate::error::{Result, SqliteError};
@@ -21,8 +23,9 @@ pub struct Restored {
 
 impl RecordsReader<'_> {
     /// Brings sessions back one after another, in the order of their ids: those after `after` up to and including
-    /// `through`, at most `limit`, and of them those that are `wanted`. `each` is given the session, or what stands in its
-    /// way. Gives the last id looked at when `limit` or `each` ended it, for the next call.
+    /// `through`, at most `limit`, and of them those that are `wanted`, which is told how each stands and how much work it is
+    /// (by what its row says; the checkpoint is asked only where that is much). `each` is given the session, or what stands in
+    /// its way. Gives the last id looked at when `limit` or `each` ended it, for the next call.
     ///
     /// Checked of each session: its row by its checksum; the newest checkpoint by its checksum and hash, its state decoded
     /// and compared with the record it says it stands at; every record after that, by its own hashes, folded, and the chain
@@ -37,7 +40,7 @@ impl RecordsReader<'_> {
         after: Option<SessionId>,
         through: SessionId,
         limit: usize,
-        mut wanted: impl FnMut(SessionId, SessionStatus) -> bool,
+        mut wanted: impl FnMut(SessionId, SessionStatus, Complexity) -> bool,
         mut each: impl FnMut(SessionId, Result<Restored>) -> ControlFlow<()>,
     ) -> Result<Option<SessionId>> {
         let sql = format!("SELECT {} FROM sessions WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3", row::COLUMNS);
@@ -52,7 +55,7 @@ impl RecordsReader<'_> {
             looked_at += 1;
             last = Some(id);
             let restored = match SessionRow::read(found) {
-                Ok((_, row)) if wanted(id, row.status) => self.fold(id, &row),
+                Ok((_, row)) if wanted(id, row.status, self.complexity(id, &row)) => self.fold(id, &row),
                 Ok(_) => continue,
                 Err(error) => Err(error),
             };
@@ -63,8 +66,64 @@ impl RecordsReader<'_> {
         Ok(last.filter(|_| looked_at == limit))
     }
 
+    fn complexity(&self, session: SessionId, row: &SessionRow) -> Complexity {
+        let records = row.head.seq.0.saturating_sub(row.base.seq.0);
+        let all = Complexity::of(row.bytes, records);
+        if all == Complexity::Low {
+            return all;
+        }
+        let sql = "SELECT seq, raw_len FROM checkpoints WHERE session = ?1 ORDER BY seq DESC LIMIT 1";
+        let newest = self.connection().prepare_cached(sql).and_then(|mut statement| {
+            statement.query_row([session.0], |found| Ok((found.get::<_, i64>(0)?, found.get::<_, i64>(1)?)))
+        });
+        match newest {
+            Ok((seq, bytes)) => {
+                Complexity::of(bytes.cast_unsigned(), row.head.seq.0.saturating_sub(seq.cast_unsigned()))
+            }
+            // None, or none that reads.
+            Err(_) => all,
+        }
+    }
+
+    /// Brings one session back from the state of its checkpoint at `from` (0: from nothing), as [`RecordsReader::restore`]
+    /// does from the newest one. `base` gives the state that a fork or a rewind carries in a blob.
+    ///
+    /// # Errors
+    /// `Damaged`; `NotFound`: no such session.
+    pub fn replay(
+        &self,
+        session: SessionId,
+        from: Seq,
+        base: &mut dyn FnMut(BlobId) -> std::result::Result<State, String>,
+    ) -> Result<Restored> {
+        let row = SessionRow::load(self.connection(), session)?
+            .ok_or_else(|| SqliteError::NotFound(format!("session {session}")))?;
+        let state = match from {
+            Seq::ZERO => State::empty(),
+            _ => {
+                let damaged = |what: String| SqliteError::damaged(Some(session), Some(from.0..=from.0), what);
+                let checkpoint = self.load(session, from)?.filter(|checkpoint| checkpoint.head.seq == from);
+                let checkpoint = checkpoint.ok_or_else(|| damaged("no checkpoint that verifies".into()))?;
+                checkpoint.state().map_err(damaged)?
+            }
+        };
+        self.fold_from(session, &row, state, |state, record| {
+            fold_record(state, record, base).map_err(|error| error.to_string())
+        })
+    }
+
     fn fold(&self, session: SessionId, row: &SessionRow) -> Result<Restored> {
-        let mut state = self.newest_state(session)?.unwrap_or_else(State::empty);
+        let state = self.newest_state(session)?.unwrap_or_else(State::empty);
+        self.fold_from(session, row, state, |state, record| state.apply(record).map_err(|error| error.to_string()))
+    }
+
+    fn fold_from(
+        &self,
+        session: SessionId,
+        row: &SessionRow,
+        mut state: State,
+        mut apply: impl FnMut(&mut State, &Record) -> std::result::Result<(), String>,
+    ) -> Result<Restored> {
         let mut replayed = 0;
         let mut unfit = None;
         if state.head.seq < row.head.seq {
@@ -72,7 +131,7 @@ impl RecordsReader<'_> {
                 let folded = view
                     .decode_verified(head)
                     .map_err(|error| error.to_string())
-                    .and_then(|record| state.apply(&record).map_err(|error| error.to_string()));
+                    .and_then(|record| apply(&mut state, &record));
                 match folded {
                     Ok(()) => replayed += 1,
                     Err(what) => unfit = Some((head.seq.0, what)),

@@ -222,3 +222,10 @@ pub(super) fn put_anchor(connection: &Connection, anchor: &Anchor) -> Result<()>
     connection.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES ('anchor', ?1)")?.execute([bytes])?;
     Ok(())
 }
+
+/// The number of the last copying of the write-ahead log that was begun; 0: none was.
+pub(super) fn stamp(connection: &Connection) -> Result<u64> {
+    let value: Option<Vec<u8>> =
+        connection.query_row("SELECT value FROM meta WHERE key = 'copied'", [], |row| row.get(0)).optional()?;
+    Ok(value.and_then(|value| value.try_into().ok()).map_or(0, u64::from_le_bytes))
+}

@@ -52,6 +52,7 @@ pub(super) fn run(views: &mut ViewsDb, source: &Source<'_>, progress: &mut dyn F
         })?;
         done += page.len() as u64;
         progress(done, total);
+        views.bound_log()?;
     }
     views.write(|transaction| {
         // Together with the position: observations have no seq that would say which of them are there already.
@@ -74,9 +75,23 @@ pub(super) fn run(views: &mut ViewsDb, source: &Source<'_>, progress: &mut dyn F
     Ok(())
 }
 
+/// A session whose records were put right. What stands here of it may have been made of what could be read before, whatever
+/// record it says it has come to: all of it is made again.
 pub(super) fn one(views: &mut ViewsDb, source: &Source<'_>, session: SessionId) -> Result<()> {
     let Some(stored) = source.records.session(session)? else { return Ok(()) };
-    views.write(|transaction| records_or_what_reads(transaction, &stored, source))
+    let through = views.position;
+    views.write(|transaction| {
+        write::remove(transaction, &stored.id.to_string())?;
+        records_or_what_reads(transaction, &stored, source)?;
+        let mut row = 0;
+        while let Ok(page) = source.records.observations_of(session, row, through, OBSERVATIONS)
+            && let Some(last) = page.last()
+        {
+            row = last.id;
+            page.iter().try_for_each(|stored| apply::observe(transaction, session, stored.observations.iter()))?;
+        }
+        Ok(())
+    })
 }
 
 fn records_or_what_reads(

@@ -4,12 +4,14 @@
 //! It keeps two versions of everything: what is on the platter and what the page cache shows. Writes are tracked by
 //! 512-byte sector until `sync_data`, names until `sync_dir`. [`SimDisk::crash`] gives the disk as it may be after loss of
 //! power, [`SimDisk::kill`] the same disk after the process died (the page cache survives, and is still not durable).
-//! Handles from before either are dead: a thread that still runs cannot write to the disk's next life.
+//! Handles from before either are dead: a thread that still runs cannot write to the disk's next life. Several processes
+//! can have the disk at once ([`SimDisk::beside`]), and end one by one.
 //!
 //! With [`SimDisk::keep_moments`] it keeps a picture of itself before every call that changes something: one run of a
 //! store gives every moment at which it could have died. Pictures share the pages in which they do not differ.
 
 mod content;
+mod ground;
 mod inode;
 mod sqlite;
 
@@ -115,7 +117,15 @@ pub struct SimDisk {
 
 #[derive(Debug)]
 struct State {
+    /// The newest process.
     life: u64,
+    /// Those that have not ended.
+    alive: BTreeSet<u64>,
+    /// Locks: of which file, by which process, with which handle, and whether alone.
+    locks: Vec<ground::Held>,
+    handles: u64,
+    /// Something that is to happen while a process is in the middle of a call.
+    meanwhile: Option<(u64, ground::Once)>,
     inodes: BTreeMap<u64, Arc<Inode>>,
     next_inode: u64,
     names: BTreeMap<PathBuf, u64>,
@@ -128,6 +138,8 @@ struct State {
     all_calls: u64,
     changes: u64,
     dies_at: Option<u64>,
+    /// Calls that a fault made fail, and on what.
+    struck: BTreeMap<(Call, PathBuf), u64>,
     capacity: Option<u64>,
     /// What [`SimDisk::note`] was last told.
     noted: u64,
@@ -138,6 +150,13 @@ struct State {
 struct NameChange {
     remove: Option<PathBuf>,
     add: Option<(PathBuf, u64)>,
+}
+
+/// What a call is on.
+#[derive(Debug, Clone, Copy)]
+enum On<'a> {
+    Path(&'a Path),
+    Inode(u64),
 }
 
 #[derive(Debug)]
@@ -186,6 +205,10 @@ impl SimDisk {
     pub fn new() -> Self {
         let state = State {
             life: 0,
+            alive: BTreeSet::from([0]),
+            locks: Vec::new(),
+            handles: 0,
+            meanwhile: None,
             inodes: BTreeMap::new(),
             next_inode: 1,
             names: BTreeMap::new(),
@@ -197,6 +220,7 @@ impl SimDisk {
             all_calls: 0,
             changes: 0,
             dies_at: None,
+            struck: BTreeMap::new(),
             capacity: None,
             noted: 0,
             moments: None,
@@ -269,6 +293,37 @@ impl SimDisk {
         state.dies_at = Some(state.changes + n);
     }
 
+    /// Another process gets at the disk, beside those that do.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let mut state = self.state.lock();
+        state.life += 1;
+        let life = state.life;
+        state.alive.insert(life);
+        Self { state: Arc::clone(&self.state), life, mount: Arc::default() }
+    }
+
+    /// This process ends; its handles are dead, and its locks are given back.
+    pub fn end(&self) {
+        let mut state = self.state.lock();
+        state.alive.remove(&self.life);
+        let life = self.life;
+        state.locks.retain(|held| held.life != life);
+    }
+
+    /// Does something just before the `n`-th call from now that changes something: whoever makes that call is stopped in the
+    /// middle of it meanwhile.
+    pub fn meanwhile(&self, n: u64, what: impl FnOnce() + Send + 'static) {
+        let mut state = self.state.lock();
+        let at = state.changes + n;
+        state.meanwhile = Some((at, ground::Once(Box::new(what))));
+    }
+
+    /// Forgets what was to happen. False: it has happened.
+    pub fn never_mind(&self) -> bool {
+        self.state.lock().meanwhile.take().is_some()
+    }
+
     /// Whether the moment set by [`SimDisk::die_at`] has come.
     #[must_use]
     pub fn has_died(&self) -> bool {
@@ -294,11 +349,21 @@ impl SimDisk {
         self.state.lock().changes
     }
 
+    /// Calls that a fault made fail: the kind of each, and the file or folder that it was on.
+    #[must_use]
+    pub fn struck(&self) -> BTreeMap<(Call, PathBuf), u64> {
+        self.state.lock().struck.clone()
+    }
+
     /// The process dies; the machine runs on. The same disk with a warm cache; old handles are dead.
     #[must_use]
     pub fn kill(&self) -> Self {
         let mut state = self.state.lock();
         state.life += 1;
+        let life = state.life;
+        state.alive = BTreeSet::from([life]);
+        state.locks.clear();
+        state.meanwhile = None;
         state.faults.clear();
         state.dies_at = None;
         state.moments = None;
@@ -365,7 +430,7 @@ impl SimDisk {
     /// # Errors
     /// What a fault says.
     pub fn size(&self, path: &Path) -> io::Result<Option<u64>> {
-        self.enter(Call::Other)?;
+        self.enter(Call::Other, On::Path(path))?;
         let state = self.state.lock();
         Ok(state.names.get(path).and_then(|inode| state.inodes.get(inode)).map(|inode| inode.cached.len() as u64))
     }
@@ -391,14 +456,26 @@ impl SimDisk {
     }
 
     /// Enters a call: `Err` when it is to do nothing but fail, `Ok(Some)` when it is to fail after half of it.
-    fn enter(&self, call: Call) -> io::Result<Option<Failure>> {
+    fn enter(&self, call: Call, on: On<'_>) -> io::Result<Option<Failure>> {
         let mut state = self.state.lock();
-        if state.life != self.life {
+        if !state.alive.contains(&self.life) {
             return Err(io::Error::other("this process is dead"));
+        }
+        let changes = !matches!(call, Call::Open | Call::Read | Call::Other);
+        if changes && state.meanwhile.as_ref().is_some_and(|(at, _)| state.changes >= *at) {
+            let meanwhile = state.meanwhile.take();
+            drop(state);
+            if let Some((_, ground::Once(what))) = meanwhile {
+                what();
+            }
+            state = self.state.lock();
+            if !state.alive.contains(&self.life) {
+                return Err(io::Error::other("this process is dead"));
+            }
         }
         state.all_calls += 1;
         *state.calls.entry(call).or_default() += 1;
-        if !matches!(call, Call::Open | Call::Read | Call::Other) {
+        if changes {
             state.changes += 1;
             if state.moments.is_some() {
                 let picture = state.picture();
@@ -416,6 +493,14 @@ impl SimDisk {
             }
         }
         state.faults.retain(|fault| fault.nth > 0 || fault.sticky);
+        if failure.is_some() {
+            let named = |inode| state.names.iter().find(|(_, named)| **named == inode).map(|(name, _)| name.clone());
+            let path = match on {
+                On::Path(path) => path.to_owned(),
+                On::Inode(inode) => named(inode).unwrap_or_default(),
+            };
+            *state.struck.entry((call, path)).or_default() += 1;
+        }
         match failure {
             None => Ok(None),
             Some(failure @ (Failure::SyncMarksClean | Failure::SyncDrops)) if call == Call::Sync => Ok(Some(failure)),
@@ -447,6 +532,10 @@ impl State {
     fn picture(&self) -> Self {
         Self {
             life: self.life,
+            alive: BTreeSet::from([self.life]),
+            locks: Vec::new(),
+            handles: 0,
+            meanwhile: None,
             inodes: self.inodes.clone(),
             next_inode: self.next_inode,
             names: self.names.clone(),
@@ -458,6 +547,7 @@ impl State {
             all_calls: 0,
             changes: 0,
             dies_at: None,
+            struck: BTreeMap::new(),
             capacity: self.capacity,
             noted: self.noted,
             moments: None,
@@ -466,6 +556,27 @@ impl State {
 
     fn used(&self) -> u64 {
         self.inodes.values().map(|inode| inode.cached.len() as u64).sum()
+    }
+
+    /// With all that is in it; durable at once, as directories are here.
+    fn rename_directory(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.directories.contains(to) || self.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let moved = |path: &PathBuf| match path.strip_prefix(from) {
+            Ok(rest) if rest == Path::new("") => to.to_owned(),
+            Ok(rest) => to.join(rest),
+            Err(_) => path.clone(),
+        };
+        self.directories = self.directories.iter().map(moved).collect();
+        for names in [&mut self.names, &mut self.durable_names] {
+            *names = std::mem::take(names).iter().map(|(name, inode)| (moved(name), *inode)).collect();
+        }
+        for change in &mut self.name_changes {
+            change.remove = change.remove.as_ref().map(moved);
+            change.add = change.add.take().map(|(name, inode)| (moved(&name), inode));
+        }
+        Ok(())
     }
 
     fn change(&mut self, change: NameChange) {
@@ -483,7 +594,7 @@ impl State {
 
 impl Disk for SimDisk {
     fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
-        self.enter(Call::Open)?;
+        self.enter(Call::Open, On::Path(path))?;
         let mut state = self.state.lock();
         let found = state.names.get(path).copied();
         let inode = match (found, how) {
@@ -507,15 +618,18 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.enter(Call::Rename)?;
+        self.enter(Call::Rename, On::Path(from))?;
         let mut state = self.state.lock();
+        if state.directories.contains(from) {
+            return state.rename_directory(from, to);
+        }
         let inode = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         state.change(NameChange { remove: Some(from.to_owned()), add: Some((to.to_owned(), inode)) });
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.enter(Call::Remove)?;
+        self.enter(Call::Remove, On::Path(path))?;
         let mut state = self.state.lock();
         if !state.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
@@ -525,16 +639,17 @@ impl Disk for SimDisk {
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.enter(Call::Remove)?;
+        self.enter(Call::Remove, On::Path(path))?;
         let mut state = self.state.lock();
-        if state.names.keys().any(|name| name.parent() == Some(path)) {
+        let inside = |name: &PathBuf| name.parent() == Some(path);
+        if state.names.keys().any(inside) || state.directories.iter().any(inside) {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         if state.directories.remove(path) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.enter(Call::SyncDir)?;
+        self.enter(Call::SyncDir, On::Path(path))?;
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let changes = std::mem::take(&mut state.name_changes);
@@ -550,7 +665,7 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.enter(Call::Other)?;
+        self.enter(Call::Other, On::Path(path))?;
         let state = self.state.lock();
         if !state.directories.contains(path) {
             return Err(io::ErrorKind::NotFound.into());
@@ -565,7 +680,7 @@ impl Disk for SimDisk {
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         // Directories are durable at once: what is tried here is the loss of files and of their names.
-        self.enter(Call::Other)?;
+        self.enter(Call::Other, On::Path(path))?;
         let mut state = self.state.lock();
         for directory in path.ancestors() {
             state.directories.insert(directory.to_owned());
@@ -573,8 +688,8 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
-        self.enter(Call::Other)?;
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.enter(Call::Other, On::Path(path))?;
         let state = self.state.lock();
         Ok(state.capacity.unwrap_or(1 << 40).saturating_sub(state.used()))
     }
@@ -610,14 +725,14 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.disk.enter(Call::Read)?;
+        self.disk.enter(Call::Read, On::Inode(self.inode))?;
         let state = self.disk.state.lock();
         let inode = state.inodes.get(&self.inode).ok_or(io::ErrorKind::NotFound)?;
         Ok(inode.cached.read(bytes, usize::try_from(offset).unwrap_or(usize::MAX)))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let failure = self.disk.enter(Call::Write)?;
+        let failure = self.disk.enter(Call::Write, On::Inode(self.inode))?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let mut taken = bytes.len();
         if failure.is_some() {
@@ -642,7 +757,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let failure = self.disk.enter(Call::Sync)?;
+        let failure = self.disk.enter(Call::Sync, On::Inode(self.inode))?;
         self.with(|inode| match failure {
             None => {
                 inode.sync();
@@ -659,13 +774,13 @@ impl DiskFile for SimFile {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.disk.enter(Call::Write)?;
+        self.disk.enter(Call::Write, On::Inode(self.inode))?;
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         self.with(|inode| inode.set_len(bytes))
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.disk.enter(Call::Other)?;
+        self.disk.enter(Call::Other, On::Inode(self.inode))?;
         let state = self.disk.state.lock();
         let inode = state.inodes.get(&self.inode).ok_or(io::ErrorKind::NotFound)?;
         Ok(inode.cached.len() as u64)

@@ -5,40 +5,37 @@
 //! records. A journal segment is retired when both databases have it in their main files.
 
 use std::{
-    collections::VecDeque,
     io,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
-use swarmkeep_core::{
-    SessionId,
-    checkpoint::Checkpoint,
-    log::{Damage, LogError, Observation, Position, Remove},
-};
-use swarmkeep_sqlite::{ApplyBatch, Entry as Applied, Mending, NewBlob, RecordsDb, Source, SqliteError, ViewsDb, What};
-use tokio::sync::oneshot;
-
 use super::{
-    copying::Copying,
+    copying::{Begin, Copying},
+    doubt::{Surroundings, is_doubtful},
     keeper::Keeper,
     lane::{Lanes, begins},
+    progress::{Ask, Inbox, Progress},
     quarantine::Quarantine,
+    remake::Broken,
 };
 use crate::{
     blobs::BlobFiles,
     incident::Noticed,
     journal::{Entry, Frame, Journal},
-    level,
     planted::{self, Defect},
+    sync::{
+        atomic::Ordering,
+        thread::{self, JoinHandle},
+    },
     workers::Workers,
 };
+use swarmkeep_core::{
+    SessionId,
+    log::{Damage, LogError, Observation, Position, Remove},
+};
+use swarmkeep_sqlite::{Anchor, ApplyBatch, Entry as Applied, NewBlob, RecordsDb, Source, SqliteError, ViewsDb, What};
 
 /// Frames gather this long before they are applied, unless somebody waits: a session's row, its chunk, its view rows and
 /// the index pages under them are written once per batch, whatever the number of its records in it. A quarter of a second
@@ -55,154 +52,6 @@ const LAST_TRIES: usize = 20;
 /// After a failed batch: the next try. Nothing that comes in meanwhile makes it sooner: a disk that is full is not asked
 /// again with every save.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Failures that wait to be listed.
-const NOTICED: usize = 256;
-
-/// What the applier is asked for besides frames.
-pub(super) enum Ask {
-    /// Keep a checkpoint.
-    Save(Checkpoint, oneshot::Sender<Result<(), LogError>>),
-    /// Keep a recovery report.
-    Report(swarmkeep_sqlite::Recovery, oneshot::Sender<Result<(), LogError>>),
-    /// Put good rows in place of bad ones.
-    Mend(SessionId, Mending, oneshot::Sender<Result<(), LogError>>),
-}
-
-#[derive(Default)]
-struct Inbox {
-    frames: VecDeque<Arc<Frame>>,
-    bytes: usize,
-    asks: Vec<Ask>,
-    /// Somebody waits for the views: do not linger.
-    hurry: bool,
-    closing: bool,
-    /// Nobody answers any more.
-    over: bool,
-}
-
-/// What has been handed to the applier and how far it is; shared with everybody who waits for it.
-pub(super) struct Progress {
-    inbox: Mutex<Inbox>,
-    came: Condvar,
-    /// Only for the end: what waits after a failure waits here.
-    closed: Condvar,
-    /// The thread is gone, by a panic that its own guard did not hold: nothing is applied any more.
-    ended: AtomicBool,
-    /// The incarnation of another holder that has written records.db since; 0: none has.
-    fenced: AtomicU64,
-    /// Bytes durable in the journal and not yet in records.db.
-    pub(super) unapplied: level::Sender<usize>,
-    /// How far records.db has come.
-    pub(super) records: level::Sender<Position>,
-    /// How far views.db has come.
-    pub(super) views: level::Sender<Position>,
-    /// Why the last batch was not applied, while that lasts.
-    pub(super) trouble: Mutex<Option<String>>,
-    /// Why views.db does not move, while that lasts.
-    pub(super) views_trouble: Mutex<Option<String>>,
-    /// Failures met here and by readers, until somebody lists them.
-    noticed: Mutex<Vec<Noticed>>,
-}
-
-impl Progress {
-    pub(super) fn new(records: Position, views: Position) -> Self {
-        Self {
-            inbox: Mutex::default(),
-            came: Condvar::new(),
-            closed: Condvar::new(),
-            ended: AtomicBool::new(false),
-            fenced: AtomicU64::new(0),
-            unapplied: level::Sender::new(0),
-            records: level::Sender::new(records),
-            views: level::Sender::new(views),
-            trouble: Mutex::default(),
-            views_trouble: Mutex::default(),
-            noticed: Mutex::default(),
-        }
-    }
-
-    /// Says a failure to whoever keeps the list.
-    pub(super) fn notice(&self, noticed: Noticed) {
-        let mut all = self.noticed.lock();
-        // Several times a second somebody takes them; what does not fit until then is met again.
-        if all.len() < NOTICED {
-            all.push(noticed);
-        }
-    }
-
-    /// Takes the failures met since the last call.
-    pub(super) fn take_noticed(&self) -> Vec<Noticed> {
-        std::mem::take(&mut *self.noticed.lock())
-    }
-
-    /// From the journal's commit thread: quick, and never waits for anything but this lock.
-    pub(super) fn hand_over(&self, frame: Arc<Frame>) {
-        let bytes = frame.bytes;
-        // Counted before it can be applied: what is taken off must have been put on.
-        self.unapplied.change(|unapplied| *unapplied += bytes);
-        let mut inbox = self.inbox.lock();
-        inbox.bytes += bytes;
-        inbox.frames.push_back(frame);
-        drop(inbox);
-        self.came.notify_one();
-    }
-
-    pub(super) fn ask(&self, ask: Ask) {
-        let mut inbox = self.inbox.lock();
-        if !inbox.over {
-            inbox.asks.push(ask);
-        }
-        drop(inbox);
-        self.came.notify_one();
-    }
-
-    pub(super) fn hurry(&self) {
-        self.inbox.lock().hurry = true;
-        self.came.notify_one();
-    }
-
-    pub(super) fn close(&self) {
-        self.inbox.lock().closing = true;
-        self.came.notify_one();
-        self.closed.notify_one();
-    }
-
-    /// Returns when records.db has come to a position; or the applier is gone, and never will.
-    pub(super) async fn applied(&self, position: Position) {
-        self.hurry();
-        let mut records = self.records.subscribe();
-        // The sender lives as long as `self`.
-        let _ = records.wait_for(|reached| reached >= position || self.has_ended()).await;
-    }
-
-    /// The applier is gone.
-    pub(super) fn end(&self, why: &str) {
-        *self.trouble.lock() = Some(why.to_owned());
-        let inbox = self.inbox.lock();
-        self.ended.store(true, Ordering::Release);
-        drop(inbox);
-        self.over();
-        self.records.change(|_| {});
-    }
-
-    /// The thread has ended: whoever asked, or asks from here on, hears that nobody answers.
-    fn over(&self) {
-        let mut inbox = self.inbox.lock();
-        inbox.over = true;
-        inbox.asks.clear();
-    }
-
-    /// The other holder's incarnation, once one has written: this one must take nothing any more, because nothing of it
-    /// would ever be applied.
-    pub(super) fn fenced(&self) -> Option<u64> {
-        Some(self.fenced.load(Ordering::Acquire)).filter(|incarnation| *incarnation > 0)
-    }
-
-    /// Whether the applier is gone: what was acknowledged is in the journal, and nothing more may be taken on top of it.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
-    }
-}
 
 pub(super) struct Applier {
     pub(super) progress: Arc<Progress>,
@@ -216,8 +65,23 @@ pub(super) struct Applier {
     pub(super) views_behind: bool,
     pub(super) quarantine: Quarantine,
     pub(super) copying: Copying,
+    pub(super) surroundings: Surroundings,
+    /// A commit or a sync of records.db failed: nothing is written before [`Applier::settle`].
+    pub(super) doubtful: bool,
+    /// What is wrong with records.db: it is made again by [`Applier::settle`].
+    pub(super) broken: Option<(Broken, String)>,
+    /// When it was made again, lately.
+    pub(super) remade_at_ms: Vec<u64>,
+    /// records.db has stood in its main file alone since the last copying: the log that is begun next is yet to be named.
+    pub(super) log_unnamed: bool,
+    /// views.db was found damaged: what is put aside is kept.
+    pub(super) views_damaged: bool,
+    /// The same of views.db: it is made anew before anything is tabulated.
+    pub(super) views_doubtful: bool,
+    /// A sync of SQLite's log failed, or may have in an earlier life: it is written again before it is copied.
+    pub(super) log_in_doubt: bool,
     /// Everything is copied, and the mark still says that it is being copied: the log must not be begun anew under it.
-    pub(super) mark_stands: bool,
+    pub(super) mark_stands: Option<(u64, Position)>,
     /// What makes second copies of retired segments, if anything does.
     pub(super) keeper: Option<Arc<Keeper>>,
     /// See [`RETIRE_BYTES`].
@@ -237,7 +101,7 @@ impl Applying {
     pub(super) fn begin(mut applier: Applier) -> io::Result<Self> {
         match applier.workers {
             Workers::Threads => {
-                let thread = std::thread::Builder::new().name("swarmkeep-applier".into());
+                let thread = thread::Builder::new().name("swarmkeep-applier".into());
                 thread.spawn(move || applier.run()).map(Self::Thread)
             }
             Workers::Caller => {
@@ -308,8 +172,22 @@ impl Applier {
     /// Does what a batch asks for. False: it was the last.
     fn round(&mut self, batch: Batch) -> bool {
         let closing = batch.closing;
+        if self.doubtful {
+            self.progress.put_back(batch.frames, batch.bytes);
+            self.progress.inbox.lock().asks.extend(batch.asks);
+            return match self.settle() {
+                Ok(()) => true,
+                Err(error) => {
+                    self.say_trouble(&error);
+                    self.progress.refuse_asks(&error.to_string());
+                    self.pause();
+                    // The journal has what waits; the next start applies it.
+                    !(closing || self.progress.inbox.lock().closing)
+                }
+            };
+        }
         if batch.frames.is_empty() && batch.asks.is_empty() {
-            if self.views_behind {
+            if self.views_behind || self.views_doubtful {
                 // Nothing comes in, or somebody waits for them: there may be room again.
                 self.catch_up();
             }
@@ -375,6 +253,7 @@ impl Applier {
         let mut saved = Vec::new();
         let mut reports = Vec::new();
         let mut mendings = Vec::new();
+        let (mut remakes, mut anew) = (Vec::new(), Vec::new());
         for ask in batch.asks {
             match ask {
                 Ask::Save(checkpoint, done) => {
@@ -383,13 +262,42 @@ impl Applier {
                 }
                 Ask::Report(recovery, done) => reports.push((recovery, done)),
                 Ask::Mend(session, mending, done) => mendings.push((session, mending, done)),
+                Ask::Remake(why, done) => remakes.push((why, done)),
+                Ask::RemakeViews(done) => {
+                    (self.views_doubtful, self.views_damaged) = (true, true);
+                    anew.push(done);
+                }
             }
+        }
+        if let Some((why, _)) = remakes.first() {
+            self.break_with(Broken::Unreadable, why.clone());
+            let made = self.settle();
+            let answer = made.as_ref().err().map(ToString::to_string);
+            for (_, done) in remakes {
+                let _ = done.send(answer.clone().map_or(Ok(()), |what| Err(LogError::Unknown(what))));
+            }
+            // What was taken out of the inbox comes after what records.db has lost.
+            self.progress.put_behind(batch.frames, batch.bytes);
+            let mut inbox = self.progress.inbox.lock();
+            inbox.asks.extend(saves.into_iter().zip(saved).map(|(checkpoint, done)| Ask::Save(checkpoint, done)));
+            inbox.asks.extend(reports.into_iter().map(|(recovery, done)| Ask::Report(recovery, done)));
+            inbox.asks.extend(anew.into_iter().map(Ask::RemakeViews));
+            inbox.asks.extend(mendings.into_iter().map(|(session, mending, done)| Ask::Mend(session, mending, done)));
+            drop(inbox);
+            if let Err(error) = made {
+                self.say_trouble(&error);
+                self.pause();
+                return false;
+            }
+            return true;
         }
         // A bug met by one batch must not end the thread: it is said, and tried again, like a disk that fails.
         let taken = guarded("records.db", || {
-            if self.mark_stands {
-                self.copying.end().map_err(|error| SqliteError::Io(format!("records.copying: {error}")))?;
-                self.mark_stands = false;
+            if let Some((stamp, position)) = self.mark_stands {
+                self.copying
+                    .end(stamp, position)
+                    .map_err(|error| SqliteError::Io(format!("records.copying: {error}")))?;
+                self.mark_stands = None;
             }
             let mut apply = self.batch_of(&batch.frames);
             let position = apply.position;
@@ -415,17 +323,28 @@ impl Applier {
         for done in saved {
             let _ = done.send(Ok(()));
         }
+        if self.log_unnamed {
+            // Else an older log in its place would not be told from it. It may be tried again.
+            match self.copying.name_log() {
+                Ok(()) => self.log_unnamed = false,
+                Err(error) => tracing::warn!(%error, "it could not be written down which log was begun"),
+            }
+        }
         for (recovery, done) in reports {
-            let _ = done.send(self.records.put_recovery(&recovery).map_err(LogError::from));
+            let put = self.records.put_recovery(&recovery);
+            let _ = done.send(self.heed(put).map_err(LogError::from));
         }
         for (session, mending, done) in mendings {
             let mended = guarded("records.db", || self.records.mend(session, &mending));
+            let mended = mended.and_then(|()| self.reach_main_file());
+            let mended = self.heed(mended);
             // Views were made of what could be read: there is more now.
             if mended.is_ok() {
                 let (views, records, blobs) = (&mut self.views, &self.records, &self.blobs);
                 let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
                 let source = Source { records: records.reader(), files: &files };
                 if let Err(error) = guarded("views.db", || views.catch_up_session(&source, session)) {
+                    self.views_doubtful |= is_doubtful(&error);
                     tracing::error!(%session, %error, "views.db lacks what was mended: delete it, it is built again");
                     *self.progress.views_trouble.lock() = Some(error.to_string());
                 }
@@ -439,6 +358,9 @@ impl Applier {
         self.progress.records.set(self.records.position().0);
         self.progress.unapplied.change(|unapplied| *unapplied -= batch.bytes.min(*unapplied));
         self.tabulate(&apply);
+        for done in anew {
+            let _ = done.send(Ok(()));
+        }
         self.since_retired += batch.bytes;
         if self.since_retired >= self.retire_bytes {
             self.retire();
@@ -543,25 +465,52 @@ impl Applier {
     }
 
     fn stumble(&mut self, frames: Vec<Arc<Frame>>, bytes: usize, error: &SqliteError) {
-        tracing::error!(%error, "records.db did not take a batch; the journal keeps it, and it is tried again");
-        *self.progress.trouble.lock() = Some(error.to_string());
-        self.progress.notice(Noticed::of_tables(error));
+        self.say_trouble(error);
         if let SqliteError::Fenced { incarnation } = error {
             self.progress.fenced.store((*incarnation).max(1), Ordering::Release);
         }
-        if matches!(error, SqliteError::Unknown(_) | SqliteError::Io(_))
-            && let Err(error) = self.records.reopen()
+        self.progress.put_back(frames, bytes);
+        self.doubtful |= is_doubtful(error);
+        if let SqliteError::Damaged(damage) = error
+            && damage.iter().any(|damage| damage.session.is_none())
         {
-            tracing::error!(%error, "records.db could not be reopened yet");
+            self.break_with(Broken::Unreadable, error.to_string());
         }
-        let mut inbox = self.progress.inbox.lock();
-        inbox.bytes += bytes;
-        for frame in frames.into_iter().rev() {
-            inbox.frames.push_front(frame);
+        if let Err(error) = self.settle() {
+            tracing::error!(%error, "records.db could not be opened again yet");
         }
-        if !inbox.closing && self.workers == Workers::Threads {
-            self.progress.closed.wait_for(&mut inbox, AGAIN);
+        self.pause();
+    }
+
+    fn say_trouble(&self, error: &SqliteError) {
+        tracing::error!(%error, "records.db did not take a batch; the journal keeps it, and it is tried again");
+        *self.progress.trouble.lock() = Some(error.to_string());
+        self.progress.stumbles.change(|stumbles| *stumbles += 1);
+        self.progress.notice(Noticed::of_tables(error));
+    }
+
+    /// Notes that records.db has to be made again.
+    pub(super) fn break_with(&mut self, how: Broken, why: String) {
+        self.broken.get_or_insert((how, why));
+        self.doubtful = true;
+    }
+
+    /// Until the next try.
+    fn pause(&self) {
+        if self.workers == Workers::Threads {
+            self.progress.rest(AGAIN);
         }
+    }
+
+    /// What an error that nobody waits for leaves behind.
+    fn heed<T>(&mut self, outcome: Result<T, SqliteError>) -> Result<T, SqliteError> {
+        self.doubtful |= outcome.as_ref().is_err_and(is_doubtful);
+        if let Err(SqliteError::Damaged(damage)) = &outcome
+            && damage.iter().any(|damage| damage.session.is_none())
+        {
+            self.break_with(Broken::Unreadable, SqliteError::Damaged(damage.clone()).to_string());
+        }
+        outcome
     }
 
     /// records.db shows these frames to every new reader: RAM need not.
@@ -586,7 +535,7 @@ impl Applier {
     }
 
     fn tabulate(&mut self, batch: &ApplyBatch) {
-        if self.views_behind {
+        if self.views_behind || self.views_doubtful {
             self.catch_up();
             return;
         }
@@ -594,24 +543,49 @@ impl Applier {
         let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
         let (views, records) = (&mut self.views, &self.records);
         let applied = guarded("views.db", || views.apply(batch, &Source { records: records.reader(), files: &files }));
+        if applied.as_ref().is_err_and(|error| self.is_of_views(error)) {
+            (self.views_doubtful, self.views_damaged) = (true, true);
+            self.catch_up();
+            return;
+        }
         self.tabulated(applied);
     }
 
     /// From where the views are to where records.db is: after a crash a batch, after somebody deleted the file everything.
     fn catch_up(&mut self) {
+        if self.views_doubtful
+            && let Err(error) = self.remake_views()
+        {
+            self.tabulated(Err(error));
+            return;
+        }
+        let mut caught_up = self.tabulate_all();
+        if caught_up.as_ref().is_err_and(|error| self.is_of_views(error)) {
+            (self.views_doubtful, self.views_damaged) = (true, true);
+            caught_up = self.remake_views().and_then(|()| self.tabulate_all());
+        }
+        self.tabulated(caught_up);
+    }
+
+    /// Whether an error of tabulating says that views.db is damaged, and not what it is made of.
+    fn is_of_views(&self, error: &SqliteError) -> bool {
+        matches!(error, SqliteError::Damaged(_) | SqliteError::Sql(_))
+            && ViewsDb::structure(self.views.connection()).map_or(true, |lines| !lines.is_empty())
+    }
+
+    fn tabulate_all(&mut self) -> Result<(), SqliteError> {
         let blobs = &self.blobs;
         let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
         let mut told = 0;
         let (views, records) = (&mut self.views, &self.records);
-        let caught_up = guarded("views.db", || {
+        guarded("views.db", || {
             views.catch_up(&Source { records: records.reader(), files: &files }, &mut |done, total| {
                 if done >= told + 10_000 {
                     told = done;
                     tracing::info!(done, total, "views.db: sessions tabulated");
                 }
             })
-        });
-        self.tabulated(caught_up);
+        })
     }
 
     fn tabulated(&mut self, outcome: Result<(), SqliteError>) {
@@ -622,9 +596,62 @@ impl Applier {
                 self.progress.views_trouble.lock().take();
             }
             Err(error) => {
+                self.views_doubtful |= is_doubtful(&error);
                 tracing::error!(%error, path = %self.views.path().display(), "views.db did not take a batch; records go on without it");
                 *self.progress.views_trouble.lock() = Some(error.to_string());
             }
+        }
+    }
+
+    /// Returns when what was committed is in the main file of records.db, synced and read back: what stood for it elsewhere
+    /// may be let go of from then on.
+    fn reach_main_file(&mut self) -> Result<(), SqliteError> {
+        for _ in 0..LAST_TRIES {
+            if self.copy_records()?.is_some() {
+                return Ok(());
+            }
+            let mut inbox = self.progress.inbox.lock();
+            if inbox.closing || self.workers == Workers::Caller {
+                break;
+            }
+            // A reader is in the way; none may stay for long.
+            self.progress.closed.wait_for(&mut inbox, LINGER);
+        }
+        Err(SqliteError::Busy("a reader keeps records.db from being written into its main file".into()))
+    }
+
+    /// Copies the write-ahead log of records.db into its main file, under the mark that says so, syncs it and reads it back:
+    /// the one way. `None`: a reader is in the way.
+    fn copy_records(&mut self) -> Result<Option<Anchor>, SqliteError> {
+        let told = |outcome: io::Result<()>| {
+            if let Err(error) = &outcome {
+                tracing::warn!(%error, "it could not be written down that SQLite's log is being copied, or was");
+            }
+            outcome.is_ok()
+        };
+        let stamp = self.records.next_stamp(0);
+        let stamp = self.heed(stamp)?;
+        let position = self.records.position().0;
+        match self.copying.begin(self.log_in_doubt, stamp) {
+            Ok(()) => (self.log_in_doubt, self.log_unnamed) = (false, false),
+            Err(Begin::Log(error)) => {
+                self.doubtful = true;
+                return Err(SqliteError::Io(format!("records.db-wal: {error}")));
+            }
+            // Damage to the log would not be noticed if this process died then.
+            Err(Begin::Mark(error)) => return Err(error.into()),
+        }
+        let mut said = true;
+        let copied = self.records.wal_checkpoint_saying(|| {
+            said = told(self.copying.end(stamp, position));
+            said
+        });
+        self.mark_stands = (!said).then_some((stamp, position));
+        self.log_unnamed |= said && matches!(copied, Ok(Some(_)));
+        if said {
+            self.heed(copied)
+        } else {
+            Err(SqliteError::Io("records.copying: it still says that the log is being copied".into()))
         }
     }
 
@@ -637,37 +664,19 @@ impl Applier {
             return false;
         }
         if let Err(error) = self.views.wal_checkpoint() {
+            self.views_doubtful |= is_doubtful(&error);
             tracing::warn!(%error, "views.db could not be copied into its main file");
         }
         let copied = match planted::is(Defect::RetiredOnWal) {
             true => Ok(Some(self.records.anchor())),
-            false => {
-                let told = |outcome: io::Result<()>| {
-                    if let Err(error) = &outcome {
-                        tracing::warn!(%error, "it could not be written down that SQLite's log is being copied, or was");
-                    }
-                    outcome.is_ok()
-                };
-                // Without the mark damage to the log would not be noticed if this process died now; room is needed all the
-                // same.
-                let _ = told(self.copying.begin());
-                let mut said = true;
-                let copied = self.records.wal_checkpoint_saying(|| {
-                    said = told(self.copying.end());
-                    said
-                });
-                self.mark_stands = !said;
-                if !said {
-                    return false;
-                }
-                copied
-            }
+            false => self.copy_records(),
         };
         let anchor = match copied {
             Ok(Some(anchor)) => anchor,
             Ok(None) => return true,
             Err(error) => {
                 tracing::error!(%error, "records.db could not be copied into its main file; no journal segment is retired");
+                self.progress.notice(Noticed::of_tables(&error));
                 return false;
             }
         };

@@ -5,7 +5,7 @@ use std::{collections::HashMap, ops::RangeInclusive};
 use serde::Serialize;
 use swarmkeep_core::{Seq, SessionId, log::LogError};
 
-use super::{EmbeddedLog, mend::Mender};
+use super::{EmbeddedLog, recover::Mender};
 use crate::journal::search::{self, Segment};
 
 /// Ranges that are listed; more are counted.

@@ -1,21 +1,29 @@
-//! A mark beside records.db while SQLite's write-ahead log is being copied into it.
+//! A mark beside records.db: that its main file and SQLite's write-ahead log belong together, and how far one was copied into
+//! the other.
 //!
-//! While that goes on the main file is half of what it was and half of what it will be, and only the log says which half. When
-//! a process dies just then, SQLite begins again from the log as far as the log's checksums hold, and where they do not it
-//! stops without a word. So `records.copying` keeps the log's length and hash from before the first page is copied until all
-//! of them are durable. What is marked at a start and is not there any more is damage, and is said.
+//! While the log is being copied the main file is half of what it was and half of what it will be, and only the log says which
+//! half. When a process dies just then, SQLite begins again from the log as far as the log's checksums hold, and where they do
+//! not it stops without a word. So `records.copying` keeps the log's length and hash from before the first page is copied until
+//! all of them are durable.
 //!
-//! # Bytes (96, little-endian)
+//! Nor does SQLite know whether a log was written on top of the main file that it finds: pages of one time over those of
+//! another still look like a database. So every copying has a number, its stamp, which is a row of records.db itself, and the mark
+//! says which stamp the main file has, and which log was begun upon it. What does not fit is said, and records.db is made
+//! again (`remake`).
+//!
+//! # Bytes (112, little-endian)
 //!
 //! ```text
 //! offset size
 //!      0    8  magic "SWKCOPY\0"
-//!      8    4  1: the log is being copied; 0: it is not
-//!     12    4  crc32c of bytes 0..12 and 16..96
-//!     16    8  bytes of the log
-//!     24   32  BLAKE3 of them
-//!     56   32  the log's own header
-//!     88    8  zeros
+//!      8    4  0: all is copied; 1: the log is being copied; 2: all is copied, and another log was begun
+//!     12    4  crc32c of bytes 0..12 and 16..112
+//!     16    8  1: bytes of the log
+//!     24   32  1: BLAKE3 of them
+//!     56   32  1, 2: the log's own header
+//!     88    8  stamp of this copying, or of the last
+//!     96    8  1: stamp of the last one that came to its end
+//!    104    8  position of records.db when the last one came to its end
 //! ```
 
 use std::{
@@ -24,10 +32,13 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::Mutex;
+use swarmkeep_core::log::Position;
+
 use crate::disk::{Disk, DiskFile, OpenHow, read_whole};
 
 const MAGIC: &[u8; 8] = b"SWKCOPY\0";
-const BYTES: usize = 96;
+const BYTES: usize = 112;
 /// The header of SQLite's log.
 const LOG_HEADER: usize = 32;
 /// Bytes of the log read at a time.
@@ -36,6 +47,8 @@ const PIECE: usize = 256 * 1024;
 pub(super) struct Copying {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
+    /// Stamp and position of the last copying that came to its end.
+    last: Mutex<(u64, u64)>,
 }
 
 /// What the mark says at a start.
@@ -45,53 +58,128 @@ pub(super) enum Found {
     Idle,
     /// The log was being copied, and all of it is there.
     Whole,
-    /// The log was being copied, and is not what it was.
-    Differs,
+    /// The log was being copied, and is not what it was. The main file has everything up to this position.
+    Differs(u64),
+    /// The main file is of another time than the mark.
+    PutBack,
+    /// The main file is what it should be, and the log is not the one that was begun upon it.
+    OtherLog,
+}
+
+/// What is written in the mark.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    state: u32,
+    length: u64,
+    hash: [u8; 32],
+    header: [u8; LOG_HEADER],
+    stamp: u64,
+    last: (u64, u64),
+}
+
+/// Why copying was not begun.
+#[derive(Debug)]
+pub(super) enum Begin {
+    /// The log is not durable: it must not be copied.
+    Log(io::Error),
+    /// The log is durable, and that it is being copied could not be written down.
+    Mark(io::Error),
 }
 
 impl Copying {
     pub(super) fn new(disk: Arc<dyn Disk>, store: &Path) -> Self {
-        Self { disk, folder: store.to_owned() }
+        Self { disk, folder: store.to_owned(), last: Mutex::new((0, 0)) }
     }
 
-    /// Before the first page is copied. The log is synced first: what is marked must not go with the power.
-    pub(super) fn begin(&self) -> io::Result<()> {
+    /// Before the first page is copied. The log is synced first: what is marked must not go with the power, and nothing may
+    /// be copied of which a failed sync leaves only the cache's word. `again`: an earlier sync of it failed, or may have: its
+    /// bytes are written in their places once more, because a sync after a failed one proves nothing of pages that count as
+    /// written.
+    pub(super) fn begin(&self, again: bool, stamp: u64) -> Result<(), Begin> {
+        let Some(log) = self.log().map_err(Begin::Log)? else { return Ok(()) };
+        let synced = || {
+            if again {
+                write_again(log.as_ref())?;
+            }
+            log.sync_data()
+        };
+        synced().map_err(Begin::Log)?;
+        self.mark(log.as_ref(), stamp).map_err(Begin::Mark)
+    }
+
+    fn mark(&self, log: &dyn DiskFile, stamp: u64) -> io::Result<()> {
+        let (length, header) = (log.len()?, header_of(log)?);
+        let Some((header, hash)) = header.zip(hash_of(log, length)?) else { return Ok(()) };
+        self.put(&Mark { state: 1, length, hash, header, stamp, last: *self.last.lock() })
+    }
+
+    /// After the first commit into a log that was begun anew.
+    pub(super) fn name_log(&self) -> io::Result<()> {
         let Some(log) = self.log()? else { return Ok(()) };
-        log.sync_data()?;
-        let (length, header) = (log.len()?, header_of(log.as_ref())?);
-        let Some((header, hash)) = header.zip(hash_of(log.as_ref(), length)?) else { return Ok(()) };
-        let mut mark = Vec::with_capacity(BYTES);
-        mark.extend_from_slice(&length.to_le_bytes());
-        mark.extend_from_slice(&hash);
-        mark.extend_from_slice(&header);
-        self.put(1, &mark)
+        let Some(header) = header_of(log.as_ref())? else { return Ok(()) };
+        let last = *self.last.lock();
+        self.put(&Mark { state: 2, length: 0, hash: [0; 32], header, stamp: last.0, last })
     }
 
     /// After the last page is durable, and before the log is begun anew.
-    pub(super) fn end(&self) -> io::Result<()> {
-        match self.disk.exists(&self.path())? {
-            true => self.put(0, &[]),
-            false => Ok(()),
-        }
+    pub(super) fn end(&self, stamp: u64, position: Position) -> io::Result<()> {
+        let last = (stamp, position.0);
+        *self.last.lock() = last;
+        self.put(&Mark { state: 0, length: 0, hash: [0; 32], header: [0; LOG_HEADER], stamp, last })
     }
 
-    /// At a start, before SQLite is let near the files.
-    pub(super) fn look(&self) -> io::Result<Found> {
+    /// At a start, before SQLite is let near the files. `main`: the stamp that the main file has without its log, where that
+    /// can be read.
+    pub(super) fn look(&self, main: impl FnOnce() -> Option<u64>) -> io::Result<Found> {
         let mark = match self.disk.open(&self.path(), OpenHow::Read) {
-            Ok(file) => read_whole(file.as_ref(), BYTES as u64)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Idle),
+            Ok(file) => read_whole(file.as_ref(), BYTES as u64),
+            Err(error) => Err(error),
+        };
+        let mark = match mark {
+            Ok(mark) => mark,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            // Longer than one: it is none.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Vec::new(),
             Err(error) => return Err(error),
         };
         // A mark that cannot be read says nothing: it was being written, and nothing was copied yet; or it is damaged itself.
-        let Some((length, hash, header)) = marked(&mark) else { return Ok(Found::Idle) };
-        // SQLite removes a log of which it has copied everything.
-        let Some(log) = self.log()? else { return Ok(Found::Idle) };
-        // Begun anew since: everything had been copied.
-        if header_of(log.as_ref())?.is_some_and(|found| found != header && is_header(&found)) {
+        let Some(mark) = marked(&mark) else {
+            *self.last.lock() = (main().unwrap_or_default(), 0);
+            return Ok(Found::Idle);
+        };
+        *self.last.lock() = mark.last;
+        if let Some(main) = main()
+            && !(if mark.state == 1 { mark.last.0..=mark.stamp } else { mark.stamp..=mark.stamp }).contains(&main)
+        {
+            return Ok(Found::PutBack);
+        }
+        let log = self.log()?;
+        let header = match &log {
+            Some(log) => header_of(log.as_ref())?,
+            None => None,
+        };
+        if mark.state == 2 && header.is_some_and(|found| found != mark.header && is_header(&found)) {
+            return Ok(Found::OtherLog);
+        }
+        if mark.state != 1 {
             return Ok(Found::Idle);
         }
-        let whole = hash_of(log.as_ref(), length)?.is_some_and(|found| found == hash);
-        Ok(if whole { Found::Whole } else { Found::Differs })
+        let hash = match &log {
+            Some(log) => hash_of(log.as_ref(), mark.length)?,
+            None => None,
+        };
+        Ok(if hash == Some(mark.hash) { Found::Whole } else { Found::Differs(mark.last.1) })
+    }
+
+    /// Up to which position the main file has everything, as far as is known.
+    pub(super) fn has(&self) -> Position {
+        Position(self.last.lock().1)
+    }
+
+    /// The highest stamp that the mark knows of.
+    pub(super) fn stamp(&self) -> u64 {
+        let mark = self.disk.open(&self.path(), OpenHow::Read).and_then(|file| read_whole(file.as_ref(), BYTES as u64));
+        mark.ok().as_deref().and_then(marked).map_or(0, |mark| mark.stamp)
     }
 
     fn path(&self) -> PathBuf {
@@ -105,23 +193,40 @@ impl Copying {
         }
     }
 
-    fn put(&self, state: u32, rest: &[u8]) -> io::Result<()> {
+    fn put(&self, mark: &Mark) -> io::Result<()> {
         let path = self.path();
         let new = !self.disk.exists(&path)?;
-        let mut mark = Vec::with_capacity(BYTES);
-        mark.extend_from_slice(MAGIC);
-        mark.extend_from_slice(&state.to_le_bytes());
-        mark.extend_from_slice(&[0; 4]);
-        mark.extend_from_slice(rest);
-        mark.resize(BYTES, 0);
-        let crc = sum(&mark).unwrap_or_default().to_le_bytes();
-        if let Some(field) = mark.get_mut(12..16) {
+        let mut bytes = Vec::with_capacity(BYTES);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&mark.state.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&mark.length.to_le_bytes());
+        bytes.extend_from_slice(&mark.hash);
+        bytes.extend_from_slice(&mark.header);
+        for number in [mark.stamp, mark.last.0, mark.last.1] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        let crc = sum(&bytes).unwrap_or_default().to_le_bytes();
+        if let Some(field) = bytes.get_mut(12..16) {
             field.copy_from_slice(&crc);
         }
         let file = self.disk.open(&path, OpenHow::Create)?;
-        file.write_at(&mark, 0)?;
+        file.write_at(&bytes, 0)?;
         file.sync_data()?;
         if new { self.disk.sync_dir(&self.folder) } else { Ok(()) }
+    }
+}
+
+/// Writes a file's bytes in their places again.
+fn write_again(file: &dyn DiskFile) -> io::Result<()> {
+    let (mut piece, mut at) = (vec![0; PIECE], 0);
+    loop {
+        let read = file.read_at(&mut piece, at)?;
+        if read == 0 {
+            return Ok(());
+        }
+        file.write_at(piece.get(..read).unwrap_or_default(), at)?;
+        at += read as u64;
     }
 }
 
@@ -152,12 +257,20 @@ fn sum(mark: &[u8]) -> Option<u32> {
     Some(crc32c::crc32c_append(crc32c::crc32c(mark.get(..12)?), mark.get(16..BYTES)?))
 }
 
-/// Length, hash and header of the log that is marked; `None`: none is.
-fn marked(mark: &[u8]) -> Option<(u64, &[u8], &[u8])> {
-    let number = |at: usize| mark.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_le_bytes);
-    let right = mark.get(..8)? == MAGIC && number(12)? == sum(mark)? && number(8)? == 1;
-    let length = u64::from_le_bytes(mark.get(16..).and_then(<[u8]>::first_chunk).copied()?);
-    right.then_some((length, mark.get(24..56)?, mark.get(56..88)?))
+/// What a mark says; `None`: nothing.
+fn marked(mark: &[u8]) -> Option<Mark> {
+    let small = |at: usize| mark.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_le_bytes);
+    let number = |at: usize| mark.get(at..).and_then(<[u8]>::first_chunk).copied().map(u64::from_le_bytes);
+    let bytes = |at: usize| mark.get(at..).and_then(<[u8]>::first_chunk).copied();
+    let right = mark.get(..8)? == MAGIC && small(12)? == sum(mark)? && small(8)? <= 2;
+    right.then_some(Mark {
+        state: small(8)?,
+        length: number(16)?,
+        hash: bytes(24)?,
+        header: bytes(56)?,
+        stamp: number(88)?,
+        last: (number(96)?, number(104)?),
+    })
 }
 
 /// Whether the checksum in the header of a write-ahead log is right, as SQLite's file format has it.
@@ -207,31 +320,41 @@ mod tests {
         let connection = rusqlite::Connection::open(folder.path().join("records.db")).unwrap();
         connection.pragma_update(None, "journal_mode", "wal").unwrap();
         connection.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
-        assert_eq!(copying.look().unwrap(), Found::Idle);
-        copying.begin().unwrap();
-        assert_eq!(copying.look().unwrap(), Found::Whole);
+        let look = |main: u64| copying.look(|| Some(main)).unwrap();
+        assert_eq!(look(0), Found::Idle);
+        copying.begin(false, 1).unwrap();
+        assert_eq!((look(0), look(1)), (Found::Whole, Found::Whole));
+        assert_eq!(look(2), Found::PutBack);
         connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
-        assert_eq!(copying.look().unwrap(), Found::Whole, "what comes after it was not being copied");
+        assert_eq!(look(0), Found::Whole, "what comes after it was not being copied");
         let log = folder.path().join("records.db-wal");
         let whole = std::fs::read(&log).unwrap();
         for at in [0, 20, 33, 4_000, 7_000] {
             let mut flipped = whole.clone();
             flipped[at] ^= 4;
             std::fs::write(&log, flipped).unwrap();
-            assert_eq!(copying.look().unwrap(), Found::Differs, "byte {at}");
+            assert_eq!(look(0), Found::Differs(0), "byte {at}");
         }
         std::fs::write(&log, &whole[..100]).unwrap();
-        assert_eq!(copying.look().unwrap(), Found::Differs);
+        assert_eq!(look(0), Found::Differs(0));
         std::fs::write(&log, &whole).unwrap();
-        copying.end().unwrap();
-        assert_eq!(copying.look().unwrap(), Found::Idle);
-        copying.begin().unwrap();
+        copying.end(1, Position(7)).unwrap();
+        assert_eq!((look(1), look(0), look(2)), (Found::Idle, Found::PutBack, Found::PutBack));
         connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO t VALUES (3)").unwrap();
-        assert_eq!(copying.look().unwrap(), Found::Idle, "begun anew");
-        copying.begin().unwrap();
+        assert_eq!(look(1), Found::Idle, "begun anew, and not yet named");
+        copying.name_log().unwrap();
+        assert_eq!(look(1), Found::Idle);
+        let newer = std::fs::read(&log).unwrap();
+        std::fs::write(&log, &whole).unwrap();
+        assert_eq!(look(1), Found::OtherLog, "the one before");
+        std::fs::write(&log, &newer).unwrap();
+        copying.begin(true, 2).unwrap();
+        assert_eq!((look(1), look(2), look(0)), (Found::Whole, Found::Whole, Found::PutBack));
+        std::fs::remove_file(&log).unwrap();
+        assert_eq!(look(1), Found::Differs(7));
         let mark = folder.path().join("records.copying");
         let bytes = std::fs::read(&mark).unwrap();
         std::fs::write(&mark, &bytes[..50]).unwrap();
-        assert_eq!(copying.look().unwrap(), Found::Idle);
+        assert_eq!(look(9), Found::Idle);
     }
 }

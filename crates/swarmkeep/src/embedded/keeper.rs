@@ -16,11 +16,9 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
-    thread::JoinHandle,
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
 use swarmkeep_core::{SessionId, log::Position};
 use swarmkeep_sqlite::{ReaderPool, RecordsReader};
 
@@ -33,6 +31,10 @@ use crate::{
         search::Segment,
     },
     settings::Settings,
+    sync::{
+        Condvar, Mutex,
+        thread::{self, JoinHandle},
+    },
     workers::Workers,
 };
 
@@ -116,7 +118,7 @@ impl Keeper {
             return Ok(keeper);
         }
         let working = keeper.clone();
-        let thread = std::thread::Builder::new().name("swarmkeep-keeper".into()).spawn(move || {
+        let thread = thread::Builder::new().name("swarmkeep-keeper".into()).spawn(move || {
             #[cfg(target_os = "linux")]
             let _ = rustix::process::nice(NICE);
             working.work(&journal, &records);
@@ -168,6 +170,24 @@ impl Keeper {
         for name in quarantined.into_iter().filter(|name| name.starts_with("kept-")) {
             if !state.lost.contains(&name) {
                 state.lost.push(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies that were put back into the folder since the start, by whoever asks for a recovery. A name that was given up as
+    /// damaged counts again.
+    pub(super) fn look_again(&self) -> io::Result<()> {
+        let known = |summary: &Summary| self.state.lock().files.iter().any(|file| file.first == summary.first);
+        for name in self.disk.list(&self.folder)?.iter().filter(|name| kept::file_positions(name).is_some()) {
+            // One that went meanwhile, or does not fit, is left as it is: the next start says so.
+            let Ok(file) = self.disk.open(&self.folder.join(name), OpenHow::Read) else { continue };
+            let Ok(summary) = kept::summary(file.as_ref(), self.store) else { continue };
+            if !known(&summary) {
+                tracing::info!(name, "a second copy was put back");
+                let mut state = self.state.lock();
+                let at = state.files.partition_point(|file| file.first < summary.first);
+                state.files.insert(at, summary);
             }
         }
         Ok(())
@@ -296,6 +316,9 @@ impl Keeper {
             tracing::warn!("no room for the journal: a kept second copy was given up");
         }
         for _ in 0..most {
+            if records.is_suspended() {
+                return;
+            }
             {
                 let state = self.state.lock();
                 if state.paused || (state.closing && most == usize::MAX) {
@@ -325,7 +348,11 @@ impl Keeper {
         let (frames, damaged) = segment.frames();
         let Some(first) = frames.first() else { return Ok(()) };
         let gone = removed(records, Position(first.position.0.saturating_sub(1)))?;
-        let mut content = Content::default();
+        let mut content = match damaged {
+            0 => Content::after(segment.before()),
+            // A removal may have been in what cannot be read.
+            _ => Content::default(),
+        };
         for frame in &frames {
             content.add(frame, &gone);
         }
@@ -384,8 +411,10 @@ impl Keeper {
         }
         let mut state = self.state.lock();
         state.files.retain(|file| Some(*file) != instead);
-        let at = state.files.partition_point(|file| file.first < summary.first);
-        state.files.insert(at, summary);
+        if !state.files.contains(&summary) {
+            let at = state.files.partition_point(|file| file.first < summary.first);
+            state.files.insert(at, summary);
+        }
         let beyond = |state: &State| {
             state.files.len() > FILES_MAX || state.files.iter().map(|file| file.bytes).sum::<u64>() > self.budget
         };

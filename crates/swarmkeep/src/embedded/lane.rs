@@ -4,20 +4,26 @@
 //! empty lanes stays, so that a session that is written often need not ask records.db for its head each time).
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     hash::BuildHasherDefault,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::Arc,
 };
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::{Mutex, MutexGuard};
 use swarmkeep_core::{
     BlobId, Seq, SessionId,
-    log::{Blob, Damage, Group, Head},
+    log::{Blob, Damage, Group, Head, Remove},
     record,
 };
 
-use crate::residency::IdHasher;
+use crate::{
+    journal::{Entry, Frame},
+    residency::IdHasher,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 const SHARDS: usize = 64;
 /// Empty lanes kept per shard: about 150 bytes each.
@@ -81,6 +87,11 @@ impl Lanes {
         self.aside.lock().remove(&session);
     }
 
+    /// The session ends elsewhere now: what is known of its end is void. It is set aside, so nothing of it is in flight.
+    pub(super) fn forget(&self, session: SessionId) {
+        self.shard(session).remove(&session);
+    }
+
     /// The sessions set aside, and why.
     pub(super) fn all_aside(&self) -> Vec<Damage> {
         let mut all: Vec<Damage> = self.aside.lock().values().cloned().collect();
@@ -132,6 +143,33 @@ impl Lanes {
             }
             if lane.is_empty() && lanes > EMPTY_LANES {
                 shard.remove(&session);
+            }
+        }
+    }
+
+    /// What records.db had and has not any more, to be applied again: it is read from here until then. In the order of
+    /// positions, all of it before whatever is yet to be applied for the first time.
+    pub(super) fn again(&self, frames: &[Arc<Frame>]) {
+        // A removal that waits to be carried out takes all of it.
+        let mut removed: HashSet<SessionId> = self.leaving.lock().keys().copied().collect();
+        for entry in frames.iter().rev().flat_map(|frame| frame.entries.iter().rev()) {
+            match entry {
+                Entry::Records(group) if !removed.contains(&group.session) => {
+                    let mut shard = self.shard(group.session);
+                    let lane = shard.entry(group.session).or_default();
+                    if lane.durable.seq < group.head.seq {
+                        (lane.durable, lane.sent) = (group.head, group.head);
+                    }
+                    if lane.tail.iter().all(|known| known.head != group.head) {
+                        lane.tail.push_front(group.clone());
+                    }
+                }
+                Entry::Remove { session, what: Remove::All, .. } => {
+                    removed.insert(*session);
+                    *self.leaving.lock().entry(*session).or_default() += 1;
+                    self.any_leaving.store(true, Ordering::Release);
+                }
+                _ => {}
             }
         }
     }

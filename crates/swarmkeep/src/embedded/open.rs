@@ -1,40 +1,50 @@
 //! Opening a store: lock, refuse what is newer or does not belong together, settle the journal's tail, serve.
 
+mod look;
+
 use std::{
     io,
     path::Path,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use parking_lot::Mutex;
 use swarmkeep_core::{
-    Error, ErrorKind,
+    Error, ErrorKind, Seq, SessionId,
     clock::{Clock, Entropy},
-    log::{Position, Remove, Watchers},
+    log::{Damage, Position, Remove, Watchers},
+    recovery::Policy,
 };
-use swarmkeep_sqlite::{
-    Anchor, Found, Mode, Options, RECORDS_SCHEMA, ReaderPool, RecordsDb, RecordsReader, Schema, SqliteError,
-    VIEWS_SCHEMA, ViewsDb,
-};
+use swarmkeep_sqlite::{Found, Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
 
+pub(crate) use self::look::beforehand;
+use self::look::{Look, Looked, OTHER_LOG, is_broken, look_marked, vouch};
 use super::{
     EmbeddedLog,
-    applier::{Applier, Applying, Progress, RETIRE_BYTES},
-    copying::{self, Copying},
+    applier::{Applier, Applying, RETIRE_BYTES},
+    case::{Case, Cases},
+    copying::{self, Begin, Copying},
+    doubt::{Surroundings, views_aside},
     keeper::{self, Keeper},
     lane::Lanes,
-    mend::{Made, Mender},
+    progress::Progress,
     quarantine::Quarantine,
+    recover::{Made, Mender},
+    remake::{self, Broken, Site},
 };
 use crate::{
     blobs::BlobFiles,
     disk::{Disk, RealDisk},
-    journal::{self, Entry, Frame, Inspection, Journal, OpenError, StoreId, Vouch},
-    lock::{Holder, LockError, StoreLock},
+    journal::{self, Entry, Frame, Inspection, Journal, OpenError},
+    lock::{Fence, Ground, Holder, LockError, StoreLock},
     recovery::{RecoveryReport, Span},
     settings::Settings,
+    sync::Mutex,
     workers::Workers,
 };
+
+/// How long a read waits for a database that is being opened again, or made again.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a store does what its settings leave to it. Tests of the disk take small steps.
 #[derive(Debug, Clone)]
@@ -72,15 +82,39 @@ impl EmbeddedLog {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, Error> {
-        let disk = RealDisk;
-        disk.create_dir(folder).map_err(|error| unusable(folder, error))?;
+        Self::open_held(Arc::new(RealDisk), folder, settings, Pace::of(settings), clock, entropy)
+    }
+
+    /// [`EmbeddedLog::open`] on a file system of one's own, at a pace of one's own.
+    ///
+    /// # Errors
+    /// As [`EmbeddedLog::open`].
+    pub fn open_held(
+        ground: Arc<dyn Ground>,
+        folder: &Path,
+        settings: &Settings,
+        pace: Pace,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, Error> {
+        ground.create_dir(folder).map_err(|error| unusable(folder, error))?;
+        let holder = |clock: &dyn Clock| Holder { pid: ground.process(), ..holder(clock, None) };
         // How the last holder ended stays written there until this one is open.
-        let taking = Holder { parked: None, ..holder(&*clock, None) };
-        let mut lock = StoreLock::take(folder, &taking).map_err(locked)?;
-        let mut opened = Self::open_on(Arc::new(disk), folder, settings, clock.clone(), entropy)?;
+        let taking = Holder { parked: None, ..holder(&*clock) };
+        let mut lock = StoreLock::take_on(ground.clone(), folder, &taking).map_err(locked)?;
+        // Two copies of a store that both go on must not do so under the same number.
+        let leap = if lock.is_a_copy() { leap(&*entropy) } else { 0 };
+        let place = (ground.clone() as Arc<dyn Disk>, lock.home(), lock.fence(), leap);
+        let mut opened = Self::open_fenced(place, settings, pace, clock.clone(), entropy)?;
         let did_not_park = lock.previous().is_some_and(|previous| previous.parked == Some(false));
         opened.report.crashed |= did_not_park && opened.incarnation > 1;
-        lock.say(&holder(&*clock, None)).map_err(|error| unusable(folder, error))?;
+        opened.report.taken_over = lock.untold().cloned();
+        opened.report.is_a_copy = leap > 0;
+        lock.say(&holder(&*clock)).map_err(|error| unusable(folder, error))?;
+        if let Err(error) = lock.tidy() {
+            tracing::warn!(%error, "files of an earlier term of the store are still there");
+        }
+        opened.root = Some(folder.to_owned());
         *opened.lock.lock() = Some(lock);
         Ok(opened)
     }
@@ -111,58 +145,89 @@ impl EmbeddedLog {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, Error> {
+        Self::open_fenced((disk, folder, Fence::default(), 0), settings, pace, clock, entropy)
+    }
+
+    /// Nobody is told of a write that the fence does not let pass. `leap` is added to the incarnation.
+    fn open_fenced(
+        (disk, folder, fence, leap): (Arc<dyn Disk>, &Path, Fence, u64),
+        settings: &Settings,
+        pace: Pace,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, Error> {
         let begun_ms = clock.monotonic_ms();
         disk.create_dir(folder).map_err(|error| unusable(folder, error))?;
         let vfs = disk.vfs();
         let (records_path, views_path) = (folder.join("records.db"), folder.join("views.db"));
-        let looked = look(disk.as_ref(), folder, settings.readers, &clock)?;
-        let fresh = looked.is_none();
-        let Looked { found, inspected, records: read_records, views: mut looked_views } = looked.unwrap_or_default();
+        let (noted, _) = Cases::look(disk.clone(), folder).map_err(|error| unusable(folder, error))?;
+        let copying = Copying::new(disk.clone(), folder);
+        // What an earlier life made to take the place of a damaged records.db.
+        remake::end(disk.as_ref(), folder, clock.now_ms()).map_err(|error| unusable(folder, error))?;
         let mut id = [0; 16];
         entropy.fill(&mut id);
-        let options = Options {
-            store_id: fresh.then_some(id),
-            create: fresh,
-            mode: Mode::WalNormal,
-            now_ms: clock.now_ms(),
-            vfs,
-        };
+        let options = Options { store_id: None, create: false, mode: Mode::WalNormal, now_ms: clock.now_ms(), vfs };
         // SQLite syncs the folder of a write-ahead log that it makes, not of one that it finds: a process that was killed in
         // between leaves one whose name the power can take while it is being copied.
         sync_folder(disk.as_ref(), folder)?;
-        let copying = Copying::new(disk.clone(), folder);
-        let copied = copying.look().map_err(|error| unusable(folder, error))?;
-        let records = RecordsDb::open_looked(&records_path, options, found);
-        let mut records = records.map_err(|error| database(&records_path, error))?;
-        if copied != copying::Found::Idle {
-            // What was begun is ended before anything comes on top of it.
-            let mut ended = Ok(());
-            records
-                .wal_checkpoint_saying(|| {
-                    ended = copying.end();
-                    ended.is_ok()
-                })
-                .map_err(|error| database(&records_path, error))?;
-            ended.map_err(|error| unusable(folder, error))?;
-        }
+        let (mut notices, mut losses) = (Vec::new(), Vec::new());
+        let (looked, records) = loop {
+            let (how, why) = match look_marked(disk.as_ref(), folder, settings.readers, &clock, &copying)? {
+                Look::Found(looked, copied) => {
+                    let fresh = looked.is_none();
+                    let options = Options { store_id: fresh.then_some(id), create: fresh, ..options };
+                    let found = looked.as_ref().and_then(|looked| looked.found);
+                    match open_records(&records_path, options, found, copied, &copying) {
+                        Ok(records) => break (looked, records),
+                        Err(error) if !fresh && is_broken(&error) && !error.is_of_another() => {
+                            (Broken::Unreadable, error.to_string())
+                        }
+                        Err(error) => return Err(database(&records_path, error)),
+                    }
+                }
+                Look::Broken(how, why) => (how, why),
+                Look::OtherLog => {
+                    remake::set_log_aside(disk.as_ref(), folder, clock.now_ms())
+                        .map_err(|error| unusable(folder, error))?;
+                    notices.push(format!(
+                        "records.db: {OTHER_LOG}; put aside in quarantine, and the journal is applied again: nothing is missing"
+                    ));
+                    continue;
+                }
+            };
+            if notices.len() + losses.len() > 2 {
+                return Err(database(&records_path, SqliteError::damaged(None, None, why)));
+            }
+            let (now_ms, stamp) = (clock.now_ms(), copying.stamp() + 1);
+            let site = Site { disk: &disk, folder, cases: &noted, now_ms, stamp, has: copying.has() };
+            let made = remake::make(&site, how, &why).map_err(|error| database(&records_path, error))?;
+            if made.is_whole { &mut notices } else { &mut losses }.push(made.said);
+            remake::end(disk.as_ref(), folder, now_ms).map_err(|error| unusable(folder, error))?;
+            // They may have what cannot be had any more.
+            views_aside(disk.as_ref(), &views_path, now_ms).map_err(|error| unusable(folder, error))?;
+        };
+        let fresh = looked.is_none();
+        let Looked { found: _, inspected, records: read_records, views: mut looked_views } =
+            looked.map(|looked| *looked).unwrap_or_default();
         let anchor = records.anchor();
         let (views, views_rebuilt) =
             open_views(disk.as_ref(), &views_path, &records, clock.now_ms(), &mut looked_views)?;
         sync_folder(disk.as_ref(), folder)?;
         let vouch = vouch(&anchor);
         // What a look at the journal meant holds for the position that it was compared with.
-        let inspection = match inspected.filter(|(with, _)| *with == anchor) {
+        let mut inspection = match inspected.filter(|(with, _)| *with == anchor) {
             Some((_, inspection)) => inspection,
             None => {
                 journal::inspect(disk.as_ref(), folder, Some(vouch)).map_err(|error| journal_error(folder, error))?
             }
         };
+        inspection.incarnation = inspection.incarnation.saturating_add(leap);
         let place = (disk.clone(), folder);
         let mut opened = Journal::open_inspected(place, pace.journal, Some(vouch), inspection, clock.clone(), entropy)
             .map_err(|error| journal_error(folder, error))?;
         let store = opened.store;
         let quarantine = Quarantine::new(disk.clone(), folder);
-        let (kept_disk, mend_disk) = (disk.clone(), disk.clone());
+        let (kept_disk, mend_disk, surrounding_disk) = (disk.clone(), disk.clone(), disk.clone());
         let blobs = Arc::new(BlobFiles::open(disk, folder).map_err(|error| unusable(folder, error))?);
 
         let lanes = Arc::new(Lanes::new());
@@ -173,14 +238,10 @@ impl EmbeddedLog {
         let progress = Arc::new(Progress::new(anchor.position, views.position()));
         let unapplied = std::mem::take(&mut opened.unapplied);
         let mut report = report_of(&opened.inspection, opened.incarnation, &unapplied);
-        if copied == copying::Found::Differs {
-            report.clean = false;
-            report.damage.push(
-                "records.db: SQLite's write-ahead log was being copied into it when the process ended, and is not what it was: \
-                 some of what was applied may be missing in any session; `swarmkeep verify` says what it can"
-                    .into(),
-            );
-        }
+        report.records_rebuilt = !notices.is_empty() || !losses.is_empty();
+        report.clean &= !report.records_rebuilt;
+        report.notices = notices;
+        report.damage.extend(losses);
         report.views_rebuilt = views_rebuilt;
         report.at_ms = clock.now_ms();
         // As far as the journal tells; a holder that was quiet when it died left a seal, and its lock file says so.
@@ -189,11 +250,19 @@ impl EmbeddedLog {
         for frame in unapplied {
             hand_over(&lanes, &progress, &watchers, frame);
         }
+        let cases = Arc::new(Cases::open(mend_disk.clone(), folder).map_err(|error| unusable(folder, error))?);
+        set_lost_aside(&opened.inspection, &lanes, &cases).map_err(|error| unusable(folder, error))?;
+        let mut broken = None;
         if !report.clean {
-            finish_removals(&records, &lanes, &blobs).map_err(|error| database(&records_path, error))?;
+            match finish_removals(&records, &lanes, &blobs) {
+                // SQLite met what it cannot read only now: the applier has it made again before anything else.
+                Err(error) if is_broken(&error) => broken = Some((Broken::Unreadable, error.to_string())),
+                finished => finished.map_err(|error| database(&records_path, error))?,
+            }
         }
         let incarnation = opened.incarnation;
         let (sink_lanes, sink_progress, sink_watchers) = (lanes.clone(), progress.clone(), watchers.clone());
+        let opened = opened.fenced_by(fence);
         let sink = Box::new(move |frame: Arc<Frame>| hand_over(&sink_lanes, &sink_progress, &sink_watchers, frame));
         let journal = match pace.workers {
             Workers::Threads => opened.start(sink).map_err(|error| unusable(folder, error))?,
@@ -207,6 +276,9 @@ impl EmbeddedLog {
         };
         let read_records = readers(&records_path, read_records)?;
         let read_views = readers(&views_path, looked_views.map(|(pool, _)| pool))?;
+        if pace.workers == Workers::Threads && !cfg!(feature = "race") {
+            [&read_records, &read_views].into_iter().for_each(|pool| pool.set_patience(PATIENCE));
+        }
         let keeper = match settings.journal_keep {
             0 => None,
             budget => Some(
@@ -231,13 +303,18 @@ impl EmbeddedLog {
             journal: journal.clone(),
             keeper: keeper.clone(),
             records: read_records.clone(),
+            blobs: blobs.clone(),
             lanes: lanes.clone(),
             progress: progress.clone(),
             watchers: watchers.clone(),
             clock: clock.clone(),
             workers: pace.workers,
+            policy: Policy { accept_loss: settings.accept_loss, start_fresh: false },
+            cases,
+            above: OnceLock::new(),
             made: Made::default(),
         };
+        mender.cases.aside().into_iter().for_each(|damage| lanes.set_aside(damage));
         let applier = Applier {
             progress: progress.clone(),
             records,
@@ -249,7 +326,23 @@ impl EmbeddedLog {
             views_behind: false,
             quarantine,
             copying,
-            mark_stands: false,
+            surroundings: Surroundings {
+                disk: surrounding_disk,
+                folder: folder.to_owned(),
+                store,
+                clock: clock.clone(),
+                records: read_records.clone(),
+                views: read_views.clone(),
+                cases: mender.cases.clone(),
+            },
+            doubtful: broken.is_some(),
+            broken,
+            remade_at_ms: Vec::new(),
+            log_unnamed: true,
+            views_damaged: false,
+            views_doubtful: false,
+            log_in_doubt: true,
+            mark_stands: None,
             keeper: keeper.clone(),
             retire_bytes: pace.retire_bytes,
             workers: pace.workers,
@@ -258,6 +351,7 @@ impl EmbeddedLog {
         report.opened_ms = clock.monotonic_ms().saturating_sub(begun_ms);
         Ok(Self {
             folder: folder.to_owned(),
+            root: None,
             incarnation,
             opened_at,
             report,
@@ -277,6 +371,74 @@ impl EmbeddedLog {
             lock: Mutex::new(None),
         })
     }
+}
+
+/// Opens records.db. What was begun is ended before anything comes on top of it, and a file that is new is durable before
+/// anything names it.
+fn open_records(
+    path: &Path,
+    options: Options,
+    found: Option<Found>,
+    copied: copying::Found,
+    copying: &Copying,
+) -> Result<RecordsDb, SqliteError> {
+    let mut records = RecordsDb::open_looked(path, options, found)?;
+    records.try_write()?;
+    let position = records.position().0;
+    if copied == copying::Found::Idle && position != Position(0) {
+        return Ok(records);
+    }
+    let stamp = records.next_stamp(0)?;
+    match copying.begin(true, stamp) {
+        Ok(()) => {}
+        Err(Begin::Log(error) | Begin::Mark(error)) => return Err(error.into()),
+    }
+    let mut ended = Ok(());
+    records.wal_checkpoint_saying(|| {
+        ended = copying.end(stamp, position);
+        ended.is_ok()
+    })?;
+    ended?;
+    Ok(records)
+}
+
+/// How far a copy of a store leaps ahead: a number of its own, from 1 to 2³².
+fn leap(entropy: &dyn Entropy) -> u64 {
+    let mut bytes = [0; 4];
+    entropy.fill(&mut bytes);
+    u64::from(u32::from_le_bytes(bytes)) + 1
+}
+
+/// Acknowledged records that neither the journal nor records.db has: their sessions take nothing until it is known whether
+/// they stand elsewhere. That they were there is written down: the next start does not find it again.
+fn set_lost_aside(inspection: &Inspection, lanes: &Lanes, cases: &Cases) -> io::Result<()> {
+    lost_cases(inspection, lanes, cases, |session, case| cases.put(session, &case))
+}
+
+/// What is to be remembered of sessions whose records the journal lost.
+pub(super) fn lost_cases(
+    inspection: &Inspection,
+    lanes: &Lanes,
+    cases: &Cases,
+    mut keep: impl FnMut(SessionId, Case) -> io::Result<()>,
+) -> io::Result<()> {
+    for damage in inspection.lost() {
+        for span in damage.spans.iter().flatten() {
+            let Some(seqs) = span.seqs.clone().filter(|_| !lanes.is_leaving(span.session)) else { continue };
+            let mut case = cases.get(span.session).unwrap_or_default();
+            case.known_head = case.known_head.max(Seq(*seqs.end()));
+            let first = Seq(*seqs.start());
+            case.missing_from = if case.missing_from == Seq::ZERO { first } else { case.missing_from.min(first) };
+            case.cause = format!("journal segment {}: {}", damage.segment, damage.what);
+            if !case.waits() {
+                case = Case { recovery: None, ..case };
+            }
+            let what = case.cause.clone();
+            keep(span.session, case)?;
+            lanes.set_aside(Damage { session: Some(span.session), seqs: Some(seqs), what });
+        }
+    }
+    Ok(())
 }
 
 /// Blob files of sessions whose removal was carried out in records.db just before the end: nothing else would remove them.
@@ -308,85 +470,7 @@ pub(super) fn holder(clock: &dyn Clock, address: Option<String>) -> Holder {
     // One moment per process, whatever is said later.
     static STARTED_AT_MS: OnceLock<u64> = OnceLock::new();
     let started_at_ms = *STARTED_AT_MS.get_or_init(|| clock.now_ms());
-    Holder { pid: std::process::id(), address, started_at_ms, parked: Some(false) }
-}
-
-/// What a look at a store found, with the connections that looked: they become its readers, and while they are open what a
-/// write-ahead log holds is found out once.
-#[derive(Default)]
-struct Looked {
-    found: Option<Found>,
-    records: Option<ReaderPool>,
-    views: Option<(ReaderPool, Found)>,
-    /// The journal, and what records.db said when it was read.
-    inspected: Option<(Anchor, Inspection)>,
-}
-
-/// Looks before anything is opened for writing, so that a store that is refused is as it was: a database that was open for
-/// writing copies its write-ahead log into itself when it closes. `None`: neither records.db nor a journal, a new store.
-fn look(disk: &dyn Disk, folder: &Path, readers: usize, clock: &Arc<dyn Clock>) -> Result<Option<Looked>, Error> {
-    let (records, views, journal) = (folder.join("records.db"), folder.join("views.db"), folder.join("journal"));
-    let names = match disk.list(&journal) {
-        Ok(names) => names,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(unusable(&journal, error)),
-    };
-    let has_journal = names.iter().any(|name| name.ends_with(".segment"));
-    let half = |there: &str, missing: &str| {
-        let message = format!("{} has {there} but no {missing}: this is half of a store", folder.display());
-        Err(Error::new(ErrorKind::Corrupt, message).hint(format!(
-            "bring back {missing} from where {there} came from, or move the folder away and begin a new store; nothing was changed"
-        )))
-    };
-    let through = |schema: &Schema, path: &Path| {
-        let pool = ReaderPool::open_on(disk.vfs(), path, readers, clock.clone())?;
-        let found = schema.look_through(&pool, path)?;
-        Ok((pool, found))
-    };
-    // A crash while records.db was being made leaves an empty one, or one that waits to be rolled back to that, or one with
-    // tables and nothing in them. The journal is made when records.db is durable, so there is none then.
-    let looked = match disk.exists(&records).map_err(|error| unusable(&records, error))? {
-        false => None,
-        true => match through(&RECORDS_SCHEMA, &records) {
-            Ok((_, Found::Empty)) => None,
-            Ok(looked) => Some(looked),
-            Err(SqliteError::ReadOnly(_)) if !has_journal => None,
-            Err(error) => return Err(database(&records, error)),
-        },
-    };
-    let unborn = |reader: &ReaderPool| reader.read(|connection| RecordsReader::new(connection).is_unborn());
-    let Some((reader, found)) = looked.filter(|(reader, _)| has_journal || !unborn(reader).unwrap_or(false)) else {
-        return if has_journal { half("a journal", "records.db") } else { Ok(None) };
-    };
-    let anchor =
-        reader.read(|connection| RecordsReader::new(connection).anchor()).map_err(|error| database(&records, error))?;
-    // A crash between making the two leaves a records.db in which nothing was ever applied.
-    if !has_journal && anchor.position != Position(0) {
-        return half("records.db", "journal");
-    }
-    let looked_views = match through(&VIEWS_SCHEMA, &views) {
-        Ok((_, Found::Empty)) => None,
-        Ok(looked) => Some(looked),
-        Err(error @ SqliteError::Newer { .. }) => return Err(database(&views, error)),
-        Err(_) => None,
-    };
-    let inspection =
-        journal::inspect(disk, folder, Some(vouch(&anchor))).map_err(|error| journal_error(folder, error))?;
-    Ok(Some(Looked {
-        found: Some(found),
-        records: Some(reader),
-        views: looked_views,
-        inspected: Some((anchor, inspection)),
-    }))
-}
-
-fn vouch(anchor: &Anchor) -> Vouch {
-    Vouch {
-        store: StoreId(anchor.store_id),
-        position: anchor.position,
-        frame_hash: anchor.frame_hash,
-        incarnation: anchor.incarnation,
-    }
+    Holder { pid: std::process::id(), address, started_at_ms, parked: Some(false), ..Holder::default() }
 }
 
 /// views.db is derived: one that is damaged, ahead, another store's or another program's is put aside and made again.
@@ -405,25 +489,11 @@ fn open_views(
     match ViewsDb::open_looked(path, options, looked.as_ref().map(|(_, found)| *found)) {
         Ok(views) if views.position() <= applied => return Ok((views, !was_there && applied > Position(0))),
         Ok(views) => drop(views),
-        Err(SqliteError::Damaged(_) | SqliteError::Foreign { .. } | SqliteError::Changed { .. }) => {}
+        Err(error) if is_broken(&error) => {}
         Err(error) => return Err(database(path, error)),
     }
     *looked = None;
-    let folder = path.with_file_name("quarantine");
-    let aside = folder.join(format!("views-{now_ms}.db"));
-    tracing::warn!(aside = %aside.display(), "views.db does not belong to records.db as it is; put aside and built again");
-    disk.create_dir(&folder).and_then(|()| disk.rename(path, &aside)).map_err(|error| unusable(path, error))?;
-    for suffix in ["-wal", "-shm"] {
-        let name = |path: &Path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(suffix);
-            name
-        };
-        match disk.rename(Path::new(&name(path)), Path::new(&name(&aside))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(path, error)),
-            _ => {}
-        }
-    }
+    views_aside(disk, path, now_ms).map_err(|error| unusable(path, error))?;
     Ok((ViewsDb::open(path, options).map_err(|error| database(path, error))?, true))
 }
 
@@ -502,12 +572,18 @@ fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]
                 )
             }))
             .collect(),
+        notices: Vec::new(),
         repaired: Vec::new(),
+        taken_over: None,
+        is_a_copy: false,
         views_rebuilt: false,
+        records_rebuilt: false,
+        sessions_live: None,
         sessions_checked: 0,
         records_replayed: 0,
         sessions_failed: 0,
         problems: Vec::new(),
+        recovery: None,
     }
 }
 
@@ -524,7 +600,10 @@ fn unusable(path: &Path, error: io::Error) -> Error {
 
 fn locked(error: LockError) -> Error {
     let hint = match &error {
-        LockError::Locked { .. } => "talk to the program that holds the store (the CLI does by itself), or stop it",
+        LockError::Locked { .. } => {
+            "talk to the program that holds the store (the CLI does by itself), or stop it; `swarmkeep take-over` where that \
+             cannot be done"
+        }
         _ => "check the folder and where it lies",
     };
     Error::new(ErrorKind::Unavailable, error.to_string()).hint(hint).caused_by(error)

@@ -2,8 +2,8 @@
 //!
 //! `quarantine/session-SESSION-FIRST-LAST.records` holds the records of one group as they were acknowledged. As long as a
 //! session has such a file it stays set aside: it takes no writes, and its state is not served, because the records between
-//! are missing. When they are found, the groups follow them into records.db and their files are renamed (`mended-…`). Whoever
-//! moves its files away accepts that loss, and the session goes on from before it.
+//! are missing. When they are found, the groups follow them into records.db and their files are renamed (`mended-…`). When a
+//! person accepts that they are lost, the files are renamed too (`given-up-…`), and the session goes on from before them.
 
 use std::{
     io,
@@ -75,11 +75,12 @@ impl Quarantine {
         Ok(groups)
     }
 
-    /// These groups are in records.db: their session is not set aside for them any more. They stay, under another name.
-    pub(super) fn settled(&self, names: &[String]) -> io::Result<()> {
+    /// Their session is not set aside for these groups any more: `mended`, they are in records.db; `given-up`, somebody
+    /// accepted that they are not. They stay, under another name.
+    pub(super) fn settled(&self, names: &[String], how: &str) -> io::Result<()> {
         let folder = self.store.join("quarantine");
         for name in names {
-            self.disk.rename(&folder.join(name), &folder.join(format!("mended-{name}")))?;
+            self.disk.rename(&folder.join(name), &folder.join(format!("{how}-{name}")))?;
         }
         self.disk.sync_dir(&folder)
     }

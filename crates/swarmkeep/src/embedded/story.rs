@@ -2,16 +2,17 @@
 
 use swarmkeep_core::{
     Error, ErrorKind, Failure, SessionId,
-    failure::StorageCause,
+    failure::{OwnershipCause, StorageCause},
     log::{Damage, LogError},
 };
 use swarmkeep_sqlite::RecordsReader;
 use tokio::sync::oneshot;
 
-use super::{EmbeddedLog, answered, applier::Ask};
+use super::{EmbeddedLog, answered, progress::Ask};
 use crate::{
     damage,
     incident::{self, Incident, Noticed},
+    lock::StoreLock,
     recovery::RecoveryReport,
 };
 
@@ -23,7 +24,12 @@ impl EmbeddedLog {
     pub async fn keep_report(&self, report: RecoveryReport) -> Result<(), Error> {
         let text = serde_json::to_string(&report)
             .map_err(|error| Error::new(ErrorKind::Invalid, "the report cannot be written as JSON").caused_by(error))?;
-        self.keep_text(swarmkeep_sqlite::Recovery { id: report.id, at_ms: report.at_ms, report: text }).await
+        self.keep_text(swarmkeep_sqlite::Recovery { id: report.id, at_ms: report.at_ms, report: text }).await?;
+        if report.taken_over.is_some() {
+            // From here on it is this store's own history that knows it.
+            self.lock.lock().iter_mut().for_each(StoreLock::told);
+        }
+        Ok(())
     }
 
     async fn keep_text(&self, recovery: swarmkeep_sqlite::Recovery) -> Result<(), Error> {
@@ -51,8 +57,12 @@ impl EmbeddedLog {
         self.progress.take_noticed()
     }
 
-    /// What stands behind a write of unknown outcome: the device.
+    /// What stands behind a write of unknown outcome: the device, or that the store was taken over.
     pub(crate) fn failing(&self, error: &LogError) -> Noticed {
+        if self.journal.look_at_fence().is_some() {
+            let failure = Failure::OwnershipConflict { cause: OwnershipCause::FencedOut };
+            return Noticed::new(failure, None, error.to_string());
+        }
         let cause = if self.journal.is_full() { StorageCause::DiskFull } else { StorageCause::ReadOnly };
         Noticed::new(Failure::StorageUnavailable { cause }, None, error.to_string())
     }
@@ -80,7 +90,9 @@ impl EmbeddedLog {
     pub fn reports(&self, most: usize) -> Result<Vec<RecoveryReport>, Error> {
         let read = |records: &RecordsReader<'_>| {
             let mut all = records.reports("open-", most)?;
+            // `repair-`: what earlier versions called it.
             all.extend(records.reports("repair-", most)?);
+            all.extend(records.reports("recovery-", most)?);
             Ok(all)
         };
         let mut stored = self.read_records(read).map_err(damage::log)?;

@@ -9,7 +9,7 @@
 //! ```text
 //! offset size
 //!      0    8  magic "SWKKEPT\0"
-//!      8    4  format version: 1
+//!      8    4  format version: 2 (1: bytes 68..72, 96..104 and 136..144 are zeros)
 //!     12    4  crc32c of bytes 0..12 and 16..144
 //!     16   16  store id
 //!     32    8  position of the first frame
@@ -18,19 +18,19 @@
 //!     56    4  blocks
 //!     60    4  runs
 //!     64    4  blobs
-//!     68    4  zeros
+//!     68    4  removals
 //!     72    8  where the directory begins
 //!     80    4  bytes of the directory, packed
 //!     84    4  bytes of the directory, unpacked
 //!     88    8  bytes of the whole file
-//!     96    8  zeros
+//!     96    8  position of the frame with entries before the first
 //!    104   32  BLAKE3 of the directory as packed
-//!    136    8  zeros
+//!    136    8  1: every removal in these frames is listed, and bytes 96..104 say what is before; 0: not known
 //!    144    …  blocks, one after another, each one zstd frame
 //!      …    …  directory, one zstd frame
 //! ```
 //!
-//! Directory, unpacked: the blocks, then the runs, then the blobs.
+//! Directory, unpacked: the blocks, then the runs, then the blobs, then the removals.
 //!
 //! ```text
 //! block, 48:   0 8 where it begins    8 4 bytes, packed   12 4 bytes, unpacked   16 32 BLAKE3 of it as packed
@@ -38,6 +38,7 @@
 //!             16 16 session   32 8 first seq   40 8 last seq   48 8 position of the newest frame
 //! blob, 80:    0 4 block    4 4 where in it, unpacked     8 4 bytes   12 4 zeros
 //!             16 16 session   32 8 seq of the record that introduced it   40 8 position   48 32 blob id
+//! removal, 24: 0 16 session   16 8 position of the frame that removed it
 //! ```
 //!
 //! A run is contiguous records of one session, one after another. Records verify by their own hashes besides, and nothing
@@ -57,7 +58,7 @@ use crate::disk::DiskFile;
 /// Bytes before the blocks.
 pub const HEADER_BYTES: usize = 144;
 /// The newest format this program writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"SWKKEPT\0";
 /// A block is closed when it has this much, unpacked.
@@ -71,6 +72,7 @@ const LEVEL: i32 = 1;
 const BLOCK: usize = 48;
 const RUN: usize = 56;
 const BLOB: usize = 80;
+const REMOVAL: usize = 24;
 
 /// Contiguous records of one session, and what they introduced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +123,7 @@ pub enum KeptError {
     #[error("damaged: {0}")]
     Damaged(&'static str),
     /// Written by a newer program.
-    #[error("kept format {0}; this program knows version 1")]
+    #[error("kept format {0}; this program knows up to version 2")]
     Newer(u32),
     /// Of another store.
     #[error("it belongs to store {0}")]
@@ -153,6 +155,10 @@ pub struct KeptFile {
     pub runs: Vec<Run>,
     /// By session.
     pub blobs: Vec<KeptBlob>,
+    /// Sessions that were removed in these frames, and by which.
+    pub removals: Vec<(SessionId, Position)>,
+    /// The frame with entries before the first; `None`: not known, nor whether all removals are listed.
+    pub before: Option<Position>,
     blocks: Vec<Block>,
     file: Arc<dyn DiskFile>,
 }
@@ -161,6 +167,8 @@ pub struct KeptFile {
 #[derive(Debug, Default)]
 pub struct Content {
     items: Vec<Item>,
+    removals: Vec<(SessionId, Position)>,
+    before: Option<Position>,
     first: Option<Position>,
     last: Position,
 }
@@ -176,6 +184,12 @@ struct Item {
 }
 
 impl Content {
+    /// What follows the frame with entries at this position.
+    #[must_use]
+    pub fn after(before: Position) -> Self {
+        Self { before: Some(before), ..Self::default() }
+    }
+
     /// Adds a frame: records and the blobs that came with them. What was removed in it, or is in `removed` at a later
     /// position, is not kept, and goes if it is there already.
     pub fn add(&mut self, frame: &Frame, removed: &HashMap<SessionId, Position>) {
@@ -201,7 +215,10 @@ impl Content {
                     self.items.extend(inline.map(|blob| item(Some(blob.id), blob.bytes.clone())));
                 }
                 // What came before it, in this file; in older files `removed` tells.
-                Entry::Remove { session, what: Remove::All, .. } => self.items.retain(|item| item.session != *session),
+                Entry::Remove { session, what: Remove::All, .. } => {
+                    self.items.retain(|item| item.session != *session);
+                    self.removals.push((*session, frame.position));
+                }
                 Entry::Remove { .. } | Entry::Observations { .. } => {}
             }
         }
@@ -213,6 +230,8 @@ impl Content {
     /// As [`KeptFile::records`].
     pub fn add_file(&mut self, file: &KeptFile, removed: &HashMap<SessionId, Position>) -> Result<(), KeptError> {
         self.covers(file.summary.first..=file.summary.last);
+        self.before = file.before;
+        self.removals.extend(&file.removals);
         let stays =
             |session: &SessionId, position: Position| removed.get(session).is_none_or(|removed| *removed < position);
         // Places follow the blocks: each is unpacked once.
@@ -246,6 +265,10 @@ impl Content {
             self.covers(first..=after.last);
         }
         self.items.extend(after.items);
+        self.removals.extend(after.removals);
+        if after.before.is_none() {
+            self.before = None;
+        }
     }
 
     fn covers(&mut self, positions: RangeInclusive<Position>) {
@@ -259,12 +282,12 @@ impl Content {
         self.items.iter().map(|item| item.bytes.len()).sum()
     }
 
-    /// The bytes of the file, and what its header says; `None`: nothing is in it.
+    /// The bytes of the file, and what its header says; `None`: it covers nothing.
     ///
     /// # Errors
     /// What zstd says.
     pub fn encode(mut self, store: StoreId) -> io::Result<Option<(Vec<u8>, Summary)>> {
-        let Some(first) = self.first.filter(|_| !self.items.is_empty()) else { return Ok(None) };
+        let Some(first) = self.first else { return Ok(None) };
         // Stable: each session's records stay in their order.
         self.items.sort_by_key(|item| item.session);
         let mut packer = zstd::bulk::Compressor::new(LEVEL)?;
@@ -325,6 +348,10 @@ impl Content {
             directory.extend_from_slice(&item.position.0.to_le_bytes());
             directory.extend_from_slice(&id.0);
         }
+        for (session, position) in &self.removals {
+            directory.extend_from_slice(&session.0);
+            directory.extend_from_slice(&position.0.to_le_bytes());
+        }
         let packed = packer.compress(&directory)?;
         let directory_at = out.len() as u64;
         out.extend_from_slice(&packed);
@@ -334,16 +361,16 @@ impl Content {
         header.extend_from_slice(&first.0.to_le_bytes());
         header.extend_from_slice(&self.last.0.to_le_bytes());
         header.extend_from_slice(&records.to_le_bytes());
-        for count in [blocks.len(), runs.len(), blobs.len(), 0] {
+        for count in [blocks.len(), runs.len(), blobs.len(), self.removals.len()] {
             header.extend_from_slice(&small(count));
         }
         header.extend_from_slice(&directory_at.to_le_bytes());
         header.extend_from_slice(&small(packed.len()));
         header.extend_from_slice(&small(directory.len()));
         header.extend_from_slice(&summary.bytes.to_le_bytes());
-        header.extend_from_slice(&[0; 8]);
+        header.extend_from_slice(&self.before.unwrap_or_default().0.to_le_bytes());
         header.extend_from_slice(blake3::hash(&packed).as_bytes());
-        header.extend_from_slice(&[0; 8]);
+        header.extend_from_slice(&u64::from(self.before.is_some()).to_le_bytes());
         let mut start = Vec::with_capacity(16);
         start.extend_from_slice(MAGIC);
         start.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -405,7 +432,7 @@ fn header(file: &dyn DiskFile, store: StoreId) -> Result<(Summary, Vec<u8>), Kep
         return Err(KeptError::Damaged("the header's checksum differs"));
     }
     match u32_at(&header, 8) {
-        Some(FORMAT_VERSION) => {}
+        Some(1..=FORMAT_VERSION) => {}
         version => return Err(KeptError::Newer(version.unwrap_or_default())),
     }
     let owner = StoreId(array_at(&header, 16).ok_or(CUT)?);
@@ -431,9 +458,11 @@ impl KeptFile {
         let (summary, header) = header(file.as_ref(), store)?;
         let count = |at| u32_at(&header, at).and_then(|count| usize::try_from(count).ok()).ok_or(CUT);
         let (blocks, runs, blobs) = (count(56)?, count(60)?, count(64)?);
+        let removals = count(68)?;
+        let before = (u64_at(&header, 136) == Some(1)).then(|| u64_at(&header, 96).map(Position)).flatten();
         let (packed, raw) = (count(80)?, count(84)?);
         let at = u64_at(&header, 72).ok_or(CUT)?;
-        let expected = blocks * BLOCK + runs * RUN + blobs * BLOB;
+        let expected = blocks * BLOCK + runs * RUN + blobs * BLOB + removals * REMOVAL;
         if raw != expected || raw > DIRECTORY_BYTES_MAX || at.checked_add(packed as u64) != Some(summary.bytes) {
             return Err(KeptError::Damaged("the directory's length is another one"));
         }
@@ -444,7 +473,8 @@ impl KeptFile {
         let directory =
             zstd::bulk::decompress(&bytes, raw).map_err(|_| KeptError::Damaged("the directory does not unpack"))?;
         let (block_lines, rest) = directory.split_at_checked(blocks * BLOCK).ok_or(CUT)?;
-        let (run_lines, blob_lines) = rest.split_at_checked(runs * RUN).ok_or(CUT)?;
+        let (run_lines, rest) = rest.split_at_checked(runs * RUN).ok_or(CUT)?;
+        let (blob_lines, removal_lines) = rest.split_at_checked(blobs * BLOB).ok_or(CUT)?;
         let lines = || -> Option<_> {
             let size = |line, at| u32_at(line, at).and_then(|size| usize::try_from(size).ok());
             let place = |line| Some(Place { block: size(line, 0)?, at: size(line, 4)?, bytes: size(line, 8)? });
@@ -473,10 +503,18 @@ impl KeptFile {
                     place: place(line)?,
                 })
             });
-            Some((blocks.collect::<Option<_>>()?, runs.collect::<Option<_>>()?, blobs.collect::<Option<_>>()?))
+            let removals = removal_lines
+                .chunks_exact(REMOVAL)
+                .map(|line| Some((SessionId(array_at(line, 0)?), Position(u64_at(line, 16)?))));
+            Some((
+                blocks.collect::<Option<_>>()?,
+                runs.collect::<Option<_>>()?,
+                blobs.collect::<Option<_>>()?,
+                removals.collect::<Option<_>>()?,
+            ))
         };
-        let (blocks, runs, blobs) = lines().ok_or(CUT)?;
-        Ok(Self { summary, runs, blobs, blocks, file })
+        let (blocks, runs, blobs, removals) = lines().ok_or(CUT)?;
+        Ok(Self { summary, runs, blobs, removals, before, blocks, file })
     }
 
     /// The bytes of a run: records, one after another. They are what was written; whether they are the session's, its chain

@@ -20,7 +20,10 @@ use super::{
     tail::inspect,
     writer::{Chain, Sink, Surroundings},
 };
-use crate::disk::{Disk, OpenHow, read_whole};
+use crate::{
+    disk::{Disk, OpenHow, read_whole},
+    lock::Fence,
+};
 
 /// A journal whose tail is settled and whose own segment is durable; not yet taking entries.
 #[derive(Debug)]
@@ -40,6 +43,13 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Has this looked at between every sync and telling anybody of it.
+    #[must_use]
+    pub fn fenced_by(mut self, fence: Fence) -> Self {
+        self.surroundings.fence = fence;
+        self
+    }
+
     /// Begins to take entries. `sink` gets every frame once its sync has returned, in order, before anybody is told.
     ///
     /// # Errors
@@ -174,7 +184,7 @@ impl Journal {
             chain.hash = hash;
             chain.data = (position, hash);
         }
-        let surroundings = Surroundings { settings, clock, entropy };
+        let surroundings = Surroundings { settings, clock, entropy, fence: Fence::default() };
         Ok(Opened { store, incarnation, unapplied, inspection, surroundings, pool, active, chain })
     }
 }

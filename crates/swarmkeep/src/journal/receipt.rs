@@ -10,10 +10,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use parking_lot::{Condvar, Mutex};
 use swarmkeep_core::log::Position;
 
 use super::AppendError;
+use crate::sync::{Condvar, Mutex};
 
 /// What the entries of one frame wait for.
 #[derive(Debug, Default)]

@@ -19,6 +19,8 @@ pub struct Segment {
     bytes: Bytes,
     /// No frame beyond this position is durable.
     through: Position,
+    /// The frame with entries before its first.
+    before: Position,
 }
 
 impl Segment {
@@ -49,7 +51,14 @@ impl Segment {
             let header = Header::decode(bytes.get(*at..at + HEADER_BYTES)?).ok()?;
             (header.number == extent.number && header.store == store).then_some(header)
         });
-        Ok(header.map(|header| Self { key: Key::of(&header), bytes: bytes.into(), through }))
+        let before = |header: &Header| header.data_position;
+        Ok(header.map(|header| Self { key: Key::of(&header), bytes: bytes.into(), through, before: before(&header) }))
+    }
+
+    /// The position of the frame with entries before its first.
+    #[must_use]
+    pub fn before(&self) -> Position {
+        self.before
     }
 
     /// Its frames with entries that verify, in order; damaged ones are passed over, and counted.

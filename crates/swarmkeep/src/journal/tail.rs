@@ -23,7 +23,7 @@ use bytes::Bytes;
 use swarmkeep_core::{Hash, log::Position};
 
 use super::{
-    Frame, OpenError, StoreId, Vouch,
+    Extent, Frame, OpenError, StoreId, Vouch,
     frame::{self, FRAME_BYTES_MAX, Header as FrameHeader, Key, Kind, SEAL_BYTES, Span},
     segment::{
         ALIGNMENT, FORMAT_VERSION, FRAMES_AT, HEADER_BYTES, Header, HeaderError, SEGMENT_BYTES_MAX, file_number,
@@ -126,6 +126,13 @@ pub struct Inspection {
 }
 
 impl Inspection {
+    /// Where the segments end, as far as that is known.
+    #[must_use]
+    pub fn extents(&self) -> Vec<Extent> {
+        let end = |end: u64| (end > 0).then_some(end);
+        self.segments.iter().map(|(number, .., at)| Extent { number: *number, end: end(*at) }).collect()
+    }
+
     /// Frames that were acknowledged and that neither the journal nor records.db has.
     pub fn lost(&self) -> impl Iterator<Item = &Damage> {
         self.damage.iter().filter(|damage| !damage.in_records)
@@ -200,6 +207,54 @@ pub fn inspect(disk: &dyn Disk, store_dir: &Path, vouch: Option<Vouch>) -> Resul
     inspection.damage.retain(|damage| !quarantined.contains(&damage.quarantine_name()));
     inspection.doubts.retain(|doubt| !quarantined.contains(&doubt.quarantine_name()));
     Ok(inspection)
+}
+
+/// How far back a journal reaches by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// Whose it is.
+    pub store: StoreId,
+    /// The last frame with entries before its oldest segment, and that frame's hash: what is applied has to stand there at
+    /// least.
+    pub before: Position,
+    /// See `before`.
+    pub hash: Hash,
+    /// The highest incarnation found.
+    pub incarnation: u64,
+    /// There are segments of which neither copy of the header can be read.
+    pub has_unreadable: bool,
+}
+
+/// How far back the journal of the store in `store_dir` reaches; `None`: there is none that can be read.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn reach(disk: &dyn Disk, store_dir: &Path) -> Result<Option<Reach>, OpenError> {
+    let dir = store_dir.join("journal");
+    let names = match disk.list(&dir) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::io(&dir)(error)),
+    };
+    let (mut found, mut inspection, mut has_unreadable) = (BTreeMap::new(), Inspection::default(), false);
+    for name in &names {
+        let Some(number) = file_number(name) else { continue };
+        match read_header(disk, &dir.join(name), number, &mut inspection)? {
+            Some(segment) => drop(found.insert(number, segment)),
+            None => has_unreadable = true,
+        }
+    }
+    one_store(&found, None, &mut inspection)?;
+    let incarnation = found.values().map(|found| found.header.incarnation).max().unwrap_or_default();
+    let chain = chain(found, &mut inspection);
+    let oldest = chain.first().map(|found| &found.header);
+    Ok(oldest.map(|header| Reach {
+        store: header.store,
+        before: header.data_position,
+        hash: header.data_hash,
+        incarnation,
+        has_unreadable,
+    }))
 }
 
 #[expect(clippy::reversed_empty_ranges, reason = "no positions")]

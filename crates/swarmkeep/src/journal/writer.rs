@@ -3,18 +3,8 @@
 //! Entries gather in the filling frame while one frame is written and synced; then that one goes. One write, one sync and
 //! one wake-up per frame, whatever the number of callers. A second thread makes spare segments ahead of need.
 
-use std::{
-    collections::VecDeque,
-    fmt, io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, io, sync::Arc, time::Duration};
 
-use parking_lot::{Condvar, Mutex};
 use swarmkeep_core::{
     Hash,
     clock::{Clock, Entropy},
@@ -31,7 +21,13 @@ use super::{
 };
 use crate::{
     disk,
+    lock::Fence,
     planted::{self, Defect},
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicU64, Ordering},
+        thread::{self, JoinHandle},
+    },
     workers::Turn,
 };
 
@@ -48,6 +44,7 @@ pub(super) struct Surroundings {
     pub(super) settings: Settings,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) fence: Fence,
 }
 
 impl fmt::Debug for Surroundings {
@@ -100,6 +97,9 @@ struct Shared {
     spares: Mutex<Spares>,
     /// The spare thread waits here.
     spares_wanted: Condvar,
+    fence: Fence,
+    /// What whoever holds the store after this one holds it under, at least.
+    next_incarnation: u64,
 }
 
 #[derive(Default)]
@@ -159,11 +159,10 @@ impl Journal {
         let mut committer = Committer::new(surroundings, pool, active, chain, sink);
         let shared = Arc::clone(&committer.shared);
         let journal = Self { shared: Arc::clone(&shared), threads: Mutex::default(), by_hand: None };
-        let commit = std::thread::Builder::new().name("journal-commit".into()).spawn(move || committer.run())?;
+        let commit = thread::Builder::new().name("journal-commit".into()).spawn(move || committer.run())?;
         journal.threads.lock().push(commit);
         if shared.settings.spares_ahead > 0 {
-            let spares =
-                std::thread::Builder::new().name("journal-spares".into()).spawn(move || shared.make_spares())?;
+            let spares = thread::Builder::new().name("journal-spares".into()).spawn(move || shared.make_spares())?;
             journal.threads.lock().push(spares);
         }
         Ok(journal)
@@ -206,6 +205,9 @@ impl Journal {
         let mut queue = self.shared.queue.lock();
         if queue.closing {
             return Err(AppendRefused::Closing);
+        }
+        if self.shared.fence.is_passed() {
+            return Err(self.shared.fenced_out());
         }
         if queue.generation != generation {
             return Err(AppendRefused::Stale);
@@ -267,6 +269,15 @@ impl Journal {
     #[must_use]
     pub fn durable(&self) -> Position {
         Position(self.shared.durable.load(Ordering::Acquire))
+    }
+
+    /// Looks whether somebody else has taken the store over; then nothing is taken any more, and what this returns is what
+    /// the other one holds it under, at least. The same look is made after every sync, before anybody is told of it.
+    #[must_use]
+    pub fn look_at_fence(&self) -> Option<u64> {
+        // Where it cannot be told, the next sync cannot either, and says so.
+        let passed = self.shared.fence.look().unwrap_or_else(|_| self.shared.fence.is_passed());
+        passed.then_some(self.shared.next_incarnation)
     }
 
     /// Bytes of entries that are queued or in flight.
@@ -375,6 +386,9 @@ impl Shared {
                 let mut pool = self.pool.lock();
                 if pool.spares() >= self.settings.spares_ahead {
                     spares.wanted = false;
+                    drop((pool, spares));
+                    // Whoever failed to make one did not know of these.
+                    self.queue.lock().full = None;
                     continue;
                 }
                 pool.recipe()
@@ -449,6 +463,8 @@ impl Committer {
             making: Mutex::default(),
             spares: Mutex::default(),
             spares_wanted: Condvar::new(),
+            fence: surroundings.fence.clone(),
+            next_incarnation: chain.incarnation.saturating_add(1),
             settings,
         });
         let (active, buffer, asked, taken) = (Some(active), Vec::new(), false, None);
@@ -521,6 +537,10 @@ impl Committer {
     }
 
     fn commit(&mut self, filling: Filling) {
+        if self.shared.fence.is_passed() {
+            let refused = self.shared.fenced_out();
+            return self.lose(filling, AppendError::NotWritten(refused), None);
+        }
         if let Err(error) = self.make_room(frame::frame_bytes(filling.content)) {
             let refused = refusal(&error);
             return self.lose(filling, AppendError::NotWritten(refused.clone()), Some(refused));
@@ -543,6 +563,10 @@ impl Committer {
                 filling.batch.resolve(Ok(position));
                 self.shared.room.notify_waiters();
             }
+            // It may be in what the other one took over: nobody here can tell.
+            Err(error) if self.shared.fence.is_passed() => {
+                self.lose(filling, AppendError::Unknown(error.to_string().into()), None);
+            }
             Err(error) => {
                 // The next segment's header settles that the frame is not part of the journal. Callers are told when that
                 // is durable, or cannot be made so.
@@ -556,20 +580,29 @@ impl Committer {
     fn tell_too_soon(&self, filling: &Filling) {
         if planted::is(Defect::AcknowledgedBeforeSync) {
             filling.batch.resolve(Ok(self.chain.next));
-            std::thread::park_timeout(Duration::from_millis(1));
+            thread::park_timeout(Duration::from_millis(1));
         }
     }
 
     fn seal(&mut self) {
-        if !self.active.as_ref().is_some_and(|active| active.unsealed) {
+        if planted::is(Defect::SealLeftOut) {
+            return;
+        }
+        if !self.active.as_ref().is_some_and(|active| active.unsealed) || self.shared.fence.is_passed() {
             return;
         }
         if let Err(error) = self.write(&[]) {
             tracing::warn!(%error, "the journal's last frame could not be sealed");
+            if self.shared.fence.is_passed() {
+                return;
+            }
             let full = self.start_segment().err().map(|error| refusal(&error));
             let mut queue = self.shared.queue.lock();
             queue.full = full.or(queue.full.take());
             queue.room = room(self.active.as_ref());
+            drop(queue);
+            // Refused appends do not come here: nobody else would look for room again.
+            self.shared.want_spare();
         } else if let Some(active) = &mut self.active {
             active.unsealed = false;
             self.shared.queue.lock().room = room(self.active.as_ref());
@@ -592,10 +625,18 @@ impl Committer {
             synced => synced,
         };
         let skip = planted::is(Defect::SyncSkipped);
-        let written =
-            active.file.write_at(&self.buffer, active.offset).and_then(|()| if skip { Ok(()) } else { sync() });
+        // After the sync, before anybody is told: what a process that was stopped for long syncs may be nobody's any more.
+        let compare = || match self.shared.fence.look()? {
+            true => Err(io::Error::other("another process took the store over while this was being written")),
+            false => Ok(()),
+        };
+        let written = active
+            .file
+            .write_at(&self.buffer, active.offset)
+            .and_then(|()| if skip { Ok(()) } else { sync() })
+            .and_then(|()| compare());
         if let Err(error) = written {
-            tracing::error!(segment = active.number, %error, "the journal could not be written: going on in another segment");
+            tracing::error!(segment = active.number, %error, "the journal could not be written: this segment is given up");
             self.give_up(true);
             return Err(error);
         }
@@ -675,14 +716,19 @@ impl Committer {
 
     /// Everything in flight and queued is lost: it may build upon the frame that is.
     fn lose(&self, filling: Filling, error: AppendError, full: Option<AppendRefused>) {
+        // What was never written is not in doubt.
+        let others = match self.shared.fence.is_passed() {
+            true => AppendError::NotWritten(self.shared.fenced_out()),
+            false => error.clone(),
+        };
         let mut queue = self.shared.queue.lock();
         let lost = self.shared.empty(&mut queue);
         queue.full = full;
         queue.room = room(self.active.as_ref());
         drop(queue);
-        filling.batch.resolve(Err(error.clone()));
+        filling.batch.resolve(Err(error));
         for filling in lost {
-            filling.batch.resolve(Err(error.clone()));
+            filling.batch.resolve(Err(others.clone()));
         }
         self.shared.room.notify_waiters();
         self.shared.want_spare();
@@ -690,6 +736,10 @@ impl Committer {
 }
 
 impl Shared {
+    fn fenced_out(&self) -> AppendRefused {
+        AppendRefused::FencedOut { incarnation: self.next_incarnation }
+    }
+
     fn empty(&self, queue: &mut Queue) -> VecDeque<Filling> {
         queue.generation += 1;
         self.generation.store(queue.generation, Ordering::Release);

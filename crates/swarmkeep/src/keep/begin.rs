@@ -14,6 +14,7 @@ use swarmkeep_core::{
 use super::Engine;
 use crate::{
     damage,
+    planted::{self, Defect},
     slot::{Phase, Tail},
 };
 
@@ -43,7 +44,10 @@ impl Engine {
         };
         let (id, request) = (new.name.id(), new.request.clone());
         let hash = pure::fork_hash(&new, from, at);
-        let base = forked_base(&origin);
+        let mut base = forked_base(&origin);
+        if planted::is(Defect::ForkForgets) {
+            base.requests = Default::default();
+        }
         let blob = Blob::new(pack_base(&base)?);
         self.begin(id, request, hash, |circumstances| {
             pure::fork(new.clone(), &base, blob.clone(), reason.clone(), at, actor, circumstances)
@@ -112,6 +116,9 @@ impl Engine {
             }
             let tail = Tail { bytes: 0, records: 1, since_ms: self.clock.monotonic_ms() };
             self.arrive(&slot, group.state, grant.epoch, tail);
+            drop(loading);
+            // One of this name that was given up: its successor says so, with the old head.
+            self.note_recovery(id).await;
             return Ok(());
         }
     }

@@ -1,9 +1,10 @@
 //! Looking at every live session after a start: proves that it comes back, starts its clocks, marks what an earlier life
 //! left behind.
 //!
-//! Whole pages of sessions in one snapshot of records.db, on as many threads as there are cores. What is not plainly well
-//! there is asked for as any caller would, one by one: that way knows blobs, older checkpoints and the journal's tail, and
-//! has the last word.
+//! Recoveries that were interrupted come first. Then those that are little work (most of them), in whole pages in one
+//! snapshot of records.db, on as many threads as there are cores, at most 8 at a time; then the middling ones, 4 at a time;
+//! then the large ones, one by one. Whatever is asked for meanwhile comes back at once. What is not plainly well is asked for
+//! as any caller would, one by one: that way knows blobs, older checkpoints and the journal's tail, and has the last word.
 
 use std::{
     ops::ControlFlow,
@@ -13,12 +14,13 @@ use std::{
     },
 };
 
-use swarmkeep_core::{Error, ErrorKind, SessionId, State, state::SessionStatus};
+use parking_lot::Mutex;
+use swarmkeep_core::{Error, ErrorKind, SessionId, State, recovery::Complexity, state::SessionStatus};
 use swarmkeep_sqlite::{RecordsReader, Restored, SqliteError};
 use tokio::task::JoinSet;
 
 use super::Engine;
-use crate::{damage, recovery::Problem, slot::Phase};
+use crate::{Swarmkeep, damage, recovery::Problem, slot::Phase};
 
 /// Problems listed in a report; more are counted.
 const PROBLEMS_LISTED: usize = 100;
@@ -29,8 +31,8 @@ const RANGES: usize = 64;
 const PAGE_SESSIONS: usize = 1_000;
 /// And so long at most, but for one session that takes longer.
 const PAGE_MS: u64 = 500;
-/// Threads at most: a start shares the machine with those who are back already.
-const THREADS_MAX: usize = 4;
+/// Sessions that are more than a little work, for later.
+type Later = Arc<Mutex<Vec<(Complexity, SessionId)>>>;
 
 /// What became of a page.
 #[derive(Default)]
@@ -57,15 +59,29 @@ pub(super) async fn return_all(engine: Weak<Engine>) {
                 // A store that does not come that far must not hold up the end.
                 () = held.closing() => return,
             }
+            for session in embedded.unfinished() {
+                if let Err(error) = embedded.take_up(session).await {
+                    tracing::error!(%session, %error, "a recovery that was interrupted could not be taken up");
+                }
+            }
+            embedded.report_again().await;
+            held.count_live();
             let workers = held.workers();
             drop((held, embedded));
-            let threads = workers.at_once(THREADS_MAX);
+            let threads = workers.at_once(Complexity::Low.at_once());
             let next = Arc::new(AtomicUsize::new(0));
-            let mut threads: JoinSet<()> = (0..threads).map(|_| return_ranges(engine.clone(), next.clone())).collect();
+            let later = Later::default();
+            let mut threads: JoinSet<()> =
+                (0..threads).map(|_| return_ranges(engine.clone(), next.clone(), later.clone())).collect();
             while let Some(ended) = threads.join_next().await {
                 if let Err(error) = ended {
                     tracing::error!(%error, "looking at sessions ended badly; each is looked at when it is asked for");
                 }
+            }
+            let later = std::mem::take(&mut *later.lock());
+            for complexity in [Complexity::Medium, Complexity::High] {
+                let sessions = later.iter().filter(|(much, _)| *much == complexity).map(|(_, session)| *session);
+                return_some_at_once(&engine, sessions, complexity.at_once()).await;
             }
         }
         None => {
@@ -84,7 +100,7 @@ pub(super) async fn return_all(engine: Weak<Engine>) {
 }
 
 /// Takes ranges of ids until none is left.
-async fn return_ranges(engine: Weak<Engine>, next: Arc<AtomicUsize>) {
+async fn return_ranges(engine: Weak<Engine>, next: Arc<AtomicUsize>, later: Later) {
     loop {
         let range = next.fetch_add(1, Ordering::Relaxed);
         let Some((mut after, through)) = bounds(range) else { return };
@@ -92,7 +108,8 @@ async fn return_ranges(engine: Weak<Engine>, next: Arc<AtomicUsize>) {
         loop {
             let Some(workers) = engine.upgrade().map(|engine| engine.workers()) else { return };
             let reading = engine.clone();
-            let page = workers.offload(move || read_page(&reading, after, through)).await;
+            let much = later.clone();
+            let page = workers.offload(move || read_page(&reading, after, through, &much)).await;
             // The runtime ends, or the store did.
             let Ok(Some(page)) = page else { return };
             // Over one damaged row of a session no page can be read; once the row is put right, the page is read again.
@@ -134,7 +151,7 @@ fn bounds(range: usize) -> Option<(Option<SessionId>, SessionId)> {
 }
 
 /// Folds a page of sessions and keeps none of them. `None`: the store is closing or gone.
-fn read_page(engine: &Weak<Engine>, after: Option<SessionId>, through: SessionId) -> Option<Page> {
+fn read_page(engine: &Weak<Engine>, after: Option<SessionId>, through: SessionId, later: &Later) -> Option<Page> {
     let (readers, clock) = {
         let engine = engine.upgrade()?;
         (engine.embedded.as_ref()?.records_readers(), engine.clock.clone())
@@ -142,10 +159,15 @@ fn read_page(engine: &Weak<Engine>, after: Option<SessionId>, through: SessionId
     let began_ms = clock.monotonic_ms();
     let mut page = Page::default();
     let mut ended = false;
-    let wanted = |id, status: SessionStatus| {
+    let wanted = |id, status: SessionStatus, complexity| {
         // Somebody asked for it already: it was looked at on the way in.
         let resident = engine.upgrade().is_some_and(|engine| engine.is_resident(id));
-        !status.is_ended() && status != SessionStatus::Quarantined && !resident
+        let wanted = !status.is_ended() && status != SessionStatus::Quarantined && !resident;
+        if wanted && complexity > Complexity::Low {
+            later.lock().push((complexity, id));
+            return false;
+        }
+        wanted
     };
     // The store is held for one session at a time: this thread must not be what keeps it from ending.
     let each = |id, restored: Result<Restored, SqliteError>| {
@@ -181,6 +203,19 @@ fn read_page(engine: &Weak<Engine>, after: Option<SessionId>, through: SessionId
     (!ended).then_some(page)
 }
 
+/// Sessions as any caller would ask for them, so many at once.
+async fn return_some_at_once(engine: &Weak<Engine>, sessions: impl Iterator<Item = SessionId>, at_once: usize) {
+    let mut returning = JoinSet::new();
+    for session in sessions {
+        if returning.len() >= at_once {
+            returning.join_next().await;
+        }
+        let engine = engine.clone();
+        returning.spawn(async move { return_each(&engine, [session]).await });
+    }
+    while returning.join_next().await.is_some() {}
+}
+
 /// Sessions one by one, as any caller would ask for them.
 async fn return_each(engine: &Weak<Engine>, sessions: impl IntoIterator<Item = SessionId>) {
     for session in sessions {
@@ -204,15 +239,38 @@ fn not_listed(engine: &Weak<Engine>, error: &Error) {
     }
 }
 
+impl Swarmkeep {
+    /// How many sessions are still being looked at after the start: what may be wrong with them is not known yet. 0: none.
+    #[must_use]
+    pub fn being_looked_at(&self) -> u64 {
+        let engine = &self.engine;
+        if engine.ready.get() {
+            return 0;
+        }
+        let report = engine.recovery.lock().clone().unwrap_or_default();
+        let live = report.sessions_live.or_else(|| engine.live_sessions()).unwrap_or(0);
+        live.saturating_sub(report.sessions_checked).saturating_sub(report.sessions_failed)
+    }
+}
+
 impl Engine {
+    /// Whether a session is in RAM, as far as that can be told without waiting: whoever holds a reader of records.db must
+    /// not wait for a session, because whoever works on a session may wait for a reader.
     fn is_resident(&self, id: SessionId) -> bool {
-        self.residency.get(id).is_some_and(|slot| matches!(*slot.phase.lock(), Phase::Live(_) | Phase::Packed(_)))
+        let slot = self.residency.get(id);
+        let phase = slot.as_ref().and_then(|slot| slot.phase.try_lock());
+        let resident = phase.is_some_and(|phase| matches!(*phase, Phase::Live(_) | Phase::Packed(_)));
+        // What is left of a damaged one is no proof of it.
+        resident && self.needs_decision(id).is_none()
     }
 
     /// Whether nothing is left to do for a session that was read: no records of it are missing further on, nothing of an
     /// earlier life is open.
     fn is_settled(&self, state: &State) -> bool {
-        let aside = self.embedded.as_ref().is_some_and(|embedded| embedded.is_set_aside(state.info.id));
+        let aside = self
+            .embedded
+            .as_ref()
+            .is_some_and(|embedded| embedded.is_set_aside(state.info.id) || embedded.unnoted(state.info.id).is_some());
         !aside && self.left_open(state).is_none()
     }
 
@@ -224,10 +282,24 @@ impl Engine {
         let head = self.log.head(id).await.map_err(damage::log)?.ok_or_else(|| Self::no_session(id))?;
         let (state, loaded, _) = self.fold(id, head.seq).await?;
         self.watch.register(&state);
-        if self.left_open(&state).is_some() {
+        let unnoted = self.embedded.as_ref().is_some_and(|embedded| embedded.unnoted(id).is_some());
+        if unnoted || self.left_open(&state).is_some() {
             self.live(id, |_| ()).await?;
         }
         Ok(loaded.replayed)
+    }
+
+    /// Sessions that have not ended; `None`: they cannot be counted now.
+    fn live_sessions(&self) -> Option<u64> {
+        let readers = self.embedded.as_ref()?.records_readers();
+        readers.read(|connection| RecordsReader::new(connection).count_live()).ok()
+    }
+
+    fn count_live(&self) {
+        let Some(live) = self.live_sessions().map(Some) else { return };
+        if let Some(report) = &mut *self.recovery.lock() {
+            report.sessions_live = live;
+        }
     }
 
     fn count_checked(&self, sessions: u64, replayed: u64) {
@@ -245,6 +317,16 @@ impl Engine {
             if report.problems.len() < PROBLEMS_LISTED {
                 report.problems.push(Problem { session, what: error.to_string() });
             }
+        }
+    }
+
+    /// A session that did not come back was recovered since, or given up: nobody is to look for it any more.
+    pub(super) fn is_no_problem(&self, session: SessionId) {
+        if let Some(report) = &mut *self.recovery.lock() {
+            let before = report.problems.len();
+            report.problems.retain(|problem| problem.session != session);
+            let gone = (before - report.problems.len()) as u64;
+            report.sessions_failed = report.sessions_failed.saturating_sub(gone);
         }
     }
 

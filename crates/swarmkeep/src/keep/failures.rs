@@ -6,14 +6,14 @@ use std::sync::{Arc, atomic::Ordering};
 use swarmkeep_core::{
     EntityId, Error, ErrorKind, Event, Json, Seq, SessionId, State,
     command::Command,
-    failure::{Failure, Place, SILENCE_HIGH_MS, SILENCE_MEDIUM_MS, Stake},
+    failure::{Exhausted, Failure, OwnershipCause, Place, SILENCE_HIGH_MS, SILENCE_MEDIUM_MS, Stake},
     limits,
     log::LogError,
     record::Body,
     state::{AgentStatus, EffectStatus, SessionStatus},
 };
 
-use super::Engine;
+use super::{Engine, rate};
 use crate::{
     damage,
     incident::{self, Incident, Noticed},
@@ -54,7 +54,7 @@ impl Engine {
             last: seqs.map(|seqs| *seqs.end()),
         };
         let stake = Stake { waiting: 1, ..self.stake_of(session, &failure) };
-        self.notice(Noticed { failure, session: Some(session), stake, what: error.message.clone() });
+        self.notice(Noticed { stake, ..Noticed::new(failure, Some(session), error.message.clone()) });
     }
 
     /// A checkpoint that does not verify was passed over.
@@ -65,7 +65,18 @@ impl Engine {
     /// What a start found.
     pub(super) fn notice_opening(&self) {
         let Some(report) = self.recovery.lock().clone() else { return };
-        if report.crashed {
+        if let Some(taken) = &report.taken_over {
+            let since_ms = taken.at_ms.saturating_sub(taken.from_started_at_ms);
+            let what = format!(
+                "the store was taken over on {} from process {}, which had held it for {since_ms} ms{}: term {}",
+                taken.host,
+                taken.from_pid,
+                taken.from_address.iter().map(|at| format!(" and answered at {at}")).collect::<String>(),
+                taken.term
+            );
+            let failure = Failure::OwnershipConflict { cause: OwnershipCause::FencedOut };
+            self.notice(Noticed::new(failure, None, what));
+        } else if report.crashed {
             let possibly_acknowledged = report.possibly_acknowledged.len() as u64;
             let failure = Failure::ProcessCrash { frames_replayed: report.frames_replayed, possibly_acknowledged };
             let what = format!(
@@ -77,6 +88,11 @@ impl Engine {
         for damage in report.damage {
             let failure = Failure::StateCorruption { place: Place::Journal, first: None, last: None };
             self.notice(Noticed::new(failure, None, damage));
+        }
+        for notice in report.notices {
+            let failure = Failure::StateCorruption { place: Place::Records, first: None, last: None };
+            let stake = Stake { is_covered: true, ..Stake::default() };
+            self.notice(Noticed { stake, ..Noticed::new(failure, None, notice) });
         }
         for aside in self.embedded.iter().flat_map(|embedded| embedded.standing().set_aside) {
             if let Some(session) = aside.session {
@@ -94,7 +110,14 @@ impl Engine {
                 let failure = Failure::OutcomeUnknown { effect: effect.clone(), class };
                 self.notice(Noticed::new(failure, Some(session), reason.clone()));
             }
-            Event::EffectFinished { effect, .. } => {
+            Event::EffectFinished { effect, outcome } => {
+                if rate::is_limited(outcome) {
+                    let failure = Failure::ResourceExhaustion { what: Exhausted::RateLimited };
+                    let what = format!("effect `{effect}` failed: the other side takes no more for now");
+                    self.notice(Noticed::new(failure, Some(session), what));
+                } else if outcome.ok {
+                    self.incidents.rate_is_free(session, self.clock.now_ms());
+                }
                 if self.watch.is_expecting()
                     && let Some(agent) = state.effects.get(effect).and_then(|effect| effect.agent_id.as_ref())
                 {
@@ -156,7 +179,7 @@ impl Engine {
         let failure = Failure::AgentUnresponsive { agent: agent.clone(), silent_ms };
         let what = format!("no sign of life from agent `{agent}` for {silent_ms} ms");
         let severity = failure.severity(&stake);
-        let is_new = self.notice(Noticed { failure: failure.clone(), session: Some(due.session), stake, what });
+        let is_new = self.notice(Noticed { stake, ..Noticed::new(failure.clone(), Some(due.session), what) });
         if let Some(next_ms) = SILENCES_MS.into_iter().find(|next_ms| *next_ms > silent_ms) {
             self.watch.expect_agent(due.session, agent, next_ms, next_ms - silent_ms);
         }
@@ -168,7 +191,31 @@ impl Engine {
         Some(Command::NoteRecovery { recovery, report: Json::encode(&report).ok()? })
     }
 
-    fn notice(&self, noticed: Noticed) -> bool {
+    /// What the sessions in RAM take, after everything was dropped that nobody uses just now.
+    pub(super) fn notice_memory(&self) {
+        let (bytes, budget_bytes) = (self.residency.bytes() as u64, self.settings.resident_bytes);
+        if bytes <= budget_bytes {
+            return self.incidents.memory_is_free(|| self.clock.now_ms());
+        }
+        let failure = Failure::ResourceExhaustion { what: Exhausted::Memory };
+        let what =
+            format!("the sessions in use take {bytes} bytes of RAM, and may take {budget_bytes} (resident_bytes)");
+        self.notice(Noticed::new(failure, None, what));
+    }
+
+    /// Looks whether somebody else holds the store now. It is listed, and whoever waits for it is told, once.
+    pub(super) fn look_at_fence(&self) {
+        if self.fenced.get() || self.is_closing() {
+            return;
+        }
+        let Some(how) = self.embedded.as_ref().and_then(|embedded| embedded.fenced_out()) else { return };
+        tracing::error!(how, "fenced out: this process takes nothing any more");
+        let failure = Failure::OwnershipConflict { cause: OwnershipCause::FencedOut };
+        self.notice(Noticed::new(failure, None, how));
+        self.fenced.set(true);
+    }
+
+    pub(crate) fn notice(&self, noticed: Noticed) -> bool {
         self.incidents.note(noticed, self.clock.now_ms())
     }
 

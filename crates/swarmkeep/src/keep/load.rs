@@ -2,25 +2,23 @@
 
 use std::{
     collections::BTreeSet,
-    io::Read,
     sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
 use swarmkeep_core::{
-    Actor, BlobId, EntityId, Epoch, Error, ErrorKind, Refusal, Seq, SessionId, State,
+    Actor, BlobId, EntityId, Epoch, Error, ErrorKind, Refusal, RefusalCode, Seq, SessionId, State,
     checkpoint::Checkpoint,
     command::Command,
-    decide::{Gone, half_written},
-    limits,
+    decide::{Gone, HOLDER, half_written},
     log::{Head, LogError, Take},
     record,
     state::{ApplyError, EffectStatus, SessionStatus},
 };
 
-use super::{Engine, HOLDER};
+use super::Engine;
 use crate::{
-    damage, level,
+    damage, embedded, level,
     planted::{self, Defect},
     session::Request,
     slot::{Live, Phase, Slot, Tail},
@@ -111,19 +109,19 @@ impl Engine {
         let grant = match self.log.take(id, Take::Resume).await {
             Ok(grant) => grant,
             Err(error) => {
-                self.residency.forget(slot);
-                return Err(match error {
+                let error = match error {
                     LogError::NotFound => Self::no_session(id),
                     other => self.said_by_log(other, id),
-                });
+                };
+                return self.load_what_is_left(slot, error).await;
             }
         };
         let (state, loaded, tail_bytes) = match self.fold(id, grant.head.seq).await {
             Ok(folded) => folded,
             Err(error) => {
-                self.residency.forget(slot);
                 self.notice_error(id, &error);
-                return Err(error);
+                // Met just now, and looked into: whoever met it reads what is left, as everybody after does.
+                return self.load_what_is_left(slot, error).await;
             }
         };
         if state.head.hash != grant.head.hash {
@@ -136,6 +134,7 @@ impl Engine {
         let mut left_open = self.left_open(&state);
         self.arrive(slot, state, grant.epoch, tail);
         drop(loading);
+        self.note_recovery(id).await;
         while let Some(interrupt) = left_open {
             let request = Request::of(Actor::system(), interrupt);
             left_open = match Box::pin(self.submit(id, request)).await {
@@ -190,26 +189,44 @@ impl Engine {
 
     /// The state at `until`, from the newest checkpoint at or below it.
     pub(crate) async fn fold(&self, id: SessionId, until: Seq) -> Result<(State, Loaded, usize), Error> {
+        let state = self.newest_checkpoint(id, until).await?;
+        self.fold_from(id, state, until).await
+    }
+
+    /// The state that the newest checkpoint at or below `until` has; without one, the state before the first record.
+    async fn newest_checkpoint(&self, id: SessionId, until: Seq) -> Result<State, Error> {
         let mut below = until;
-        let state = loop {
-            let Some(checkpoint) = self.log.load(id, below).await.map_err(damage::log)? else { break State::empty() };
+        loop {
+            let Some(checkpoint) = self.log.load(id, below).await.map_err(damage::log)? else {
+                return Ok(State::empty());
+            };
             match checkpoint.state() {
                 Ok(mut state) => {
                     if planted::is(Defect::DedupeForgotten) {
                         state.requests = Default::default();
                     }
-                    break state;
+                    return Ok(state);
                 }
                 Err(error) => {
                     self.notice_checkpoint(id, checkpoint.head.seq, &error);
                     if checkpoint.head.seq == Seq::ZERO {
-                        break State::empty();
+                        return Ok(State::empty());
                     }
                     below = Seq(checkpoint.head.seq.0 - 1);
                 }
             }
-        };
-        self.fold_from(id, state, until).await
+        }
+    }
+
+    /// The state as near below `until` as it can be had, and why it is not had at `until`.
+    pub(super) async fn fold_as_far_as_it_goes(
+        &self,
+        id: SessionId,
+        until: Seq,
+    ) -> Result<(State, Option<Error>), Error> {
+        let mut state = self.newest_checkpoint(id, until).await?;
+        let why = self.fold_on(id, &mut state, until).await.err();
+        Ok((state, why))
     }
 
     /// The state at `until`, folded from `state` on.
@@ -219,10 +236,16 @@ impl Engine {
         mut state: State,
         until: Seq,
     ) -> Result<(State, Loaded, usize), Error> {
+        let (loaded, tail_bytes) = self.fold_on(id, &mut state, until).await?;
+        Ok((state, loaded, tail_bytes))
+    }
+
+    /// Folds on to `until`. After an error the state is at the last record that could be had.
+    async fn fold_on(&self, id: SessionId, state: &mut State, until: Seq) -> Result<(Loaded, usize), Error> {
         let mut loaded = Loaded::default();
         let mut tail_bytes = 0;
         while state.head.seq < until {
-            let bytes = self.read_log(id, state.head.seq, READ_BYTES).await?;
+            let bytes = self.read_up_to_damage(id, state.head.seq, READ_BYTES).await?;
             if bytes.is_empty() {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
@@ -251,7 +274,7 @@ impl Engine {
                 }
             }
         }
-        Ok((state, loaded, tail_bytes))
+        Ok((loaded, tail_bytes))
     }
 
     pub(crate) async fn state_at(self: &Arc<Self>, id: SessionId, seq: Seq) -> Result<State, Error> {
@@ -262,7 +285,17 @@ impl Engine {
         if seq > now.head.seq || seq == Seq::ZERO {
             return Err(Refusal::not_found("record at seq", seq).into());
         }
+        let removed = self.removed_through(id).seq;
+        if removed > Seq::ZERO && self.log.load(id, seq).await.map_err(damage::log)?.is_none() {
+            return Err(were_removed(removed));
+        }
         Ok(self.fold(id, seq).await?.0)
+    }
+
+    /// The last record of a session that was removed below a checkpoint, which is no damage; seq 0: none was.
+    pub(crate) fn removed_through(&self, id: SessionId) -> Head {
+        // What is wrong with the session is said, and looked into, by whoever reads its records.
+        self.embedded.as_ref().and_then(|embedded| embedded.base(id).ok()).unwrap_or_default()
     }
 
     /// The state that a fork or a rewind carries with it.
@@ -274,11 +307,14 @@ impl Engine {
             }
             packed => packed.map_err(damage::log)?,
         };
-        unpack_base(&packed)
+        embedded::unpack_base(&packed)
             .map_err(|error| Error::new(ErrorKind::Corrupt, format!("session {id}: the state it began with: {error}")))
     }
 
     pub(crate) async fn checkpoint(self: &Arc<Self>, id: SessionId) -> Result<Head, Error> {
+        if let Some(error) = self.needs_decision(id) {
+            return Err(error);
+        }
         let checkpoint = self.encode(id).await?;
         self.save(checkpoint).await
     }
@@ -309,15 +345,13 @@ impl Engine {
     }
 }
 
-fn unfit(error: ApplyError) -> Error {
-    Error::new(ErrorKind::Corrupt, error.to_string()).hint("`swarmkeep verify` says what is damaged").caused_by(error)
+/// The refusal of what needs records that were removed.
+fn were_removed(through: Seq) -> Error {
+    let message =
+        format!("the records up to seq {through} were removed, and no checkpoint stands at or below what is asked for");
+    Error::from(Refusal::new(RefusalCode::NotFound, message))
 }
 
-fn unpack_base(packed: &[u8]) -> Result<State, String> {
-    let mut bytes = Vec::new();
-    let limit = 2 * limits::STATE_BYTES as u64;
-    zstd::stream::read::Decoder::new(packed)
-        .and_then(|decoder| decoder.take(limit).read_to_end(&mut bytes))
-        .map_err(|error| error.to_string())?;
-    State::from_canonical(&bytes)
+fn unfit(error: ApplyError) -> Error {
+    Error::new(ErrorKind::Corrupt, error.to_string()).hint("`swarmkeep verify` says what is damaged").caused_by(error)
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use swarmkeep_core::{Error, Refusal, RefusalCode, SessionId, limits, log::Observation, state::AgentStatus};
 
 use super::Engine;
-use crate::damage;
+use crate::{
+    damage,
+    planted::{self, Defect},
+};
 
 impl Engine {
     pub(crate) async fn observe(
@@ -60,7 +63,7 @@ impl Engine {
         let state = self.live(id, |live| live.published.clone()).await?;
         let found = state.tasks.get(task).ok_or_else(|| Refusal::not_found("task", task))?;
         match &found.lease {
-            Some(current) if current.number == lease => {
+            Some(current) if current.number == lease || planted::is(Defect::LeaseNotCompared) => {
                 self.watch.renew_lease(id, task, lease, current.lease_ms);
                 self.agent_acts(id, current.agent_id.as_str());
                 self.log

@@ -50,6 +50,9 @@ impl Engine {
 
     pub(crate) async fn submit(self: &Arc<Self>, id: SessionId, request: Request) -> Result<Reply, Error> {
         check_size(&request)?;
+        if let Some(error) = self.needs_decision(id) {
+            return Err(error);
+        }
         let Request { id: request_id, actor, commands, expected_seq, durability, blobs, mut has_room, base } = request;
         let asked = pure::Request { id: request_id, actor, commands, expected_seq, blobs, base };
         let mut restaged = 0;
@@ -104,12 +107,15 @@ impl Engine {
                     }
                 }
                 Step::Repeated { done, durable_at } => {
-                    if self.durable(&slot, durable_at).await?.is_none() {
-                        continue;
-                    }
+                    let Some(published) = self.durable(&slot, durable_at).await? else { continue };
+                    // A record that was removed has no hash any more; the answer is true up to here, too.
+                    let head = match durable_at <= self.removed_through(id).seq {
+                        true => published,
+                        false => self.head_at(id, durable_at).await?,
+                    };
                     return Ok(Reply {
                         first: done.first,
-                        head: self.head_at(id, durable_at).await?,
+                        head,
                         outcomes: done.outcomes.to_vec(),
                         repeated: true,
                         durability: Durability::Durable,

@@ -4,7 +4,7 @@
 //! Each loop holds the store only while it works, survives an error, and ends when the store closes or is dropped.
 
 use std::{
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use crate::{
     level,
     session::Request,
     slot::Phase,
-    watch::{About, Due, MISSED_BEAT_MS},
+    watch::{About, Due},
 };
 
 /// How often deadlines and residency are looked at.
@@ -86,18 +86,17 @@ impl Rounds {
     }
 }
 
-/// Looks at the clock and does nothing else, so that a gap between two looks is never work of ours.
+/// Looks at the clock while [`beat`] works.
 async fn pulse(engine: Weak<Engine>, mut rounds: Rounds) {
     while let Some(engine) = rounds.next(&engine).await {
-        engine.feel_pulse();
+        engine.watch.feel_pulse();
     }
 }
 
 async fn beat(engine: Weak<Engine>, mut rounds: Rounds) {
     let mut noted_ms: Option<u64> = None;
     while let Some(engine) = rounds.next(&engine).await {
-        // After a stop this may run before the pulse does.
-        engine.feel_pulse();
+        engine.look_at_fence();
         let mut settling = JoinSet::new();
         for due in engine.watch.take_due(DUE_PER_BEAT) {
             if settling.len() >= SETTLED_AT_ONCE {
@@ -159,20 +158,13 @@ fn unsaved(id: SessionId, error: &Error) {
 }
 
 impl Engine {
-    /// A pulse that was missing for a while means that this process was: it passes no verdict on others' silence.
-    fn feel_pulse(&self) {
-        let now_ms = self.clock.monotonic_ms();
-        let last_ms = self.pulse_ms.swap(now_ms, Ordering::AcqRel);
-        if last_ms != 0 && now_ms.saturating_sub(last_ms) > MISSED_BEAT_MS {
-            tracing::warn!("this process was stopped for a while: every lease and deadline gets its full time again");
-            self.watch.rearm();
-        }
-    }
-
     async fn encode_if_due(self: &Arc<Self>, id: SessionId) -> Result<Option<Checkpoint>, Error> {
         let now_ms = self.clock.monotonic_ms();
         let due = self.residency.get(id).is_some_and(|slot| match &*slot.phase.lock() {
-            Phase::Live(live) => live.checkpoint_due(now_ms),
+            // What is left of a damaged session is read, and not kept.
+            Phase::Live(live) => {
+                live.published.info.status != SessionStatus::NeedsDecision && live.checkpoint_due(now_ms)
+            }
             Phase::Packed(packed) => packed.tail.is_due_by_age(now_ms),
             Phase::Cold | Phase::Evicted => false,
         });
@@ -213,6 +205,7 @@ impl Engine {
             // A full queue: the next beat asks again.
             let _ = self.checkpoints.try_send(session);
         });
+        self.notice_memory();
         if self.freed.lock().is_due(swept.freed_bytes, now_ms) {
             let workers = self.workers();
             tokio::spawn(async move { workers.offload(crate::allocator::give_back).await });
@@ -226,7 +219,7 @@ impl Engine {
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        if state.info.status.is_ended() {
+        if state.info.status.is_ended() || self.needs_decision(due.session).is_some() {
             return Ok(());
         }
         let command = match &due.about {

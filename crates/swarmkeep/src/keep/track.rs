@@ -9,12 +9,13 @@ use serde::Serialize;
 use swarmkeep_core::{
     Error, FailureType, SessionId,
     health::{Alert, History, Metrics, Past},
+    recovery::Validation,
 };
 
 use super::{Engine, Swarmkeep};
 use crate::{
     incident::Incident,
-    recovery::{RecoveryReport, Span},
+    recovery::{RecoveryReport, Repair, SessionRecovery, Span},
 };
 
 /// Figures are of so long before now.
@@ -81,13 +82,24 @@ impl Engine {
             .iter()
             .filter_map(|damage| {
                 let session = damage.session?;
+                if let Some(waiting) = embedded.decision(session) {
+                    let (known_records, lost_records) = (waiting.plan.known_head.0, waiting.lost.count());
+                    return Some(Hurt { session, known_records, lost_records });
+                }
                 let seqs = damage.seqs.as_ref();
-                // What is kept of it begins behind the gap.
-                let missing = |first: u64| first.saturating_sub(1).saturating_sub(embedded.readable_to(session));
+                // What is kept of it begins behind the gap; where nothing is between, the range itself is what is missing.
+                let missing = |seqs: &std::ops::RangeInclusive<u64>| match seqs
+                    .start()
+                    .saturating_sub(1)
+                    .saturating_sub(embedded.readable_to(session))
+                {
+                    0 => seqs.end().saturating_sub(*seqs.start()).saturating_add(1),
+                    gap => gap,
+                };
                 Some(Hurt {
                     session,
                     known_records: seqs.map_or(0, |seqs| *seqs.end()),
-                    lost_records: seqs.map_or(0, |seqs| missing(*seqs.start())),
+                    lost_records: seqs.map_or(0, missing),
                 })
             })
             .collect();
@@ -124,6 +136,8 @@ fn history(reports: &[RecoveryReport], failures: &[Incident], hurt: &[Hurt], now
         lost_records: 0,
         is_valid: Some(is_success),
     };
+    let told: BTreeSet<SessionId> =
+        reports.iter().filter_map(|report| report.recovery.as_ref()).map(|recovery| recovery.session).collect();
     let mut recoveries = Vec::new();
     let mut unavailable_ms = 0u64;
     for report in reports.iter().filter(|report| report.at_ms >= from_ms) {
@@ -133,7 +147,12 @@ fn history(reports: &[RecoveryReport], failures: &[Incident], hurt: &[Hurt], now
             recoveries.push(Past { known_records, ..past(FailureType::ProcessCrash, true, Some(took_ms)) });
             unavailable_ms = unavailable_ms.saturating_add(report.opened_ms);
         }
-        for repair in &report.repaired {
+        if let Some(recovery) = &report.recovery {
+            recoveries.extend(past_of(recovery));
+            continue;
+        }
+        // What was put right since the start is told by a report of its own, unless an earlier version did it.
+        for repair in report.repaired.iter().filter(|repair| !told.contains(&repair.session)) {
             let span = Span { session: repair.session, first: repair.first, last: repair.last };
             let known_records = span.last.zip(span.first).map_or(0, |(last, first)| last.saturating_sub(first) + 1);
             let from = match repair.what.as_str() {
@@ -161,6 +180,10 @@ fn history(reports: &[RecoveryReport], failures: &[Incident], hurt: &[Hurt], now
                     recoveries.push(Past { is_valid: None, ..past(kind, true, None) });
                 }
             }
+            // Put right from outside: a recovery, and nobody's time to recover, either. One that ended with its client is none.
+            kind @ (FailureType::ConnectionLost | FailureType::ProtocolError) if incident.took_ms.is_some() => {
+                recoveries.push(Past { is_valid: None, ..past(kind, true, None) });
+            }
             _ => {}
         }
     }
@@ -168,12 +191,35 @@ fn history(reports: &[RecoveryReport], failures: &[Incident], hurt: &[Hurt], now
     History { recoveries, checksum_failures, observed_ms: WINDOW_MS, unavailable_ms }
 }
 
+/// The recovery of one session, once it is over: while it waits, or is under way, it counts as a session that is not served.
+fn past_of(recovery: &SessionRecovery) -> Option<Past> {
+    let is_part = |repair: &Repair| repair.what == "checkpoint";
+    let of_checkpoints = !recovery.restored.is_empty() && recovery.restored.iter().all(is_part);
+    recovery.is_over().then(|| Past {
+        from: if of_checkpoints { FailureType::CheckpointCorruption } else { FailureType::StateCorruption },
+        // What was lost was said, and accepted: that is counted by itself.
+        is_success: true,
+        took_ms: Some(recovery.took_ms),
+        known_records: recovery.plan.known_head.0,
+        lost_records: recovery.lost.count().saturating_add(recovery.history_lost.count()),
+        is_valid: recovery.validation.as_ref().map(Validation::passed),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use swarmkeep_core::{Failure, failure::StorageCause, health::AlertType};
+    use swarmkeep_core::{
+        EntityId, Failure, Seq, State,
+        failure::{ProtocolCause, StorageCause},
+        health::AlertType,
+        recovery::{Policy, Range, Ranges, Seen, plan, validate},
+    };
 
     use super::*;
-    use crate::incident::{Incidents, Noticed};
+    use crate::{
+        incident::{Incidents, Noticed},
+        recovery::Ending,
+    };
 
     const NOW_MS: u64 = 10 * WINDOW_MS;
 
@@ -212,6 +258,97 @@ mod tests {
         let metrics = Metrics::of(&found);
         assert!((metrics.data_loss_percent - 0.2).abs() < 1e-9, "3 of 1,500: {metrics:?}");
         assert!((metrics.integrity_validation_success_percent - 50.0).abs() < 1e-9, "{metrics:?}");
+    }
+
+    fn recovered(known: u64, readable: u64, took_ms: u64, accept_loss: bool) -> RecoveryReport {
+        let range = |first, last| Range { first: Seq(first), last: Seq(last) };
+        let seen =
+            Seen { known_head: Seq(known), readable: [range(1, readable)].into_iter().collect(), ..Seen::default() };
+        let plan = plan(&seen, Policy { accept_loss, start_fresh: accept_loss });
+        let event = if plan.waits() { Ending::SessionNeedsDecision } else { Ending::SessionRecoveredWithLoss };
+        let recovery = SessionRecovery {
+            id: format!("recovery-{known}-{took_ms}"),
+            session: SessionId([2; 16]),
+            event,
+            cause: String::new(),
+            begun_at_ms: NOW_MS - took_ms,
+            ended_at_ms: Some(NOW_MS),
+            took_ms,
+            attempts: 1,
+            lost: plan.loss.state.clone(),
+            plan,
+            steps: Vec::new(),
+            restored: Vec::new(),
+            from: Seq::ZERO,
+            records_replayed: 0,
+            reaches: Seq(readable),
+            history_lost: Ranges::default(),
+            parts_lost: Vec::new(),
+            entities_lost: Vec::new(),
+            data_loss_percent: 0.0,
+            integrity_score: None,
+            validation: Some(validate(&State::empty())),
+            old_head: None,
+            accepted_by: None,
+        };
+        RecoveryReport {
+            id: recovery.id.clone(),
+            at_ms: NOW_MS,
+            clean: true,
+            recovery: Some(Box::new(recovery)),
+            ..RecoveryReport::default()
+        }
+    }
+
+    #[test]
+    fn a_recovery_that_lost_something_is_a_success_and_a_loss_for_a_day() {
+        let found = history(&[recovered(500, 497, 40_000, true)], &[], &[], NOW_MS);
+        assert_eq!(kinds(&found), [AlertType::RecoveryTimeHigh, AlertType::DataLossHigh]);
+        let metrics = Metrics::of(&found);
+        assert!((metrics.data_loss_percent - 0.6).abs() < 1e-9, "3 of 500: {metrics:?}");
+        assert_eq!((metrics.mean_time_to_recovery_ms, metrics.recovery_time_p99_ms), (40_000, 40_000));
+        assert!(metrics.recovery_success_percent > 99.9 && metrics.integrity_validation_success_percent > 99.9);
+        let later = recovered(500, 497, 40_000, true);
+        assert_eq!(history(&[later], &[], &[], NOW_MS + WINDOW_MS + 1).recoveries, []);
+        // One that waits is told by the session that is not served.
+        assert_eq!(history(&[recovered(500, 497, 1, false)], &[], &[], NOW_MS).recoveries, []);
+    }
+
+    #[test]
+    fn what_a_recovery_put_right_is_told_once() {
+        let repair =
+            |session| Repair { session, what: "records".into(), first: Some(1), last: Some(9), from: "kept".into() };
+        let mut started = crash(1, 20);
+        started.repaired = vec![repair(SessionId([2; 16])), repair(SessionId([3; 16]))];
+        let mut done = recovered(500, 500, 1, true);
+        done.repaired = vec![repair(SessionId([2; 16]))];
+        assert_eq!(history(&[started, done], &[], &[], NOW_MS).recoveries.len(), 3, "the start, and each session");
+    }
+
+    #[test]
+    fn a_tool_server_that_is_back_is_a_recovery_and_one_that_nobody_wants_any_more_is_none() {
+        let incidents = Incidents::new(1);
+        let id = |name: &str| EntityId::new(name).unwrap();
+        let session = SessionId([1; 16]);
+        for (at_ms, name) in (NOW_MS..).zip(["back", "gone", "away"]) {
+            let connection = id(name);
+            let lost = Failure::ConnectionLost { connection, silent_ms: 90_000, in_flight: 0, in_doubt: 0 };
+            incidents.note(Noticed::new(lost, Some(session), "gone"), at_ms);
+        }
+        let cause = ProtocolCause::NotAMessage;
+        let noise = Failure::ProtocolError { connection: id("back"), cause, beginning: String::new() };
+        incidents.note(Noticed::new(noise, Some(session), "noise"), NOW_MS);
+        for kind in [FailureType::ConnectionLost, FailureType::ProtocolError] {
+            incidents.connection_is_back(session, &id("back"), kind, NOW_MS + 500_000);
+        }
+        incidents.connection_is_gone(session, &id("gone"), NOW_MS + 500_000);
+        let found = history(&[], &incidents.all(), &[], NOW_MS + 600_000);
+        let mut recovered: Vec<_> =
+            found.recoveries.iter().map(|past| (past.from, past.is_success, past.took_ms)).collect();
+        recovered.sort_unstable();
+        let all = [(FailureType::ConnectionLost, true, None), (FailureType::ProtocolError, true, None)];
+        assert_eq!((recovered, found.unavailable_ms), (all.to_vec(), 0));
+        assert_eq!(kinds(&found), [], "how long a server of somebody else was away is no time of this store's");
     }
 
     #[test]

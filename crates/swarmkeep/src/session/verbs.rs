@@ -175,7 +175,8 @@ impl Session {
             .map(|entry| entry.value.clone()))
     }
 
-    /// Settles a doubt about an effect: with an outcome, it was done; without, it was not.
+    /// Settles a doubt about an effect: with an outcome, it was done; without, it was not. Whoever looked into one attempt
+    /// submits [`Command::ResolveEffect`] with it: a later one may be in doubt by now.
     ///
     /// # Errors
     /// `wrong_state` when there is no doubt.
@@ -185,7 +186,7 @@ impl Session {
         outcome: Option<EffectOutcome>,
         by: &str,
     ) -> Result<(), Error> {
-        let command = Command::ResolveEffect { effect: effect.clone(), outcome, by: by.to_owned() };
+        let command = Command::ResolveEffect { effect: effect.clone(), outcome, by: by.to_owned(), attempt: None };
         self.one(Actor::system(), command).await.map(drop)
     }
 }

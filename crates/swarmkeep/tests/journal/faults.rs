@@ -1,17 +1,28 @@
 //! Errors at each call, once and for good; a full disk in the middle.
 
+use std::{ffi::OsStr, path::Path};
+
 use swarmkeep::{
     disk::simulated::{Call, Failure, Fault, Loss},
     journal::{AppendRefused, Entry, Settings},
 };
-use swarmkeep_core::log::Durability;
+use swarmkeep_core::{log::Durability, testing::Draw};
 
-use super::kit::{Mark, World, assert_chained, settings};
+use super::{
+    history::burst,
+    kit::{Fixed, Mark, World, assert_chained, settings},
+    tally,
+};
 
-/// Writes on through errors, as an engine would: what failed is dropped and staged again upon what is durable.
-fn run(world: &mut World) -> (Vec<Mark>, Vec<Mark>) {
+const FAILURES: [Failure; 5] =
+    [Failure::Eio, Failure::Enospc, Failure::Short, Failure::SyncMarksClean, Failure::SyncDrops];
+
+/// Writes on through errors, as an engine would: what failed is dropped and staged again upon what is durable. What was
+/// acknowledged, and what nobody knows about.
+pub fn run(world: &mut World, seed: u64) -> (Vec<Mark>, Vec<Mark>) {
     let (mut acked, mut unknown) = (Vec::new(), Vec::new());
-    for open in 0..2u8 {
+    let mut draw = Draw::new(seed);
+    for _ in 0..2 {
         let opened = match world.open() {
             Ok(opened) => opened,
             Err(_) => continue,
@@ -20,10 +31,9 @@ fn run(world: &mut World) -> (Vec<Mark>, Vec<Mark>) {
         let log = world.log(&opened);
         assert!(log.starts_with(&acked), "{log:?} {acked:?}");
         acked = log;
-        let mut writer = world.start(opened);
-        for step in 0..8u8 {
-            let size = [40, 900, 1500, 10, 2000][usize::from((step + open) % 5)];
-            let _ = writer.write(step % 3, size);
+        let mut writer = world.by_hand(opened);
+        for _ in 0..6 {
+            let _ = writer.burst(&burst(&mut draw, 12));
         }
         writer.journal.close();
         acked.extend(&writer.acked);
@@ -32,44 +42,53 @@ fn run(world: &mut World) -> (Vec<Mark>, Vec<Mark>) {
     (acked, unknown)
 }
 
+/// Looks at a disk whose faults are gone, after loss of power: what was acknowledged is there, and beside it at most what
+/// nobody knows about; and it takes writes.
+fn look(world: &World, (acked, unknown): (&[Mark], &[Mark]), loss: Loss, lot: u64, what: &str) {
+    let disk = world.disk.fork().crash(loss, lot);
+    let mut after = World { disk, entropy: Fixed::from(1 << 32), settings: world.settings.clone(), ..World::new() };
+    let opened = after.open().unwrap_or_else(|error| panic!("{what}, {loss:?}: {error}"));
+    let log = after.log(&opened);
+    assert!(log.starts_with(acked), "{what}, {loss:?}: acknowledged {}, there {}", acked.len(), log.len());
+    assert!(log[acked.len()..].iter().all(|mark| unknown.contains(mark)), "{what}, {loss:?}");
+    assert_chained(&log, what);
+    let mut writer = after.by_hand(opened);
+    writer.burst(&[(5, 10)]).unwrap_or_else(|error| panic!("{what}, {loss:?}: {error}"));
+    drop(writer);
+    after.disk = after.disk.kill();
+}
+
 #[test]
 fn an_error_at_every_call_once_and_for_good_loses_nothing_acknowledged() {
-    let mut world = World::new();
-    let (acked, unknown) = run(&mut world);
-    assert_eq!((acked.len(), unknown.len()), (16, 0));
-    let calls = world.disk.calls();
-    let mut injections = 0;
-    for nth in 1..=calls {
-        for sticky in [false, true] {
-            for failure in [Failure::Eio, Failure::Enospc, Failure::Short, Failure::SyncMarksClean, Failure::SyncDrops]
-            {
-                let what = format!("call {nth}, {failure:?}, sticky {sticky}");
+    tally::over_seeds("an_error_at_every_call_once_and_for_good_loses_nothing_acknowledged", 2_000, |seed, tally| {
+        let mut world = World::new();
+        let (acked, unknown) = run(&mut world, seed);
+        assert_eq!(unknown, vec![]);
+        tally.writes += acked.len() as u64;
+        let calls = world.disk.calls();
+        for nth in 1..=calls {
+            for (sticky, failure) in [false, true].into_iter().flat_map(|sticky| FAILURES.map(|kind| (sticky, kind))) {
+                let what = format!("seed {seed}, call {nth} of {calls}, {failure:?}, sticky {sticky}");
                 let mut world = World::new();
                 world.disk.fail(Fault { call: None, nth, sticky, failure });
-                let (acked, unknown) = run(&mut world);
-                injections += 1;
-                for (loss, seed) in [(Loss::Nothing, 1), (Loss::Everything, 1), (Loss::Subset, nth)] {
-                    let mut after = World { disk: world.disk.fork().crash(loss, seed), ..World::new() };
-                    (0..1000).for_each(|_| swarmkeep_core::clock::Entropy::fill(&*after.entropy, &mut [0]));
-                    let opened = after.open().unwrap_or_else(|error| panic!("{what}, {loss:?}: {error}"));
-                    let log = after.log(&opened);
-                    assert!(
-                        log.starts_with(&acked),
-                        "{what}, {loss:?}: acknowledged {}, there {}",
-                        acked.len(),
-                        log.len()
-                    );
-                    assert!(log[acked.len()..].iter().all(|mark| unknown.contains(mark)), "{what}, {loss:?}");
-                    assert_chained(&log, &what);
-                    let mut writer = after.start(opened);
-                    writer.write(5, 10).unwrap();
-                    drop(writer);
-                    after.disk = after.disk.kill();
+                let (acked, unknown) = run(&mut world, seed);
+                tally.trials += 1;
+                for (loss, lot) in [(Loss::Nothing, 1), (Loss::Everything, 1), (Loss::Subset, nth)] {
+                    tally.checks += acked.len() as u64;
+                    look(&world, (&acked, &unknown), loss, lot, &what);
+                }
+                for ((call, path), count) in world.disk.struck() {
+                    *tally.struck.entry(format!("{call:?} {}", kind(&path))).or_default() += count;
                 }
             }
         }
-    }
-    println!("{injections} injections at {calls} calls");
+    });
+}
+
+/// What a file of a journal is, without its number.
+fn kind(path: &Path) -> String {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or("a file without a name");
+    name.chars().filter(|letter| !letter.is_ascii_digit()).collect()
 }
 
 #[test]

@@ -12,8 +12,9 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use swarmkeep::{
+    Turn,
     disk::simulated::SimDisk,
-    journal::{AppendError, Entry, Frame, Journal, OpenError, Opened, Settings, Vouch},
+    journal::{AppendError, Entry, Frame, Journal, OpenError, Opened, Receipt, Settings, Vouch},
 };
 use swarmkeep_core::{
     Epoch, Hash, SessionId,
@@ -26,6 +27,13 @@ pub const STORE: &str = "/store";
 
 #[derive(Debug, Default)]
 pub struct Fixed(AtomicU64);
+
+impl Fixed {
+    /// What draws nothing that others drew who began elsewhere: nonces never repeat.
+    pub fn from(count: u64) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(count)))
+    }
+}
 
 impl Clock for Fixed {
     fn now_ms(&self) -> u64 {
@@ -101,6 +109,15 @@ impl World {
     }
 
     pub fn start(&self, opened: Opened) -> Writer {
+        self.started(opened, false)
+    }
+
+    /// [`World::start`] of a journal without threads: the same inputs make the same calls.
+    pub fn by_hand(&self, opened: Opened) -> Writer {
+        self.started(opened, true)
+    }
+
+    fn started(&self, opened: Opened, by_hand: bool) -> Writer {
         let store = opened.store;
         let incarnation = opened.incarnation;
         let mut heads = BTreeMap::new();
@@ -115,7 +132,8 @@ impl World {
         // What was found comes before what is written: it is applied first.
         let seen = Arc::new(Mutex::new(opened.unapplied.clone()));
         let sink = Arc::clone(&seen);
-        let journal = opened.start(Box::new(move |frame| sink.lock().push(frame))).unwrap();
+        let sink: Box<dyn FnMut(Arc<Frame>) + Send> = Box::new(move |frame| sink.lock().push(frame));
+        let journal = if by_hand { opened.start_by_hand(sink) } else { opened.start(sink).unwrap() };
         Writer { journal, seen, heads, acked: Vec::new(), unknown: Vec::new(), store, incarnation }
     }
 
@@ -169,6 +187,59 @@ impl Writer {
                 Err(error.to_string())
             }
         }
+    }
+}
+
+impl Writer {
+    /// Appends groups of a journal that is worked by hand: one frame, if they fit into one. Sees what becomes of them.
+    pub fn burst(&mut self, groups: &[(u8, usize)]) -> Result<(), String> {
+        self.burst_then(groups, || {})
+    }
+
+    /// [`Writer::burst`]; `told` is called as soon as the callers are told that it is durable.
+    pub fn burst_then(&mut self, groups: &[(u8, usize)], mut told: impl FnMut()) -> Result<(), String> {
+        let generation = self.journal.generation();
+        let mut heads = self.heads.clone();
+        let (mut sent, mut failed) = (Vec::new(), Ok(()));
+        for (session, size) in groups {
+            let after = heads.get(&SessionId([*session; 16])).copied().unwrap_or_default();
+            let group = group(*session, after, 1 + u32::from(session % 3), *size, session.wrapping_add(*size as u8));
+            heads.insert(group.session, group.head);
+            let (head, entry) = (group.head, Entry::Records(group));
+            let mark = mark(&entry);
+            match self.journal.append(entry, generation, Durability::Durable) {
+                Ok(receipt) => sent.push((mark, head, receipt)),
+                Err(refused) => {
+                    failed = Err(refused.to_string());
+                    break;
+                }
+            }
+        }
+        let mut telling = |sent: &[(Mark, Head, Receipt)]| {
+            let is_told = sent.iter().all(|(_, _, receipt)| matches!(receipt.peek(), Some(Ok(_))));
+            is_told.then(&mut told).is_some()
+        };
+        let mut is_told = false;
+        while self.journal.turn(Turn::Take) {
+            is_told = is_told || telling(&sent);
+            self.journal.turn(Turn::Write);
+            is_told = is_told || telling(&sent);
+        }
+        for (mark, head, receipt) in sent {
+            match receipt.peek().expect("a frame that was written is settled") {
+                Ok(_) => {
+                    self.acked.push(mark);
+                    self.heads.insert(mark.0, head);
+                }
+                Err(error) => {
+                    if matches!(error, AppendError::Unknown(_)) {
+                        self.unknown.push(mark);
+                    }
+                    failed = Err(error.to_string());
+                }
+            }
+        }
+        failed
     }
 }
 

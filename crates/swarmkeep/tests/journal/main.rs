@@ -11,8 +11,12 @@
 
 mod blobs;
 mod faults;
+mod full;
+mod history;
 mod kit;
 mod mixed;
+mod nested;
 mod order;
 mod power;
 mod rot;
+mod tally;

@@ -1,11 +1,13 @@
 //! Order, grouping, back-pressure, files.
 
-use std::sync::Arc;
+use std::{process::Command, sync::Arc};
 
 use bytes::Bytes;
 use swarmkeep::{
     disk::{RealDisk, simulated::Call},
-    journal::{AppendRefused, Entry, Journal, Settings},
+    journal::{AppendError, AppendRefused, Entry, Journal, Settings},
+    lock::{self, Holder, StoreLock},
+    planted::Defect,
 };
 use swarmkeep_core::{
     Epoch, SessionId,
@@ -184,4 +186,39 @@ fn a_sink_that_panics_leaves_nobody_waiting() {
     assert!(receipt.wait().is_err());
     let closed = journal.append(Entry::Records(group(1, Head::default(), 1, 10, 1)), 0, Durability::Durable);
     assert!(matches!(closed, Err(AppendRefused::Closing | AppendRefused::Stale)));
+}
+
+#[test]
+fn what_is_written_after_a_takeover_is_not_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = StoreLock::take(folder.path(), &Holder::default()).unwrap();
+    let world = World::new();
+    let seen = Arc::new(parking_lot::Mutex::new(0));
+    let count = Arc::clone(&seen);
+    let journal = world.open().unwrap().fenced_by(lock.fence()).start(Box::new(move |_| *count.lock() += 1)).unwrap();
+    let append = |session| {
+        let entry = Entry::Records(group(session, Head::default(), 1, 10, 1));
+        journal.append(entry, journal.generation(), Durability::Durable)
+    };
+    append(1).unwrap().wait().unwrap();
+    assert_eq!(journal.look_at_fence(), None);
+    let _next = lock::take_over(folder.path(), 1).unwrap();
+    // It may have been in time for the copy: nobody here can tell, and the same request id finds out.
+    let in_flight = append(2).unwrap().wait();
+    assert!(matches!(in_flight, Err(AppendError::Unknown(_))), "{in_flight:?}");
+    assert_eq!(*seen.lock(), 1, "readers are shown nothing of it");
+    let refused = append(3).map(drop);
+    assert!(matches!(refused, Err(AppendRefused::FencedOut { .. })), "{refused:?}");
+    assert_eq!(journal.look_at_fence(), Some(2));
+}
+
+#[test]
+fn a_holder_that_compares_no_epoch_is_found() {
+    let found = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "order::what_is_written_after_a_takeover_is_not_acknowledged"])
+        .env(Defect::VARIABLE, format!("{:?}", Defect::EpochNotCompared))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&found.stdout);
+    assert!(!found.status.success() && said.contains("Ok(Position"), "{said}");
 }

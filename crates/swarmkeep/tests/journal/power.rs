@@ -1,153 +1,75 @@
 //! Loss of power, and death of the process, at every call that changes the disk.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use swarmkeep::disk::simulated::{Call, Failure, Fault, Loss, SimDisk};
+use swarmkeep_core::testing::Draw;
+
+use super::{
+    history::{History, check},
+    kit::{Fixed, World},
+    tally,
 };
 
-use swarmkeep::disk::simulated::{Call, Failure, Fault, Loss, SimDisk};
-use swarmkeep_core::clock::Clock;
-
-use super::kit::{Mark, World, assert_chained};
-
-/// A run with rotation, retiring, reuse of segments, a clean close and a second open. Returns what was acknowledged.
-fn run(world: &mut World) -> Vec<Mark> {
-    let mut acked = Vec::new();
-    for open in 0..3u8 {
-        let Ok(opened) = world.open() else { return acked };
-        let mut writer = world.start(opened);
-        for step in 0..9u8 {
-            let size = [40, 900, 1500, 10, 2200][usize::from((step + open) % 5)];
-            if writer.write(step % 3, size).is_err() {
-                acked.extend(&writer.acked);
-                return acked;
-            }
-            if step % 4 == 3 {
-                let frames = writer.seen.lock().clone();
-                world.apply(writer.store, writer.incarnation, &frames);
-                let vouch = world.vouch.unwrap();
-                let _ = writer.journal.retire(vouch.position, vouch.frame_hash);
-            }
-        }
-        let frames = writer.seen.lock().clone();
-        if open == 1 {
-            world.apply(writer.store, writer.incarnation, &frames);
-        }
-        writer.journal.close();
-        acked.extend(&writer.acked);
-    }
-    acked
-}
-
-/// What must hold of any disk after any death: everything acknowledged is there, in order, and at most what was in flight.
-fn check(world: &World, acked: &[Mark], what: &str) -> Vec<Mark> {
-    let opened = world.open().unwrap_or_else(|error| panic!("{what}: {error}"));
-    let log = world.log(&opened);
-    assert!(log.len() >= acked.len(), "{what}: {} acknowledged, {} there", acked.len(), log.len());
-    assert_eq!(&log[..acked.len()], acked, "{what}");
-    assert!(log.len() <= acked.len() + 1, "{what}: more than what was in flight");
-    assert!(opened.inspection.damage.is_empty(), "{what}: {:?}", opened.inspection.damage);
-    assert_chained(&log, what);
-    log
-}
-
-fn boundaries() -> u64 {
-    let mut world = World::new();
-    let acked = run(&mut world);
-    assert_eq!(acked.len(), 27);
-    world.disk.changes()
-}
-
-/// Losses of power with what is left drawn by lot, at each boundary; each becomes three images.
-fn draws(boundaries: u64) -> u64 {
-    (number("SWARMKEEP_DISK_IMAGES", 0) / boundaries / 9).max(4)
-}
+/// Losses of power with what is left drawn by lot, at each moment; each becomes three images.
+const DRAWS: u64 = 2;
 
 #[test]
 fn acknowledged_survives_loss_of_power_at_every_boundary() {
-    let began_ms = swarmkeep::SystemClock::new().now_ms();
-    let boundaries = boundaries();
-    assert!(boundaries > 100, "{boundaries}");
-    let (first, draws) = (number("SWARMKEEP_DISK_SEED", 1), draws(boundaries));
-    let (next, images, checks) = (AtomicU64::new(1), AtomicU64::new(0), AtomicU64::new(0));
-    let at_one = || {
-        let at = next.fetch_add(1, Ordering::Relaxed);
-        if at > boundaries + 1 {
-            return false;
-        }
-        let mut dying = World::new();
-        dying.disk.die_at(at);
-        let acked = run(&mut dying);
-        for loss in Loss::ALL {
-            let seeds = if matches!(loss, Loss::Nothing | Loss::Everything) { 1 } else { draws };
-            for seed in 0..seeds {
-                let seed = (first << 32) + at * 100_000 + seed;
-                let what = format!("boundary {at}, {loss:?}, seed {seed}");
-                images.fetch_add(3, Ordering::Relaxed);
-                checks.fetch_add(3 * acked.len() as u64, Ordering::Relaxed);
-                lose_power(&dying, &acked, loss, seed, &what);
+    tally::over_seeds("acknowledged_survives_loss_of_power_at_every_boundary", 12_000, |seed, tally| {
+        let history = History::of(seed);
+        tally.writes += history.sent.len() as u64;
+        for (at, moment) in history.moments.iter().enumerate() {
+            for loss in Loss::ALL {
+                let draws = if matches!(loss, Loss::Nothing | Loss::Everything) { 1 } else { DRAWS };
+                for nth in 0..draws {
+                    let lot = (seed << 32) + at as u64 * 100 + nth;
+                    let what = format!("seed {seed}, moment {at}, {loss:?}, {nth}");
+                    tally.trials += 3;
+                    tally.checks += 3 * lose_power(&history, moment, loss, lot, &what);
+                }
             }
         }
-        true
-    };
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(|| while at_one() {}))));
-    let (images, checks) = (images.into_inner(), checks.into_inner());
-    println!("{boundaries} boundaries, {images} images, {checks} checks of acknowledged groups");
-    let Ok(path) = std::env::var("SWARMKEEP_DISK_FIGURES") else { return };
-    let ms = swarmkeep::SystemClock::new().now_ms() - began_ms;
-    let line = format!(
-        "{{\"test\":\"acknowledged_survives_loss_of_power_at_every_boundary\",\"seed\":{first},\"histories\":1,\
-         \"writes\":27,\"trials\":{images},\"checks\":{checks},\"failed\":0,\"ms\":{ms}}}\n"
-    );
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    std::io::Write::write_all(&mut file.unwrap(), line.as_bytes()).unwrap();
+    });
 }
 
-/// What is left is opened, loses power again, is opened, goes on, and loses power a third time.
-fn lose_power(dying: &World, acked: &[Mark], loss: Loss, seed: u64, what: &str) {
-    let disk = dying.disk.fork().crash(loss, seed);
-    let mut world = World { disk, vouch: dying.vouch, applied: dying.applied.clone(), ..World::new() };
-    // Nonces never repeat.
-    world.entropy = Arc::new(super::kit::Fixed::default());
-    (0..1000).for_each(|_| swarmkeep_core::clock::Entropy::fill(&*world.entropy, &mut [0]));
-    let log = check(&world, acked, what);
+/// What is left is opened, loses power again, is opened, goes on, and loses power a third time. How many acknowledged groups
+/// the journal owes.
+fn lose_power(history: &History, moment: &SimDisk, loss: Loss, lot: u64, what: &str) -> u64 {
+    let (mut world, known) = history.world(moment);
+    world.disk = world.disk.crash(loss, lot);
+    world.entropy = Fixed::from(1 << 32);
+    let (log, _) = check(&world, &known, what);
 
     // What was found is durable now: it survives the next loss of power too, whatever the cache showed.
-    world.disk = world.disk.crash(Loss::Nothing, seed);
-    assert_eq!(check(&world, acked, what), log, "{what}: found once, lost later");
+    world.disk = world.disk.crash(Loss::Nothing, lot);
+    let (again, opened) = check(&world, std::slice::from_ref(&log), what);
+    assert_eq!(again, log, "{what}: found once, lost later");
 
     // And the store goes on from there.
-    let opened = world.open().unwrap();
-    let mut writer = world.start(opened);
-    writer.write(7, 100).unwrap();
+    let mut writer = world.by_hand(opened);
+    writer.burst(&[(7, 100)]).unwrap();
     let more = [log, writer.acked.clone()].concat();
     drop(writer);
-    world.disk = world.disk.crash(Loss::Nothing, seed);
-    check(&world, &more, what);
-}
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+    world.disk = world.disk.crash(Loss::Nothing, lot);
+    check(&world, &[more], what);
+    (known[0].len() - world.applied.len()) as u64
 }
 
 #[test]
 fn death_while_opening_loses_nothing() {
-    let boundaries = boundaries();
-    for at in (1..=boundaries + 1).step_by(3) {
-        let mut dying = World::new();
-        dying.disk.die_at(at);
-        let acked = run(&mut dying);
-        for (seed, again) in (1..30).enumerate() {
-            let seed = at * 1000 + seed as u64;
-            let loss = Loss::ALL[(seed % 5) as usize];
-            let disk = if again % 2 == 0 { dying.disk.fork().kill() } else { dying.disk.fork().crash(loss, seed) };
-            let mut world = World { disk, vouch: dying.vouch, applied: dying.applied.clone(), ..World::new() };
-            (0..1000).for_each(|_| swarmkeep_core::clock::Entropy::fill(&*world.entropy, &mut [0]));
+    let history = History::of(3);
+    for (at, moment) in history.moments.iter().enumerate().step_by(3) {
+        let mut draw = Draw::new(at as u64);
+        for again in 1..30 {
+            let what = format!("moment {at}, then call {again} while opening");
+            let (mut world, known) = history.world(moment);
+            let loss = Loss::ALL[draw.below(5)];
+            world.disk = if again % 2 == 0 { world.disk.kill() } else { world.disk.crash(loss, draw.number()) };
+            world.entropy = Fixed::from(1 << 32);
             world.disk.die_at(again);
             let finished = world.open().is_ok();
-            world.disk = world.disk.crash(Loss::ALL[((seed / 5) % 5) as usize], seed + 7);
-            check(&world, &acked, &format!("boundary {at}, then {again} while opening, seed {seed}"));
+            world.disk = world.disk.crash(Loss::ALL[draw.below(5)], draw.number());
+            world.entropy = Fixed::from(1 << 33);
+            check(&world, &known, &what);
             if finished {
                 break;
             }

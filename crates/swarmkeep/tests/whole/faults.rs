@@ -1,13 +1,15 @@
 //! An error at every call to the disk, once and for good.
 
+use std::{collections::BTreeMap, ffi::OsStr, path::Path};
+
 use swarmkeep::disk::simulated::{Failure, Fault, Loss, SimDisk};
 use tokio::runtime::Runtime;
 
 use super::{
     check::{Checked, SAID, Served, check},
-    figures::{images, now_ms, over_seeds, seed},
+    figures::{idle_clock, images, now_ms, over_seeds, seed},
     work::Work,
-    world::{Story, open},
+    world::{Story, driven, open_by_hand},
 };
 
 const FAILURES: [Failure; 5] =
@@ -18,7 +20,7 @@ const STEPS: usize = 14;
 /// Every history is gone through in so many turns, of one seed each: after all of them every call had every failure.
 const TURNS: u64 = 9;
 /// About the trials of one turn.
-const TRIALS_OF_ONE: u64 = 900;
+const TRIALS_OF_ONE: u64 = 1_800;
 
 /// Opens the store on a disk whose faults are gone, and looks for what is owed when so many facts were written down. Gives
 /// the reading of the story that it bears out.
@@ -29,10 +31,10 @@ fn look(
     readings: Vec<Story>,
     seed: u64,
 ) -> Result<(Checked, Served, Story), String> {
-    let log = open(disk, kept, seed).map_err(|error| format!("it does not open: {error:?}"))?;
+    let log = open_by_hand(disk, kept, seed).map_err(|error| format!("it does not open: {error:?}"))?;
     let mut last = Err("there is no reading".to_owned());
     for story in readings.into_iter().rev() {
-        last = runtime.block_on(check(&log, &story, &story.owed(story.facts.len())));
+        last = runtime.block_on(driven(&log, check(&log, &story, &story.owed(story.facts.len()))));
         if let Ok((checked, served)) = last {
             let _ = disk.kill();
             return Ok((checked, served, story));
@@ -51,7 +53,7 @@ pub fn aftermath(runtime: &Runtime, mut work: Work, killed: bool, seed: u64) -> 
     let facts = work.story.facts.len();
     let mut checked = Checked::default();
     if let Some(log) = work.take_log() {
-        match runtime.block_on(check(&log, &work.story, &work.story.owed(facts))) {
+        match runtime.block_on(driven(&log, check(&log, &work.story, &work.story.owed(facts)))) {
             Ok((found, _)) => checked += found,
             Err(error) if error.contains(SAID) => {}
             Err(error) => return Err(format!("still open: {error}")),
@@ -79,14 +81,23 @@ pub fn aftermath(runtime: &Runtime, mut work: Work, killed: bool, seed: u64) -> 
 
 /// Runs a history with one fault, and looks at the store then: see [`aftermath`]; and at `looks` moments of that life, most
 /// of them after the fault, as power lost there leaves it.
-pub fn with(runtime: &Runtime, seed: u64, fault: Fault, looks: usize) -> Result<Checked, String> {
-    let mut work = Work::new(SimDisk::new(), seed);
+pub fn with(
+    runtime: &Runtime,
+    seed: u64,
+    fault: Fault,
+    looks: usize,
+    struck: &mut BTreeMap<String, u64>,
+) -> Result<Checked, String> {
+    let mut work = Work::by_hand(SimDisk::new(), seed);
     let nth = fault.nth;
     work.persists = true;
     work.disk.fail(fault);
     work.disk.keep_moments();
     let stopped = runtime.block_on(work.run(OPENS, STEPS));
     let moments = work.disk.moments();
+    for ((call, path), count) in work.disk.struck() {
+        *struck.entry(format!("{call:?} {}", kind(&path))).or_default() += count;
+    }
     let mut checked = Checked::default();
     for at in (1..=looks).map(|nth| nth * (moments.len() - 1) / looks) {
         let image = moments[at].fork().crash(Loss::Nothing, nth);
@@ -99,12 +110,22 @@ pub fn with(runtime: &Runtime, seed: u64, fault: Fault, looks: usize) -> Result<
     Ok(checked)
 }
 
+/// What a file of a store is, without its number.
+fn kind(path: &Path) -> String {
+    let folder = path.parent().and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default();
+    match (folder, path.extension().and_then(OsStr::to_str)) {
+        ("store", _) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        (folder, Some(extension)) => format!("{folder}/*.{extension}"),
+        (folder, None) => format!("{folder}/*"),
+    }
+}
+
 #[test]
 fn an_error_at_every_call_of_the_whole_store_loses_nothing_acknowledged() {
     let (began, seed) = (now_ms(), seed());
-    let tally = over_seeds(seed, images(160) as u64, TRIALS_OF_ONE, |runtime, turn, most, tally| {
+    let tally = over_seeds(idle_clock, seed, images(160) as u64, TRIALS_OF_ONE, |runtime, turn, most, tally| {
         let seed = turn / TURNS;
-        let mut clean = Work::new(SimDisk::new(), seed);
+        let mut clean = Work::by_hand(SimDisk::new(), seed);
         runtime.block_on(clean.run(OPENS, STEPS)).unwrap();
         tally.writes += clean.writes;
         let calls = clean.disk.calls();
@@ -121,7 +142,8 @@ fn an_error_at_every_call_of_the_whole_store_loses_nothing_acknowledged() {
         }
         let first = usize::try_from(turn % TURNS).unwrap();
         for (nth, failure, sticky) in jobs.into_iter().skip(first).step_by(every) {
-            let outcome = with(runtime, seed, Fault { call: None, nth, sticky, failure }, 1);
+            let fault = Fault { call: None, nth, sticky, failure };
+            let outcome = with(runtime, seed, fault, 1, &mut tally.struck);
             tally.take(outcome, || format!("history {seed}, call {nth} of {calls}, {failure:?}, sticky {sticky}"));
         }
     });

@@ -1,6 +1,7 @@
 //! What a test did, said in one line for people and one for the report.
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -29,6 +30,11 @@ pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+/// One whose time passes only when nothing else can happen: for stores without threads.
+pub fn idle_clock() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
 /// What came of a number of trials.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -43,6 +49,8 @@ pub struct Tally {
     pub failed: Vec<String>,
     /// The seed that leads to the first of them.
     pub failed_seed: Option<u64>,
+    /// Calls that were made to fail, by kind and file.
+    pub struck: BTreeMap<String, u64>,
 }
 
 impl Tally {
@@ -62,6 +70,9 @@ impl Tally {
         self.checked += other.checked;
         self.failed.extend(other.failed);
         self.failed_seed = self.failed_seed.or(other.failed_seed);
+        for (kind, count) in other.struck {
+            *self.struck.entry(kind).or_default() += count;
+        }
     }
 
     /// Prints it, and fails the test if a trial failed. `writes`: acknowledged in a history that all trials share.
@@ -82,7 +93,7 @@ impl Tally {
     pub fn say(&self, test: &str, seed: u64, writes: u64, began_ms: u64) {
         let ms = now_ms().saturating_sub(began_ms);
         let (histories, writes) = (self.histories.max(1), self.writes + writes);
-        let Self { trials, repeated, checked, failed, .. } = self;
+        let Self { trials, repeated, checked, failed, struck, .. } = self;
         println!(
             "{test}: {histories} histories from seed {seed}, {writes} acknowledged writes, {trials} trials ({repeated} more \
              were equal to one of them), {} checks of acknowledged records, {} of states, {} of blobs, {} warm, {} failed, {ms} ms",
@@ -92,11 +103,14 @@ impl Tally {
             checked.warm,
             failed.len()
         );
+        if !struck.is_empty() {
+            println!("  calls that failed: {struck:?}");
+        }
         let Ok(path) = std::env::var("SWARMKEEP_DISK_FIGURES") else { return };
         let line = serde_json::json!({
             "test": test, "seed": seed, "histories": histories, "writes": writes, "trials": trials, "repeated": repeated,
             "checks": checked.acknowledged, "states": checked.states, "blobs": checked.blobs, "warm": checked.warm,
-            "failed": failed.len(), "ms": ms,
+            "failed": failed.len(), "ms": ms, "struck": struck,
         });
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
         writeln!(file, "{line}").unwrap();
@@ -108,8 +122,9 @@ pub fn now_ms() -> u64 {
 }
 
 /// Makes `total` trials, and a few more, out of as many histories as that takes, seed after seed. `work` is told its seed and
-/// how many trials are wanted of it at most; what it makes fewer, later seeds make up for.
+/// how many trials are wanted of it at most; what it makes fewer, later seeds make up for. Its runtime is of `make`.
 pub fn over_seeds(
+    make: fn() -> tokio::runtime::Runtime,
     seed: u64,
     total: u64,
     of_one: u64,
@@ -120,7 +135,7 @@ pub fn over_seeds(
         let left = total - all.trials;
         let seeds: Vec<u64> = (seed + all.histories..).take(usize::try_from(left.div_ceil(of_one)).unwrap()).collect();
         let most = usize::try_from(of_one.min(left)).unwrap();
-        all.join(spread(&seeds, |runtime, &seed, tally| {
+        all.join(spread_on(make, &seeds, |runtime, &seed, tally| {
             if tally.failed.is_empty() {
                 tally.histories += 1;
                 work(runtime, seed, most, tally);
@@ -135,6 +150,14 @@ pub fn over_seeds(
 
 /// Does the jobs on every core, each worker with a runtime of its own.
 pub fn spread<J: Sync>(jobs: &[J], work: impl Fn(&tokio::runtime::Runtime, &J, &mut Tally) + Sync) -> Tally {
+    spread_on(runtime, jobs, work)
+}
+
+fn spread_on<J: Sync>(
+    make: fn() -> tokio::runtime::Runtime,
+    jobs: &[J],
+    work: impl Fn(&tokio::runtime::Runtime, &J, &mut Tally) + Sync,
+) -> Tally {
     let next = AtomicUsize::new(0);
     // Several for each core: a history waits now and then for a thread of the store, most of all on a disk that fails.
     let workers = 4 * std::thread::available_parallelism().map_or(2, usize::from);
@@ -143,7 +166,7 @@ pub fn spread<J: Sync>(jobs: &[J], work: impl Fn(&tokio::runtime::Runtime, &J, &
         let running: Vec<_> = (0..workers)
             .map(|_| {
                 scope.spawn(|| {
-                    let runtime = runtime();
+                    let runtime = make();
                     let mut tally = Tally::default();
                     while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                         work(&runtime, job, &mut tally);

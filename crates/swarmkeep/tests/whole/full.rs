@@ -6,8 +6,9 @@ use tokio::runtime::Runtime;
 use super::{
     check::{Checked, SAID, check},
     faults::aftermath,
-    figures::{images, now_ms, over_seeds, seed},
+    figures::{idle_clock, images, now_ms, over_seeds, seed},
     work::Work,
+    world::driven,
 };
 
 const STEP_BYTES: u64 = 4096;
@@ -21,7 +22,7 @@ const SIZES_OF_ONE: u64 = 16;
 /// A history on a disk of so many bytes, then room: nothing acknowledged is lost, no answer is wrong while the disk is full,
 /// and the store takes writes again by itself.
 fn with(runtime: &Runtime, seed: u64, bytes: u64) -> Result<Checked, String> {
-    let mut work = Work::new(SimDisk::new(), seed);
+    let mut work = Work::by_hand(SimDisk::new(), seed);
     work.persists = true;
     work.disk.set_capacity(Some(bytes));
     let stopped = runtime.block_on(work.run(OPENS, STEPS));
@@ -29,7 +30,7 @@ fn with(runtime: &Runtime, seed: u64, bytes: u64) -> Result<Checked, String> {
     let mut checked = Checked::default();
     if let Some(log) = work.log() {
         let owed = work.story.owed(work.story.facts.len());
-        match runtime.block_on(check(log, &work.story, &owed)) {
+        match runtime.block_on(driven(log, check(log, &work.story, &owed))) {
             Ok((found, _)) => checked += found,
             Err(error) if error.contains(SAID) => {}
             Err(error) => return Err(said(format!("full: {error}"))),
@@ -49,9 +50,9 @@ fn with(runtime: &Runtime, seed: u64, bytes: u64) -> Result<Checked, String> {
 #[test]
 fn a_disk_full_at_every_size_loses_nothing_acknowledged_and_takes_writes_again() {
     let (began, seed) = (now_ms(), seed());
-    let tally = over_seeds(seed, images(60) as u64, SIZES_OF_ONE, |runtime, turn, most, tally| {
+    let tally = over_seeds(idle_clock, seed, images(60) as u64, SIZES_OF_ONE, |runtime, turn, most, tally| {
         let seed = turn / TURNS;
-        let mut clean = Work::new(SimDisk::new(), seed);
+        let mut clean = Work::by_hand(SimDisk::new(), seed);
         clean.persists = true;
         runtime.block_on(clean.run(OPENS, STEPS)).unwrap();
         tally.writes += clean.writes;

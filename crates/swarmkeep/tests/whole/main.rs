@@ -21,6 +21,8 @@ mod full;
 mod kit;
 mod named;
 mod power;
+mod recovering;
+mod remaking;
 mod rot;
 mod teeth;
 mod work;

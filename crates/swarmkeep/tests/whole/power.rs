@@ -8,9 +8,9 @@ use tokio::runtime::Runtime;
 
 use super::{
     check::{Checked, Served, check},
-    figures::{Tally, images, now_ms, over_seeds, runtime, seed},
+    figures::{Tally, idle_clock, images, now_ms, over_seeds, runtime, seed},
     work::Work,
-    world::{Owed, Story, open},
+    world::{Owed, Story, driven, open, open_by_hand, some_turns},
 };
 
 /// Noted beside the number of facts: the store was open again, and had served what it found.
@@ -28,8 +28,10 @@ impl History {
     pub fn of(seed: u64, opens: usize, steps: usize) -> Self {
         let disk = SimDisk::new();
         disk.keep_moments();
-        let mut work = Work::new(disk, seed);
-        runtime().block_on(work.run(opens, steps)).unwrap();
+        // Every fourth by a store with threads: what meets there meets by chance.
+        let mut work = if seed % 4 == 1 { Work::new(disk, seed) } else { Work::by_hand(disk, seed) };
+        let runtime = if work.by_hand { idle_clock() } else { runtime() };
+        runtime.block_on(work.run(opens, steps)).unwrap();
         Self { moments: work.disk.moments(), writes: work.writes, story: work.story, kept: work.kept }
     }
 
@@ -46,8 +48,12 @@ pub fn look(
     owed: &BTreeMap<SessionId, Owed>,
     seed: u64,
 ) -> Result<(Checked, Served), String> {
-    let log = open(image, history.kept, seed).map_err(|error| format!("it does not open: {error:?}"))?;
-    let found = runtime.block_on(check(&log, &history.story, owed));
+    // With threads once in a while: an applier that works while it is looked at.
+    let opened =
+        if seed.is_multiple_of(8) { open(image, history.kept, seed) } else { open_by_hand(image, history.kept, seed) };
+    let log = opened.map_err(|error| format!("it does not open: {error:?}"))?;
+    some_turns(&log, &mut Draw::new(seed));
+    let found = runtime.block_on(driven(&log, check(&log, &history.story, owed)));
     let _ = image.kill();
     found
 }
@@ -75,7 +81,7 @@ const IMAGES_OF_ONE: u64 = 500;
 #[test]
 fn acknowledged_survives_loss_of_power_at_every_moment_of_the_whole_store() {
     let (began, seed) = (now_ms(), seed());
-    let tally = over_seeds(seed, images(300) as u64, IMAGES_OF_ONE, |runtime, seed, most, tally| {
+    let tally = over_seeds(runtime, seed, images(300) as u64, IMAGES_OF_ONE, |runtime, seed, most, tally| {
         let (opens, steps) = extent(seed);
         let history = History::of(seed, opens, steps);
         tally.writes += history.writes;
@@ -111,10 +117,12 @@ fn again(
 ) {
     image.keep_moments();
     let incarnation = draw.number();
-    let opened = open(image, history.kept, incarnation).map_err(|error| format!("it does not open: {error:?}"));
-    let served = opened.and_then(|log| {
-        let found = runtime.block_on(check(&log, &history.story, owed))?;
+    let opened = open_by_hand(image, history.kept, incarnation);
+    let served = opened.map_err(|error| format!("it does not open: {error:?}")).and_then(|log| {
+        some_turns(&log, draw);
+        let found = runtime.block_on(driven(&log, check(&log, &history.story, owed)))?;
         image.note(image.noted() | SERVED);
+        some_turns(&log, draw);
         // It goes on applying and retiring, and parks.
         if draw.one_in(2) {
             log.close().map_err(|error| format!("{error:?}"))?;
@@ -162,23 +170,24 @@ const MOMENTS_OF_ONE: u64 = 10;
 #[test]
 fn loss_of_power_while_coming_back_three_deep() {
     let (began, seed) = (now_ms(), seed());
-    let tally = over_seeds(seed, images(300) as u64, NESTED * MOMENTS_OF_ONE, |runtime, seed, most, tally| {
-        let (opens, steps) = extent(seed + 1);
-        let history = History::of(seed + 1, opens, steps);
-        tally.writes += history.writes;
-        let moments = history.moments.len();
-        let every = moments.div_ceil(most.div_ceil(NESTED as usize));
-        for at in (0..moments).skip(usize::try_from(seed).unwrap() % every).step_by(every) {
-            let mut draw = Draw::new(seed << 32 | at as u64);
-            let moment = &history.moments[at];
-            let loss = Loss::ALL[draw.below(Loss::ALL.len())];
-            let warm = draw.one_in(5);
-            let image = moment.fork();
-            let image = if warm { image.kill() } else { image.crash(loss, draw.number()) };
-            let how = if warm { "killed".into() } else { format!("{loss:?}") };
-            let name = format!("seed {seed}, moment {at}, {how}");
-            again(runtime, &image, &history, &history.owed(moment), (3, warm), &mut draw, &name, tally);
-        }
-    });
+    let tally =
+        over_seeds(idle_clock, seed, images(300) as u64, NESTED * MOMENTS_OF_ONE, |runtime, seed, most, tally| {
+            let (opens, steps) = extent(seed + 1);
+            let history = History::of(seed + 1, opens, steps);
+            tally.writes += history.writes;
+            let moments = history.moments.len();
+            let every = moments.div_ceil(most.div_ceil(NESTED as usize));
+            for at in (0..moments).skip(usize::try_from(seed).unwrap() % every).step_by(every) {
+                let mut draw = Draw::new(seed << 32 | at as u64);
+                let moment = &history.moments[at];
+                let loss = Loss::ALL[draw.below(Loss::ALL.len())];
+                let warm = draw.one_in(5);
+                let image = moment.fork();
+                let image = if warm { image.kill() } else { image.crash(loss, draw.number()) };
+                let how = if warm { "killed".into() } else { format!("{loss:?}") };
+                let name = format!("seed {seed}, moment {at}, {how}");
+                again(runtime, &image, &history, &history.owed(moment), (3, warm), &mut draw, &name, tally);
+            }
+        });
     tally.report("loss_of_power_while_coming_back_three_deep", seed, 0, began);
 }

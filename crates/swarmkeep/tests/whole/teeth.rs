@@ -1,7 +1,7 @@
 //! Whether the checkers would find what they are there to find: a defect is planted in the store's own code, and the same
 //! checks, unchanged, must fail within a number of trials. Each defect has a process of its own.
 
-use std::{path::Path, process::Command, sync::Arc};
+use std::{collections::BTreeMap, path::Path, process::Command, sync::Arc};
 
 use bytes::Bytes;
 use swarmkeep::{
@@ -30,14 +30,19 @@ use super::{
 const TRIALS: usize = 400;
 const FAULTS: u64 = 48;
 /// The same by harm to segments.
-const HARMS: usize = 240;
+const HARMS: usize = 480;
 
 /// What the first failure says, and how many trials it took.
 type Found = Option<(u64, String)>;
 
-/// Loss of power, at moments all over the history.
+/// Loss of power, at moments all over the history; of a store with second copies, which bring back what was given up too
+/// early, and of one without.
 fn by_power() -> Found {
-    let history = History::of(1, 3, 24);
+    [1, 2].into_iter().find_map(by_power_of)
+}
+
+fn by_power_of(seed: u64) -> Found {
+    let history = History::of(seed, 3, 24);
     let jobs = power::losses(&history);
     let runtime = figures::runtime();
     let every = (jobs.len() / TRIALS).max(1);
@@ -51,10 +56,10 @@ fn by_power() -> Found {
 
 /// Failed syncs whose pages count as written.
 fn by_failed_syncs() -> Found {
-    let runtime = figures::runtime();
+    let runtime = figures::idle_clock();
     (1..=FAULTS).find_map(|nth| {
         let fault = Fault { call: Some(Call::Sync), nth, sticky: false, failure: Failure::SyncMarksClean };
-        faults::with(&runtime, 1, fault, 12).err().map(|error| (nth, error))
+        faults::with(&runtime, 1, fault, 12, &mut BTreeMap::new()).err().map(|error| (nth, error))
     })
 }
 
@@ -155,15 +160,24 @@ fn by_repeating() -> Found {
     })
 }
 
-fn checker(defect: Defect) -> fn() -> Found {
-    match defect {
+/// Who has to find it; nobody here where it takes clients, clocks or forks, which the simulator has.
+fn checker(defect: Defect) -> Option<fn() -> Found> {
+    let checker: fn() -> Found = match defect {
         Defect::SyncSkipped | Defect::AcknowledgedBeforeSync | Defect::RetiredOnWal => by_power,
         Defect::CacheTrusted => by_failed_syncs,
         Defect::EpochNotCompared => by_a_stale_writer,
         Defect::NonceLeftOut => by_a_forger,
         Defect::HashNotCompared => by_harm,
         Defect::DedupeForgotten => by_repeating,
-    }
+        Defect::ForkForgets
+        | Defect::BlobSyncSkipped
+        | Defect::BlobHashNotCompared
+        | Defect::LeaseNotCompared
+        | Defect::StopCounted
+        | Defect::SealLeftOut
+        | Defect::FilesShared => return None,
+    };
+    Some(checker)
 }
 
 #[test]
@@ -172,7 +186,7 @@ fn every_planted_defect_is_found() {
         assert_eq!(checker(), None, "without a defect");
     }
     let mut unseen = Vec::new();
-    for defect in Defect::ALL {
+    for defect in Defect::ALL.into_iter().filter(|defect| checker(*defect).is_some()) {
         let run = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "teeth::a_process_with_a_defect", "--ignored", "--nocapture"])
             .env(Defect::VARIABLE, format!("{defect:?}"))
@@ -190,8 +204,8 @@ fn every_planted_defect_is_found() {
 #[test]
 #[ignore = "a part of `every_planted_defect_is_found`, in a process of its own"]
 fn a_process_with_a_defect() {
-    let Some(defect) = Defect::of_process() else { return };
-    if let Some((trial, error)) = checker(defect)() {
+    let Some(checker) = Defect::of_process().and_then(checker) else { return };
+    if let Some((trial, error)) = checker() {
         println!("\nfound by trial {trial}: {error}");
         panic!("found");
     }

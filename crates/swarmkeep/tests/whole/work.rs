@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use swarmkeep::{disk::simulated::SimDisk, embedded::EmbeddedLog};
+use swarmkeep::{Turn, Workers, disk::simulated::SimDisk, embedded::EmbeddedLog};
 use swarmkeep_core::{
     EntityId, Epoch, RequestId, Seq, SessionId, SessionName,
     checkpoint::Checkpoint,
@@ -19,7 +19,7 @@ use swarmkeep_core::{
     testing::{self, Draw},
 };
 
-use super::world::{Fact, Fixed, STORE, Story, open_by};
+use super::world::{Fact, Fixed, STORE, Story, driven, open_with, some_turns};
 
 /// A store at work.
 pub struct Work {
@@ -28,6 +28,10 @@ pub struct Work {
     pub fixed: Arc<Fixed>,
     pub story: Story,
     draw: Draw,
+    /// A store without threads: the same seed makes the same calls.
+    pub by_hand: bool,
+    /// Chooses its turns.
+    turns: Draw,
     log: Option<EmbeddedLog>,
     sessions: BTreeMap<SessionId, Session>,
     /// The state at the end of each group that was sent.
@@ -63,6 +67,8 @@ impl Work {
             fixed: Fixed::new(seed),
             story: Story::default(),
             draw: Draw::new(seed),
+            by_hand: false,
+            turns: Draw::new(!seed),
             log: None,
             sessions: BTreeMap::new(),
             states: BTreeMap::new(),
@@ -76,8 +82,15 @@ impl Work {
         }
     }
 
+    /// One whose store has no threads.
+    pub fn by_hand(disk: SimDisk, seed: u64) -> Self {
+        Self { by_hand: true, ..Self::new(disk, seed) }
+    }
+
     pub async fn open(&mut self) -> Result<(), Stopped> {
-        self.log = Some(open_by(&self.disk, self.kept, self.fixed.clone()).map_err(|error| format!("{error:?}"))?);
+        let workers = if self.by_hand { Workers::Caller } else { Workers::Threads };
+        let opened = open_with(&self.disk, self.kept, self.fixed.clone(), workers);
+        self.log = Some(opened.map_err(|error| format!("{error:?}"))?);
         Ok(())
     }
 
@@ -137,6 +150,9 @@ impl Work {
                 if !self.unsettled.is_empty() {
                     self.settle().await;
                 }
+                if let Some(log) = &self.log {
+                    some_turns(log, &mut self.turns);
+                }
             }
             if nth + 1 < opens && nth % 2 == 0 {
                 // Parked; every other time it just ends.
@@ -156,7 +172,7 @@ impl Work {
     /// there on: a group that it says is not there must not come back.
     async fn settle(&mut self) {
         for id in std::mem::take(&mut self.unsettled) {
-            let head = match tokio::time::timeout(PATIENCE, self.opened().head(id)).await {
+            let head = match tokio::time::timeout(PATIENCE, driven(self.opened(), self.opened().head(id))).await {
                 Ok(Ok(head)) => head,
                 _ => {
                     self.sessions.remove(&id);
@@ -190,7 +206,14 @@ impl Work {
         let again = async {
             while self.create().await.is_err() {
                 self.settle().await;
-                tokio::task::yield_now().await;
+                match self.by_hand {
+                    // Its time passes only when somebody waits.
+                    true => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+                    false => tokio::task::yield_now().await,
+                }
+                for turn in [Turn::Apply, Turn::Retire] {
+                    self.opened().turn(turn);
+                }
             }
         };
         tokio::time::timeout(PATIENCE * 2, again).await.is_ok()
@@ -258,7 +281,7 @@ impl Work {
             groups.iter().map(|group| self.opened().append(group.log.clone(), Durability::Durable)).collect();
         let mut stopped = Ok(());
         for (group, receipt) in groups.iter().zip(sent) {
-            match receipt.await {
+            match driven(self.opened(), receipt).await {
                 Ok(_) => {
                     self.unsettled.remove(&group.log.session);
                     self.writes += 1;
@@ -342,7 +365,7 @@ impl Work {
     async fn save(&mut self) -> Result<(), Stopped> {
         let id = self.pick();
         let checkpoint = Checkpoint::of(self.sessions[&id].staged());
-        self.opened().save(id, checkpoint).await.map_err(|error| format!("{error:?}"))
+        driven(self.opened(), self.opened().save(id, checkpoint)).await.map_err(|error| format!("{error:?}"))
     }
 
     async fn observe(&mut self) -> Result<(), Stopped> {
@@ -355,7 +378,7 @@ impl Work {
             tags: Json::parse("{}").unwrap(),
             at_ms: 5,
         };
-        self.opened().observe(id, vec![metric]).await.map_err(|error| format!("{error:?}"))
+        driven(self.opened(), self.opened().observe(id, vec![metric])).await.map_err(|error| format!("{error:?}"))
     }
 
     async fn remove(&mut self) -> Result<(), Stopped> {
@@ -363,7 +386,9 @@ impl Work {
         self.sessions.remove(&id);
         self.happened(Fact::Removing(id));
         let epoch = Epoch(self.opened().incarnation());
-        self.opened().remove(id, epoch, Remove::All).await.map_err(|error| format!("{error:?}"))?;
+        driven(self.opened(), self.opened().remove(id, epoch, Remove::All))
+            .await
+            .map_err(|error| format!("{error:?}"))?;
         self.happened(Fact::Removed(id));
         Ok(())
     }
@@ -372,13 +397,13 @@ impl Work {
         let id = self.pick();
         let checkpoint = Checkpoint::of(self.sessions[&id].staged());
         let through = checkpoint.head.seq.0.saturating_sub(3);
-        self.opened().save(id, checkpoint).await.map_err(|error| format!("{error:?}"))?;
+        driven(self.opened(), self.opened().save(id, checkpoint)).await.map_err(|error| format!("{error:?}"))?;
         if through == 0 {
             return Ok(());
         }
         self.happened(Fact::Trimming(id, through));
         let epoch = Epoch(self.opened().incarnation());
         let what = Remove::RecordsThrough(Seq(through));
-        self.opened().remove(id, epoch, what).await.map_err(|error| format!("{error:?}"))
+        driven(self.opened(), self.opened().remove(id, epoch, what)).await.map_err(|error| format!("{error:?}"))
     }
 }

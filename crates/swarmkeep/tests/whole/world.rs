@@ -10,13 +10,14 @@ use std::{
 };
 
 use swarmkeep::{
-    Error, Settings,
+    Error, Settings, Turn, Workers,
     disk::simulated::SimDisk,
     embedded::{EmbeddedLog, Pace},
 };
 use swarmkeep_core::{
     BlobId, Hash, SessionId,
     clock::{Clock, Entropy},
+    testing::Draw,
 };
 
 pub const STORE: &str = "/store";
@@ -25,13 +26,14 @@ pub const STORE: &str = "/store";
 #[derive(Debug, Default)]
 pub struct Fixed {
     pub now_ms: AtomicU64,
+    pub monotonic_ms: AtomicU64,
     drawn: AtomicU64,
     seed: u64,
 }
 
 impl Fixed {
     pub fn new(seed: u64) -> Arc<Self> {
-        Arc::new(Self { now_ms: AtomicU64::new(1_767_225_600_000), drawn: AtomicU64::new(0), seed })
+        Arc::new(Self { now_ms: AtomicU64::new(1_767_225_600_000), seed, ..Self::default() })
     }
 }
 
@@ -41,7 +43,7 @@ impl Clock for Fixed {
     }
 
     fn monotonic_ms(&self) -> u64 {
-        0
+        self.monotonic_ms.load(Ordering::SeqCst)
     }
 }
 
@@ -74,9 +76,52 @@ pub fn open(disk: &SimDisk, kept: bool, seed: u64) -> Result<EmbeddedLog, Error>
 }
 
 pub fn open_by(disk: &SimDisk, kept: bool, fixed: Arc<Fixed>) -> Result<EmbeddedLog, Error> {
+    open_with(disk, kept, fixed, Workers::Threads)
+}
+
+/// [`open`] without threads: see [`driven`].
+pub fn open_by_hand(disk: &SimDisk, kept: bool, seed: u64) -> Result<EmbeddedLog, Error> {
+    open_with(disk, kept, Fixed::new(seed), Workers::Caller)
+}
+
+pub fn open_with(disk: &SimDisk, kept: bool, fixed: Arc<Fixed>, workers: Workers) -> Result<EmbeddedLog, Error> {
     let settings = settings(kept);
-    let pace = pace(&settings);
+    let pace = Pace { workers, ..pace(&settings) };
     EmbeddedLog::open_at_pace(Arc::new(disk.clone()), Path::new(STORE), &settings, pace, fixed.clone(), fixed)
+}
+
+/// Longest pause of [`driven`] from one round of turns to the next.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Waits for something of a store that has no threads, which does its work meanwhile. Of one that has, it only waits.
+pub async fn driven<T>(log: &EmbeddedLog, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut pause = std::time::Duration::from_micros(500);
+    loop {
+        // What is written at once is one frame: nobody takes it while more is coming.
+        let ready = std::future::poll_fn(|context| std::task::Poll::Ready(work.as_mut().poll(context))).await;
+        if let std::task::Poll::Ready(done) = ready {
+            return done;
+        }
+        if !(log.turn(Turn::Take) && log.turn(Turn::Write)) {
+            log.turn(Turn::Apply);
+            // Somebody may wait for a time that passes, such as that of a disk which does not work.
+            tokio::select! {
+                biased;
+                done = work.as_mut() => return done,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE),
+            }
+        }
+    }
+}
+
+/// What a store without threads does by itself, now and then.
+pub fn some_turns(log: &EmbeddedLog, draw: &mut Draw) {
+    for (turn, seldom) in [(Turn::Apply, 2), (Turn::Retire, 4), (Turn::Keep, 3), (Turn::Seal, 8)] {
+        if draw.one_in(seldom) {
+            log.turn(turn);
+        }
+    }
 }
 
 /// Something that happened outside the store under test, in order: what was acknowledged, and what was asked that takes

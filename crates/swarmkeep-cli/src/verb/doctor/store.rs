@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
+use swarmkeep::lock;
 
 use super::Finding;
 use crate::{
@@ -10,13 +11,17 @@ use crate::{
     context::Context,
     daemon::is_alive,
     moment,
-    names::Names,
+    names::{self, Names},
     served::Served,
     verb::{entries, field, number, recover, serve, text},
 };
 
-const SET_ASIDE: &str =
-    "restore the folder from a copy, or see docs/recovery.md on frames that are lost; other sessions go on";
+/// A session that is set aside, and who says what to do about it. `session`: by its name, or its id.
+fn set_aside(session: &str, what: String) -> Finding {
+    let verb = if session.is_empty() { "ls".to_owned() } else { format!("show {session}") };
+    let next = format!("`swarmkeep quarantine {verb}` says what is lost and what can be done; other sessions go on");
+    Finding::damaged("set aside", what, next)
+}
 
 pub(super) async fn look(context: &Context) -> Vec<Finding> {
     let mut client = match &context.url {
@@ -35,7 +40,7 @@ pub(super) async fn look(context: &Context) -> Vec<Finding> {
     match client.call(&Call::get("/v1/store")).await {
         Ok(answer) if answer.status == 200 => match answer.json::<Value>() {
             Ok(store) => {
-                let names = Names::ask(&mut client, &store).await;
+                let names = names::ask(&mut client, &store).await;
                 findings.extend(parts(&store, &names));
                 findings.extend(copies(&mut client).await);
                 findings.extend(last_start(&mut client, context).await);
@@ -78,7 +83,9 @@ fn holder(context: &Context, answers: bool) -> Finding {
         (false, Some(pid)) if is_alive(pid) && is_locked(context) => Finding::bad(
             name,
             format!("process {pid} holds the store since {since} and does not answer"),
-            format!("wait a moment; then look at it: ps -p {pid}. Its end (also kill -9) loses nothing acknowledged"),
+            format!(
+                "wait a moment; then look at it: ps -p {pid}. Its end (also kill -9) loses nothing acknowledged; where it cannot be ended, `swarmkeep take-over`"
+            ),
         ),
         _ => Finding::ok(name, "nobody: the next verb that needs one starts a daemon"),
     }
@@ -103,7 +110,7 @@ fn settings(context: &Context) -> Finding {
 /// Whether the kernel has a lock on the lock file; asked without taking one, which could be in a starting daemon's way.
 fn is_locked(context: &Context) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let Ok(metadata) = fs::metadata(context.place.dir.join("lock")) else { return false };
+    let Ok(metadata) = fs::metadata(lock::file(&context.place.dir)) else { return false };
     match fs::read_to_string("/proc/locks") {
         Ok(locks) => locks
             .lines()
@@ -115,8 +122,17 @@ fn is_locked(context: &Context) -> bool {
 
 /// Without a daemon: only whether the parts are there. Opening them is the daemon's business.
 fn files(context: &Context) -> Vec<Finding> {
-    let dir = &context.place.dir;
+    let dir = &lock::home(&context.place.dir);
     let size = |name: &str| fs::metadata(dir.join(name)).ok().map(|metadata| metadata.len());
+    let misplaced: Vec<Finding> = [("records.db", true), ("views.db", true), ("journal", false)]
+        .into_iter()
+        .filter(|(name, is_file)| fs::metadata(dir.join(name)).is_ok_and(|found| found.is_file() != *is_file))
+        .map(|(name, is_file)| misplaced(dir, name, is_file))
+        .collect();
+    if !misplaced.is_empty() {
+        // Nothing can be said of a store that is none.
+        return misplaced;
+    }
     let journal: Option<(usize, u64)> = fs::read_dir(dir.join("journal")).ok().map(|entries| {
         let sizes: Vec<u64> = entries.flatten().filter_map(|entry| Some(entry.metadata().ok()?.len())).collect();
         (sizes.len(), sizes.iter().sum())
@@ -140,8 +156,20 @@ fn files(context: &Context) -> Vec<Finding> {
                 ),
             ));
         }
-        (Some(_), None) => findings.push(half("a journal", "records.db")),
-        (None, Some(_)) => findings.push(half("records.db", "the journal")),
+        (Some(_), None) => findings.push(Finding::damaged(
+            "parts",
+            "records.db is not there",
+            format!(
+                "bring it back if you know where it is; else the next start makes it again from the kept copies and the \
+                 journal, and says what they lack: {} recover --dry-run",
+                context.place.program()
+            ),
+        )),
+        (None, Some(_)) => findings.push(Finding::damaged(
+            "parts",
+            "records.db is there, the journal is not: this is half of a store",
+            "bring the journal back from where records.db came from, or move the folder away and begin a new store",
+        )),
     }
     let quarantined: Vec<String> = fs::read_dir(dir.join("quarantine")).map_or(Vec::new(), |entries| {
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
@@ -150,10 +178,10 @@ fn files(context: &Context) -> Vec<Finding> {
         .iter()
         .filter_map(|name| name.strip_prefix("session-")?.strip_suffix(".records")?.split('-').next())
         .collect();
-    let names = Names::look(dir, &serde_json::json!(aside));
+    let names = names::look(&context.place.dir, &serde_json::json!(aside));
     findings.extend(aside.iter().map(|id| {
-        let what = format!("session {} has records beyond a gap in quarantine/", names.of(id));
-        Finding::damaged("set aside", what, SET_ASIDE)
+        let session = names.of(id);
+        set_aside(session, format!("session {session} has records beyond a gap in quarantine/"))
     }));
     if !quarantined.is_empty() {
         findings.push(quarantine(quarantined.len()));
@@ -162,6 +190,17 @@ fn files(context: &Context) -> Vec<Finding> {
         findings.extend(planned(context));
     }
     findings
+}
+
+/// Something else stands where a part of the store must be.
+fn misplaced(dir: &Path, name: &str, is_file: bool) -> Finding {
+    let (is, must) = if is_file { ("no file", "a file") } else { ("no folder", "a folder") };
+    let then = match name {
+        "views.db" => "; the next start builds views.db again".to_owned(),
+        _ => format!("; bring {name} back from where it went, or from a copy of the folder"),
+    };
+    let next = format!("no daemon starts with it: move {} away{then}", dir.join(name).display());
+    Finding::bad("parts", format!("{name} is {is}, and must be {must}"), next)
 }
 
 /// What the next start would find; nothing is touched.
@@ -177,7 +216,7 @@ fn planned(context: &Context) -> Option<Finding> {
             ),
             format!("{} recover --dry-run says which, and what the next start does", context.place.program()),
         )),
-        Err(error) if error.kind == swarmkeep::ErrorKind::Corrupt && is_whole(&context.place.dir) => {
+        Err(error) if error.kind == swarmkeep::ErrorKind::Corrupt && is_whole(&lock::home(&context.place.dir)) => {
             // Not the hint: it leads here.
             let next = "restore the whole folder from one copy; docs/recovery.md, \"The store cannot be opened\", has each message";
             Some(Finding::damaged("journal", error.message.clone(), next))
@@ -189,14 +228,6 @@ fn planned(context: &Context) -> Option<Finding> {
 
 fn is_whole(dir: &Path) -> bool {
     dir.join("journal").exists() && dir.join("records.db").exists()
-}
-
-fn half(there: &str, missing: &str) -> Finding {
-    Finding::damaged(
-        "parts",
-        format!("{there} is there, {missing} is not: this is half of a store"),
-        format!("bring {missing} back from where {there} came from, or move the folder away and begin a new store"),
-    )
 }
 
 fn quarantine(count: usize) -> Finding {
@@ -238,7 +269,7 @@ fn parts(store: &Value, names: &Names) -> Vec<Finding> {
     }
     findings.extend(second_copies(field(standing, "kept")));
     for aside in standing.get("set_aside").and_then(Value::as_array).into_iter().flatten() {
-        findings.push(Finding::damaged("set aside", names.put_into(text(aside, "what")), SET_ASIDE));
+        findings.push(set_aside(names.of(text(aside, "session")), names.put_into(text(aside, "what"))));
     }
     findings
 }
@@ -279,7 +310,14 @@ async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
         let what = format!("found {}", recover::harm(damage, failed));
         return Some(Finding::damaged("last start", what, next));
     }
-    (doubts > 0).then(|| Finding::warn("last start", format!("found {doubts} doubtful ends of the journal"), next))
+    if doubts > 0 {
+        return Some(Finding::warn("last start", format!("found {doubts} doubtful ends of the journal"), next));
+    }
+    let whole = entries(field(last, "notices"), "").len() as u64;
+    (whole > 0).then(|| {
+        let what = format!("put right without loss: {}; {program} recover says what", moment::counted(whole, "thing"));
+        Finding::ok("last start", what)
+    })
 }
 
 /// How well the store came back in the last day, and each threshold that is passed.

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::gather::{Found, LISTED, Thing, Waiting};
+use swarmkeep_server::report::{LISTED, Report, Thing, Waiting};
+
 use crate::{
     moment::{self, counted},
     paint::Paint,
+    progress,
     table::{cut, printable},
 };
 
@@ -28,7 +30,7 @@ enum Mood {
     Quiet,
 }
 
-fn sections(found: &Found) -> Vec<Section> {
+fn sections(found: &Report) -> Vec<Section> {
     let quiet = |mood, is_quiet: bool| if is_quiet { Mood::Quiet } else { mood };
     let done = &found.done;
     let mut said = vec![counted(done.tasks, "task")];
@@ -112,21 +114,21 @@ fn without_name(what: &str, session: &str) -> String {
 }
 
 /// A line about something in a session; which one goes without saying where the report is of one.
-fn with_session(found: &Found, session: &str, what: String) -> String {
+fn with_session(found: &Report, session: &str, what: String) -> String {
     if found.session.is_some() || session.is_empty() { what } else { format!("{session}  {what}") }
 }
 
-fn line_of(found: &Found, thing: &Thing) -> String {
+fn line_of(found: &Report, thing: &Thing) -> String {
     let by = if thing.by.is_empty() { String::new() } else { format!("{}, ", thing.by) };
     let when = moment::ago(thing.at_ms, found.until_ms);
     with_session(found, &thing.session, format!("{} ({by}{when})", thing.what))
 }
 
-fn asks(found: &Found, waiting: &Waiting) -> String {
+fn asks(found: &Report, waiting: &Waiting) -> String {
     let what = if waiting.what.is_empty() { String::new() } else { format!(" {}", waiting.what) };
     let why = if waiting.why.is_empty() { String::new() } else { format!("; {}", waiting.why) };
     let since = moment::ago(waiting.since_ms, found.until_ms);
-    let line = match waiting.kind {
+    let line = match waiting.kind.as_str() {
         "effect" => format!("{}{what} ({since}{why})", waiting.id),
         _ => format!("is{what} ({since}{why})"),
     };
@@ -139,7 +141,7 @@ fn more(count: u64, listed: usize) -> Option<String> {
 }
 
 /// Which sessions, and of what time.
-fn heading(found: &Found) -> String {
+fn heading(found: &Report) -> String {
     let since = match found.since_ms {
         0 => "from the beginning".to_owned(),
         since_ms => format!("since {}", moment::utc(since_ms)),
@@ -157,7 +159,7 @@ fn heading(found: &Found) -> String {
 }
 
 /// One screen. `width`: of the terminal; lines are cut to it.
-pub(super) fn screen(found: &Found, width: Option<usize>, paint: Paint) -> String {
+pub(super) fn screen(found: &Report, width: Option<usize>, paint: Paint) -> String {
     let width = width.unwrap_or(usize::MAX);
     let room = |indent: usize| width.saturating_sub(indent).max(20);
     let mut out = format!("\n  {}\n\n", cut(&printable(&heading(found)), room(2)));
@@ -191,6 +193,9 @@ pub(super) fn screen(found: &Found, width: Option<usize>, paint: Paint) -> Strin
             let _ = writeln!(out, "      {}", paint.dim(cut(&printable(&step.why), room(6))));
         }
     }
+    if let Some(line) = progress::still_looked_at(found.being_looked_at) {
+        let _ = writeln!(out, "\n  {}", paint.yellow(line));
+    }
     if !found.is_whole {
         let _ = writeln!(out, "\n  {}", paint.dim("not all was looked at: the counts are of the newest"));
     }
@@ -217,7 +222,7 @@ fn folded(answer: &str, room: usize) -> Vec<String> {
 }
 
 /// The same as Markdown.
-pub(super) fn markdown(found: &Found) -> String {
+pub(super) fn markdown(found: &Report) -> String {
     let mut out = format!("# Report: {}\n", escaped(&heading(found)));
     for section in sections(found) {
         let _ = write!(out, "\n**{}**: {}\n", section.title, escaped(&section.answer));
@@ -234,6 +239,9 @@ pub(super) fn markdown(found: &Found) -> String {
             let _ = writeln!(out, "{}  # {}", step.command, printable(&step.why));
         }
         out.push_str("```\n");
+    }
+    if let Some(line) = progress::still_looked_at(found.being_looked_at) {
+        let _ = writeln!(out, "\n{line}");
     }
     if !found.is_whole {
         out.push_str("\nNot all was looked at: the counts are of the newest.\n");
@@ -255,12 +263,11 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::gather::{Done, Lost, NotPaidTwice, Step},
-        *,
-    };
+    use swarmkeep_server::report::{Done, Lost, NotPaidTwice, Step};
 
-    fn night() -> Found {
+    use super::*;
+
+    fn night() -> Report {
         let at_ms = 1_795_273_731_000;
         let thing = |id: &str, what: &str, by: &str| Thing {
             session: "default/night".into(),
@@ -269,7 +276,7 @@ mod tests {
             by: by.into(),
             at_ms: at_ms - 180_000,
         };
-        Found {
+        Report {
             since_ms: at_ms - 86_400_000,
             until_ms: at_ms,
             sessions: [("live".to_owned(), 2), ("closed".to_owned(), 1)].into(),
@@ -283,7 +290,7 @@ mod tests {
             },
             waiting: vec![Waiting {
                 session: "default/night".into(),
-                kind: "effect",
+                kind: "effect".to_owned(),
                 id: "pay-17".into(),
                 what: "the invoice".into(),
                 why: "no answer before the deadline".into(),
@@ -297,7 +304,7 @@ mod tests {
             }],
             next: vec![Step { why: "look".into(), command: "swarmkeep session show default/old".into() }],
             is_whole: true,
-            ..Found::default()
+            ..Report::default()
         }
     }
 
@@ -329,10 +336,15 @@ mod tests {
 
     #[test]
     fn a_quiet_night_says_so_and_what_callers_wrote_is_no_markdown() {
-        let quiet = screen(&Found { is_whole: true, ..Found::default() }, None, Paint::plain());
+        let quiet = screen(&Report { is_whole: true, ..Report::default() }, None, Paint::plain());
         for said in ["0 sessions, from the beginning", "done             0 tasks", "lost             nothing"] {
             assert!(quiet.contains(said), "{quiet}");
         }
+        let early = Report { being_looked_at: 3, is_whole: true, ..Report::default() };
+        for text in [screen(&early, None, Paint::plain()), markdown(&early)] {
+            assert!(text.contains("3 sessions are still being looked at"), "{text}");
+        }
+        assert!(!quiet.contains("looked at"), "{quiet}");
         let text = markdown(&night());
         assert!(text.contains(r"split the \*parser\* (coder, 3 min ago)"), "{text}");
         assert!(text.contains("**lost**: 1 thing") && text.contains("```sh\nswarmkeep session show"), "{text}");

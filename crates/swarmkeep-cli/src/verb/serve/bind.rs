@@ -5,12 +5,12 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     os::fd::AsRawFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use swarmkeep::{ErrorKind, Swarmkeep};
-use swarmkeep_server::{Secret, Server, ServerSettings, Tls};
+use swarmkeep::{Actor, ErrorKind, Swarmkeep};
+use swarmkeep_server::{Beside, Secret, Server, ServerSettings, Tls};
 
 use super::refused;
 use crate::{
@@ -76,6 +76,7 @@ pub(super) fn engine_settings(settings: &Settings) -> swarmkeep::Settings {
         unapplied_bytes: settings.number("unapplied_bytes"),
         journal_keep: settings.number("journal_keep"),
         pack_after_ms: settings.number("pack_after"),
+        accept_loss: settings.text("accept_loss") == "true",
     }
 }
 
@@ -118,10 +119,10 @@ pub(super) async fn bind(
     detached: bool,
 ) -> Result<(Server, Option<File>), Failure> {
     let mut server = server_settings(settings)?;
-    let (socket, folder) = socket_path(context)?;
+    let (socket, folder) = socket_path(context, &context.place.socket())?;
     server.control_socket = Some(socket);
     if *settings.said("listen") != Said::Default {
-        return Ok((Server::bind(keep.clone(), server).await.map_err(refused)?, folder));
+        return Ok((Server::bind_with(keep.clone(), server, Some(mcp())).await.map_err(refused)?, folder));
     }
     let served = Served::read(&context.place);
     let mut candidates = served.candidates(&server.listen, detached, server.token.is_some()).into_iter().peekable();
@@ -132,7 +133,7 @@ pub(super) async fn bind(
             );
         }
         server.listen = listen.unwrap_or_default();
-        match Server::bind(keep.clone(), server.clone()).await {
+        match Server::bind_with(keep.clone(), server.clone(), Some(mcp())).await {
             // Taken; or not allowed without the TLS that it was served with.
             Err(error)
                 if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Invalid) && candidates.peek().is_some() =>
@@ -145,11 +146,18 @@ pub(super) async fn bind(
     Err(Failure::unavailable("there is no address to listen on", "say one: --listen 127.0.0.1:7420"))
 }
 
+/// The MCP server, beside the API and behind the same guard.
+fn mcp() -> Beside {
+    Beside {
+        caller: "mcp".parse().unwrap_or_else(|_| Actor::system()),
+        mount: Box::new(|ground| swarmkeep_mcp::serve::router(ground.api, ground.closing)),
+    }
+}
+
 /// A socket's path may have about 100 bytes; a longer one is reached through the open folder, where the system can.
-fn socket_path(context: &Context) -> Result<(PathBuf, Option<File>), Failure> {
-    let path = context.place.socket();
+pub(super) fn socket_path(context: &Context, path: &Path) -> Result<(PathBuf, Option<File>), Failure> {
     if path.as_os_str().len() <= SOCKET_PATH_BYTES || !cfg!(target_os = "linux") {
-        return Ok((path, None));
+        return Ok((path.to_owned(), None));
     }
     let folder = File::open(&context.place.dir).map_err(|error| {
         Failure::unavailable(
@@ -157,6 +165,7 @@ fn socket_path(context: &Context) -> Result<(PathBuf, Option<File>), Failure> {
             "`swarmkeep doctor` looks at the folder",
         )
     })?;
-    let through = PathBuf::from(format!("/proc/self/fd/{}/control.sock", folder.as_raw_fd()));
+    let name = path.file_name().unwrap_or_default();
+    let through = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
     Ok((through, Some(folder)))
 }

@@ -9,7 +9,7 @@ use super::super::{Name, entries, field, number, path, plain, text};
 use crate::{
     client::{Call, Stream, query, segment},
     context::{Context, print_json},
-    failure::Failure,
+    failure::{Exit, Failure},
     moment,
     say::say,
     table::{cut, printable, terminal_width},
@@ -52,7 +52,14 @@ impl History {
         let mut shown = Vec::new();
         while left > 0 && !crate::say::is_silent() {
             let pairs = [("after", Some(after.to_string())), ("limit", Some(left.min(PAGE).to_string()))];
-            let page = context.get_json(path(&self.session, "/records") + &query(&pairs)).await?;
+            let page = match context.get_json(path(&self.session, "/records") + &query(&pairs)).await {
+                // What came before it is the answer all the same.
+                Err(failure) if failure.exit == Exit::Corrupt && !shown.is_empty() => {
+                    print_json(&serde_json::json!({ "records": shown, "damage": failure.what }))?;
+                    return Err(failure);
+                }
+                page => page?,
+            };
             let records = entries(&page, "records");
             let Some(end) = records.last() else { break };
             after = number(end, "seq");

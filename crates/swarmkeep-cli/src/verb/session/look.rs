@@ -8,7 +8,7 @@ use crate::{
     client::query,
     context::{Context, print_json},
     failure::{Exit, Failure},
-    moment,
+    moment, progress,
     say::say,
     table::{Table, cut, printable},
 };
@@ -82,6 +82,9 @@ impl Ls {
                     ))
                 );
             }
+            if let Some(line) = progress::still_looked_at(number(&page, "being_looked_at")) {
+                say!("{}", context.paint.yellow(line));
+            }
             if let Some(next) = field(&page, "next").as_str() {
                 say!("{}", context.paint.dim(format_args!("more: --cursor {next}")));
             }
@@ -151,7 +154,12 @@ pub(crate) async fn show(context: &mut Context, session: &str) -> Result<(), Fai
                 format!("{} at seq {}", printable(names.of(text(&origin, "session"))), number(&origin, "seq")),
             );
         }
-    })
+    })?;
+    if text(&answer, "status") == "needs_decision" {
+        let recovery = context.get_json(path(session, "/recovery")).await?;
+        return Err(super::super::quarantine::needs_decision(context, session, field(&recovery, "recovery")));
+    }
+    Ok(())
 }
 
 /// A session that is set aside has no state to show: what is known of it, and what to do.
@@ -175,9 +183,8 @@ async fn show_damaged(context: &mut Context, session: &str, mut failure: Failure
     let names = super::super::recover::names(context, &Value::from(failure.what.as_str())).await;
     failure.what = names.put_into(&failure.what);
     failure.next = format!(
-        "{program} recover --session {session} puts right what stands a second time; what is before the damage, if anything, is readable: \
-         {program} session history {session}; for what stands nowhere else restore a copy of the store, or see \
-         docs/recovery.md, \"Frames that are lost\""
+        "{program} quarantine show {session} says what is lost and what to do; what is before the damage, if anything, is readable: \
+         {program} session history {session}"
     );
     failure
 }

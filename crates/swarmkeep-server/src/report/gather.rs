@@ -7,151 +7,39 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
 use serde_json::Value;
+use swarmkeep::{
+    SessionId,
+    core::query::{LIMIT_MAX, Of, Order, Query},
+};
 
-use super::super::{entries, field, number, recover, text};
-use crate::{client::query, context::Context, failure::Failure, moment, names::Names};
+use super::{Done, Interrupted, LISTED, Lost, Report, Step, Thing, Waiting};
+use crate::{
+    app::App,
+    problem::Problem,
+    reading::{Names, counted, entries, field, ids, is_after_a_death, number, seqs, set_aside, text, without_hint},
+    store,
+};
 
-/// Rows in a page, and pages of one question.
-const PAGE: u64 = 1_000;
+/// Pages of one question.
 const PAGES: usize = 20;
 /// Sessions whose events are looked through, those written last first.
 const SESSIONS: usize = 200;
-/// Things of one kind that are listed; more are counted.
-pub(super) const LISTED: usize = 5;
 /// Of tasks fewer: that they are done is what counts.
 const TASKS_LISTED: usize = 3;
 /// Commands proposed.
 const STEPS: usize = 4;
 
-/// The report.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct Found {
-    /// Of this session alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) session: Option<String>,
-    /// From then on, ms since the Unix epoch; 0: from the beginning.
-    pub(super) since_ms: u64,
-    /// Until then.
-    pub(super) until_ms: u64,
-    /// Sessions by status, all of them.
-    pub(super) sessions: BTreeMap<String, u64>,
-    pub(super) done: Done,
-    pub(super) interrupted: Interrupted,
-    /// What waits for a person's yes or no.
-    pub(super) waiting: Vec<Waiting>,
-    pub(super) not_paid_twice: NotPaidTwice,
-    /// What is lost, in a sentence each.
-    pub(super) lost: Vec<Lost>,
-    /// What was damaged and is as it was.
-    pub(super) put_right: u64,
-    /// How to continue.
-    pub(super) next: Vec<Step>,
-    /// Whether all that there is was looked at.
-    pub(super) is_whole: bool,
-}
-
-/// Tasks.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct Done {
-    pub(super) tasks: u64,
-    /// The newest of them.
-    pub(super) newest: Vec<Thing>,
-    /// Failed for good.
-    pub(super) failed: u64,
-    pub(super) failures: Vec<Thing>,
-    /// In somebody's hands now.
-    pub(super) running: u64,
-    /// Still to be done.
-    pub(super) open: u64,
-}
-
-/// A thing with a name.
-#[derive(Debug, Serialize)]
-pub(super) struct Thing {
-    pub(super) session: String,
-    pub(super) id: String,
-    pub(super) what: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) by: String,
-    pub(super) at_ms: u64,
-}
-
-/// What broke off and came back.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct Interrupted {
-    /// Starts after the last holder had died.
-    pub(super) deaths: u64,
-    /// Until the store took calls again, at worst.
-    pub(super) back_ms: u64,
-    /// Tasks taken from an agent that gave no sign of life.
-    pub(super) leases: u64,
-    /// Half-written turns that were closed.
-    pub(super) turns: u64,
-    pub(super) closed: Vec<Thing>,
-}
-
-/// Something that only a person, or who looks outside, can say.
-#[derive(Debug, Serialize)]
-pub(super) struct Waiting {
-    pub(super) session: String,
-    /// `effect`, or `session`.
-    pub(super) kind: &'static str,
-    pub(super) id: String,
-    /// What it is about.
-    pub(super) what: String,
-    /// Why it waits.
-    pub(super) why: String,
-    pub(super) since_ms: u64,
-    /// What settles it: one of these.
-    pub(super) settle: Vec<String>,
-}
-
-/// Effects: what was done outside.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct NotPaidTwice {
-    /// Of class `at_most_once` or `ask`, and finished.
-    pub(super) once: u64,
-    /// Of them in doubt at some time, and settled.
-    pub(super) settled: u64,
-    /// In doubt now, and not repeated.
-    pub(super) held: u64,
-    /// Begun again, because their class says that it is safe.
-    pub(super) again: u64,
-}
-
-/// Something that is not there any more, or cannot be read.
-#[derive(Debug, Serialize)]
-pub(super) struct Lost {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) session: Option<String>,
-    pub(super) what: String,
-}
-
-/// Something to do.
-#[derive(Debug, Serialize)]
-pub(super) struct Step {
-    pub(super) why: String,
-    pub(super) command: String,
-}
-
 /// Rows of one table; and whether these are all.
-async fn rows(
-    context: &mut Context,
-    table: &str,
-    filters: &[(&str, Option<String>)],
-) -> Result<(Vec<Value>, bool), Failure> {
+async fn rows(app: &App, query: Query) -> Result<(Vec<Value>, bool), Problem> {
     let mut found = Vec::new();
     let mut cursor = None;
     for _ in 0..PAGES {
-        let mut pairs = filters.to_vec();
-        pairs.extend([("limit", Some(PAGE.to_string())), ("cursor", cursor)]);
-        let mut page = context.get_json(format!("/v1/query/{table}{}", query(&pairs))).await?;
-        if let Some(rows) = page.get_mut("rows").and_then(Value::as_array_mut) {
-            found.append(rows);
+        let page = app.keep().find(Query { limit: Some(LIMIT_MAX), cursor, ..query.clone() }, None).await?;
+        for row in &page.rows {
+            found.push(row.decode()?);
         }
-        cursor = field(&page, "next").as_str().map(str::to_owned);
+        cursor = page.next;
         if cursor.is_none() {
             return Ok((found, true));
         }
@@ -161,10 +49,10 @@ async fn rows(
 
 /// How the store stands once the views have what was written before this was asked. They follow within a fraction of a
 /// second; where work goes on without pause they never have everything, and nobody waits for that.
-async fn caught_up(context: &mut Context) -> Result<Value, Failure> {
+async fn caught_up(app: &App) -> Result<Value, Problem> {
     let mut tries = 20;
     loop {
-        let store = context.get_json("/v1/store").await?;
+        let store = store::standing_of(app)?;
         let standing = field(&store, "store");
         let is_behind = number(standing, "unapplied_bytes") > 0
             || number(standing, "views_position") < number(standing, "records_position");
@@ -176,23 +64,20 @@ async fn caught_up(context: &mut Context) -> Result<Value, Failure> {
     }
 }
 
-pub(super) async fn gather(
-    context: &mut Context,
-    session: Option<&str>,
-    since_ms: u64,
-    until_ms: u64,
-) -> Result<Found, Failure> {
-    let mut found = Found { since_ms, until_ms, is_whole: true, ..Found::default() };
+pub(super) async fn gather(app: &App, session: Option<&str>, since_ms: u64, until_ms: u64) -> Result<Report, Problem> {
+    let being_looked_at = app.keep().being_looked_at();
+    let mut found = Report { since_ms, until_ms, is_whole: true, being_looked_at, ..Report::default() };
+    let mut only = None;
     if let Some(session) = session {
         // A typing error is no empty report.
-        context.get_json(super::super::path(session, "")).await?;
-        found.session = Some(if session.contains('/') { session.to_owned() } else { format!("default/{session}") });
+        let session = app.session(session).await?;
+        found.session = Some(session.name().to_string());
+        only = Some(session.id());
     }
-    let store = caught_up(context).await?;
-    let recoveries = context.get_json("/v1/recoveries").await?;
-    let of = ("session", found.session.clone());
-    let newest = ("order", Some("newest".to_owned()));
-    let (sessions, whole) = rows(context, "sessions", &[of.clone(), newest.clone()]).await?;
+    let store = caught_up(app).await?;
+    let recoveries = store::recoveries_of(app).await?;
+    let newest = |of: Of| Query { session: only, order: Order::Newest, ..Query::of(of) };
+    let (sessions, whole) = rows(app, newest(Of::Sessions)).await?;
     found.is_whole &= whole;
     let called = |row: &Value| format!("{}/{}", text(row, "namespace"), text(row, "name"));
     let names: BTreeMap<&str, String> = sessions.iter().map(|row| (text(row, "session_id"), called(row))).collect();
@@ -202,12 +87,11 @@ pub(super) async fn gather(
     let name = |row: &Value| names.get(text(row, "session_id")).cloned().unwrap_or_default();
 
     for status in ["completed", "failed", "running", "assigned", "pending"] {
-        let status = ("status", Some(status.to_owned()));
-        let (tasks, whole) = rows(context, "tasks", &[of.clone(), status.clone(), newest.clone()]).await?;
+        let (tasks, whole) = rows(app, Query { status: Some(status.to_owned()), ..newest(Of::Tasks) }).await?;
         found.is_whole &= whole;
-        found.done.add(status.1.as_deref().unwrap_or_default(), tasks, since_ms, &name);
+        found.done.add(status, tasks, since_ms, &name);
     }
-    let (effects, whole) = rows(context, "effects", &[of.clone(), newest]).await?;
+    let (effects, whole) = rows(app, newest(Of::Effects)).await?;
     found.is_whole &= whole;
     found.effects(&effects, &name);
 
@@ -216,25 +100,45 @@ pub(super) async fn gather(
     found.is_whole &= looked.len() <= SESSIONS;
     for row in looked.iter().take(SESSIONS) {
         for kind in ["interrupted", "task_lease_expired"] {
-            let filters = [
-                ("session", Some(text(row, "session_id").to_owned())),
-                ("kind", Some(kind.to_owned())),
-                ("since_ms", Some(since_ms.to_string())),
-            ];
-            let (events, whole) = rows(context, "events", &filters).await?;
+            let query = Query {
+                session: text(row, "session_id").parse().ok(),
+                kind: Some(kind.to_owned()),
+                since_ms: Some(since_ms),
+                ..Query::of(Of::Events)
+            };
+            let (events, whole) = rows(app, query).await?;
             found.is_whole &= whole;
             found.interrupted.add(kind, &events, &name(row));
         }
         found.standing(row, &name(row));
     }
-    let aside = recover::set_aside(&store).to_vec();
-    let known = recover::names(context, &serde_json::json!([recoveries, aside])).await;
+    let aside = set_aside(&store).to_vec();
+    let known = name_all(app, &serde_json::json!([recoveries, aside])).await;
     found.coming_back(entries(&recoveries, "recoveries"), &aside, &sessions, &known);
     // What may have been paid first, and what has waited longest.
     found.waiting.sort_by_key(|waiting| (waiting.kind != "effect", waiting.since_ms));
     let latest = looked.iter().find(|row| text(row, "status") == "live").map(|row| name(row));
     found.how_to_continue(latest.as_deref());
     Ok(found)
+}
+
+/// The names of the sessions that a document speaks of. What cannot be told stays an id.
+async fn name_all(app: &App, said: &Value) -> Names {
+    let mut names = BTreeMap::new();
+    for id in ids(said) {
+        let Ok(session) = id.parse::<SessionId>() else { continue };
+        let query = Query { session: Some(session), limit: Some(1), ..Query::of(Of::Sessions) };
+        let Ok(page) = app.keep().find(query, None).await else { break };
+        if let Some(row) = page.rows.first().and_then(|row| row.decode::<Value>().ok()) {
+            names.insert(id, format!("{}/{}", text(&row, "namespace"), text(&row, "name")));
+        } else if let Ok(Some(found)) = app.keep().session_by_id(session).await
+            && found.name().id() == session
+        {
+            // The views may have nothing of one that is damaged.
+            names.insert(id, found.name().to_string());
+        }
+    }
+    Names::new(names)
 }
 
 fn thing(row: &Value, session: String, what: &str, by: &str, at: &str) -> Thing {
@@ -294,7 +198,7 @@ impl Interrupted {
     }
 }
 
-impl Found {
+impl Report {
     fn effects(&mut self, effects: &[Value], name: &impl Fn(&Value) -> String) {
         for effect in effects {
             let is_held = matches!(text(effect, "class"), "at_most_once" | "ask");
@@ -327,7 +231,7 @@ impl Found {
         };
         self.waiting.push(Waiting {
             session: name.to_owned(),
-            kind: "session",
+            kind: "session".to_owned(),
             id: name.to_owned(),
             what: text(row, "status").to_owned(),
             why: text(row, "status_reason").to_owned(),
@@ -350,20 +254,20 @@ impl Found {
                 }
                 *self.sessions.entry("set aside".to_owned()).or_default() += 1;
             }
-            lost.push(Lost { session: Some(name), what: names.put_into(recover::without_hint(text(one, "what"))) });
+            lost.push(Lost { session: Some(name), what: names.put_into(without_hint(text(one, "what"))) });
         }
         let recent = recoveries.iter().filter(|report| number(report, "at_ms") >= self.since_ms);
         for (nth, report) in recent.enumerate() {
             let is_repair = text(report, "id").starts_with("repair-");
             let repaired = entries(field(report, "repaired"), "");
             self.put_right += repaired.iter().filter(|repair| is_of(text(repair, "session"))).count() as u64;
-            if recover::is_after_a_death(report) && !is_repair {
+            if is_after_a_death(report) && !is_repair {
                 self.interrupted.deaths += 1;
                 self.interrupted.back_ms = self.interrupted.back_ms.max(number(report, "opened_ms"));
             }
             for span in entries(field(report, "possibly_acknowledged"), "") {
                 if is_of(text(span, "session")) {
-                    let seqs = recover::seqs(field(span, "first").as_u64(), field(span, "last").as_u64());
+                    let seqs = seqs(field(span, "first").as_u64(), field(span, "last").as_u64());
                     let what = format!("{seqs}: may have been acknowledged, cannot be read");
                     lost.push(Lost { session: Some(names.of(text(span, "session")).to_owned()), what });
                 }
@@ -373,7 +277,7 @@ impl Found {
             for problem in problems.iter().filter(|problem| is_of(text(problem, "session"))) {
                 let name = names.of(text(problem, "session")).to_owned();
                 if lost_sessions.insert(name.clone()) {
-                    let what = names.put_into(recover::without_hint(text(problem, "what")));
+                    let what = names.put_into(without_hint(text(problem, "what")));
                     lost.push(Lost { session: Some(name), what });
                 }
             }
@@ -392,13 +296,13 @@ impl Found {
         let sessions: BTreeSet<&str> = self.lost.iter().filter_map(|lost| lost.session.as_deref()).collect();
         for session in sessions.into_iter().take(2) {
             next.push(Step {
-                why: format!("what is left of {session}, and what may be put right"),
-                command: format!("swarmkeep recover --session {session}"),
+                why: format!("what is lost of {session}, and what you can decide"),
+                command: format!("swarmkeep quarantine show {session}"),
             });
         }
         for waiting in self.waiting.iter().take(2) {
             if let Some(command) = waiting.settle.first() {
-                let why = match waiting.kind {
+                let why = match waiting.kind.as_str() {
                     "effect" => format!("{} was done (or --not-done)", waiting.id),
                     _ => format!("{} is {}", waiting.id, waiting.what),
                 };
@@ -414,7 +318,7 @@ impl Found {
         if let Some(latest) = latest {
             let why = match self.done.open + self.done.running {
                 0 => "what happens, as it happens".to_owned(),
-                open => format!("{} to go: start the agents again, and watch", moment::counted(open, "task")),
+                open => format!("{} to go: start the agents again, and watch", counted(open, "task")),
             };
             next.push(Step { why, command: format!("swarmkeep session history {latest} --follow") });
         }
@@ -432,7 +336,7 @@ fn in_doubt(effect: &Value, session: String) -> Waiting {
     };
     let resolve = format!("swarmkeep effect resolve {session} {}", quoted(id));
     Waiting {
-        kind: "effect",
+        kind: "effect".to_owned(),
         id: id.to_owned(),
         what: request,
         why: text(effect, "reason").to_owned(),
@@ -457,7 +361,7 @@ mod tests {
 
     #[test]
     fn doubts_wait_by_class_and_however_old_they_are() {
-        let mut found = Found { since_ms: 1_000, ..Found::default() };
+        let mut found = Report { since_ms: 1_000, ..Report::default() };
         let effect = |id: &str, class: &str, status: &str, begun: u64| json!({ "id": id, "class": class, "status": status, "begun_at": begun, "attempt": 1, "resolved_by": null });
         let mut settled = effect("settled", "ask", "finished", 1_500);
         settled["resolved_by"] = "user:anna".into();

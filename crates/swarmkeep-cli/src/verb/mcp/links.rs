@@ -1,0 +1,101 @@
+//! Links to tool servers as they stand, and the calls that went over them.
+
+use std::{io, path::Path};
+
+use serde_json::{Value, json};
+use swarmkeep_mcp::wire::{Hello, VERSION, Wants};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+use crate::{
+    client::connect_socket,
+    context::Context,
+    failure::Failure,
+    moment,
+    say::say,
+    table::Table,
+    verb::{Name, all, entries, field, number, plain, text},
+};
+
+/// Keys of the effects that are calls begin so.
+const KEY: &str = "mcp-";
+
+pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
+    let answer = match ask_status(&context.place.mcp_socket()).await {
+        Ok(answer) => answer,
+        // No socket: no daemon, or one that takes no MCP clients. There is no link either way.
+        Err(_) => json!({ "links": [] }),
+    };
+    let mut table =
+        Table::new(&["server", "*phase", "client", "session", ">connections", ">failures", ">in flight", "last loss"]);
+    for link in entries(&answer, "links") {
+        let stands = field(link, "link");
+        table.row([
+            plain(stands, "upstream"),
+            plain(stands, "phase"),
+            plain(link, "client"),
+            plain(link, "session"),
+            plain(stands, "generation"),
+            plain(stands, "failures"),
+            plain(stands, "in_flight"),
+            plain(stands, "last_loss"),
+        ]);
+    }
+    context.answer(&answer, |context| {
+        context.print_table(&table, "no links");
+        for link in entries(&answer, "links") {
+            for call in entries(field(link, "link"), "calls") {
+                say!(
+                    "  {} {} {}: {} for {} ms",
+                    text(field(link, "link"), "upstream"),
+                    text(call, "method"),
+                    text(call, "name"),
+                    text(call, "standing"),
+                    number(call, "for_ms"),
+                );
+            }
+        }
+    })
+}
+
+async fn ask_status(socket: &Path) -> io::Result<Value> {
+    let mut stream = connect_socket(socket).await?;
+    let hello = serde_json::to_string(&Hello { version: VERSION, wants: Wants::Status })?;
+    stream.write_all(format!("{hello}\n").as_bytes()).await?;
+    let line = BufReader::new(stream).lines().next_line().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+pub(super) async fn calls(context: &mut Context, session: Name, unknown: bool) -> Result<(), Failure> {
+    let status = unknown.then(|| "outcome_unknown".to_owned());
+    let answer = all(context, &session, "effects", &[("status", status)]).await?;
+    let is_call = |effect: &&Value| text(effect, "id").starts_with(KEY);
+    let mut calls: Vec<&Value> = entries(&answer, "effects").iter().filter(is_call).collect();
+    calls.sort_by_key(|call| number(call, "begun_at_ms"));
+    let mut table = Table::new(&["call", "server", "tool", "class", "*status", "outcome", ">ms", "begun"]);
+    for call in &calls {
+        let asked = field(call, "request");
+        let tool = if text(asked, "name").is_empty() { text(asked, "method") } else { text(asked, "name") };
+        let outcome = field(call, "outcome");
+        let outcome = match field(outcome, "ok").as_bool() {
+            Some(true) => "ok",
+            Some(false) if text(field(outcome, "value"), "executed") == "no" => "not executed",
+            Some(false) => "error",
+            None => "",
+        };
+        let took = match number(call, "finished_at_ms") {
+            0 => String::new(),
+            at_ms => at_ms.saturating_sub(number(call, "begun_at_ms")).to_string(),
+        };
+        table.row([
+            plain(call, "id"),
+            plain(asked, "upstream"),
+            tool.to_owned(),
+            plain(call, "class"),
+            plain(call, "status"),
+            outcome.to_owned(),
+            took,
+            moment::ago(number(call, "begun_at_ms"), moment::now_ms()),
+        ]);
+    }
+    context.answer(&json!({ "calls": calls }), |context| context.print_table(&table, "no calls"))
+}

@@ -1,0 +1,425 @@
+//! Sessions that are damaged beyond what a program may decide, through the binary: cut files and flipped bytes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod binary;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    process::Child,
+};
+
+use binary::{Ended, Store};
+use serde_json::Value;
+
+/// A store at rest. Its session `work` has rows of records of its own for `first`, `second` and `third`, and nothing in the
+/// journal or a kept copy any more.
+fn at_rest() -> Store {
+    let store = Store::new();
+    fs::create_dir_all(store.dir()).unwrap();
+    fs::write(store.dir().join("swarmkeep.toml"), "journal_keep = \"0\"\n").unwrap();
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["session", "create", "well"]).ok();
+    for (key, bytes) in [("first", 3_300), ("second", 1_300), ("third", 300)] {
+        let value = format!("\"{}\"", format!("{key}-needle-").repeat(bytes / 13));
+        store.run(&["memory", "set", "work", key, &value]).ok();
+        // What it has is in its tables: rows of several calls would be one.
+        store.run(&["verify", "work"]).ok();
+    }
+    store.run(&["stop"]).ok();
+    store
+}
+
+/// Flips a byte wherever the store has this text.
+fn spoil(store: &Store, text: &str) {
+    let mut spoilt = 0;
+    for folder in [store.dir(), store.dir().join("journal")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let Ok(mut bytes) = fs::read(&path) else { continue };
+            let places: Vec<usize> = bytes
+                .windows(text.len())
+                .enumerate()
+                .filter(|(_, window)| *window == text.as_bytes())
+                .map(|(at, _)| at)
+                .collect();
+            if !places.is_empty() && !path.to_string_lossy().contains("views.db") {
+                places.iter().for_each(|at| bytes[*at] ^= 1);
+                fs::write(&path, bytes).unwrap();
+                spoilt += 1;
+            }
+        }
+    }
+    assert!(spoilt >= 1, "the store has it");
+}
+
+#[track_caller]
+fn decided_by_nobody(ended: Ended) -> Ended {
+    assert_eq!(ended.code, 4, "{ended:?}");
+    ended
+}
+
+fn history(store: &Store) -> Value {
+    store.run(&["recover", "history", "--json"]).ok().json()
+}
+
+/// The reports of one session's recoveries, newest first.
+fn recoveries(store: &Store) -> Vec<Value> {
+    let all = history(store)["recoveries"].as_array().unwrap().clone();
+    all.into_iter().filter(|report| report["recovery"].is_object()).map(|report| report["recovery"].clone()).collect()
+}
+
+fn put(address: &str, key: &str) -> (u16, Value) {
+    asked(address, &format!("PUT /v1/sessions/default/work/memory/shared/{key}"), "1")
+}
+
+fn get(address: &str, path: &str) -> (u16, Value) {
+    asked(address, &format!("GET {path}"), "")
+}
+
+fn asked(address: &str, what: &str, body: &str) -> (u16, Value) {
+    let address = address.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let port = address.rsplit(':').next().unwrap();
+    write!(
+        stream,
+        "{what} HTTP/1.1\r\nhost: localhost:{port}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap())
+}
+
+fn end(mut daemon: Child) {
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
+
+#[test]
+fn a_session_that_needs_a_decision_is_read_and_not_written_until_there_is_one() {
+    let store = at_rest();
+    spoil(&store, "second-needle-");
+    // The plan, while nobody holds the store.
+    let at_rest = decided_by_nobody(store.run(&["recover", "--dry-run", "--json"])).json();
+    let (daemon, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+
+    // Read: what is before the damage, marked as not being all.
+    assert!(store.run(&["memory", "get", "work", "first"]).ok().out.contains("first-needle"));
+    let shown = decided_by_nobody(store.run(&["session", "show", "work"]));
+    assert!(shown.out.contains("needs_decision") && shown.err.contains("quarantine discard work"), "{shown:?}");
+    let state = store.run(&["session", "state", "work", "--json"]).ok().json();
+    assert_eq!(state["head"]["seq"], 2, "{state}");
+    let history = decided_by_nobody(store.run(&["session", "history", "work"]));
+    assert!(history.out.contains("session_created"), "{history:?}");
+    decided_by_nobody(store.run(&["session", "history", "work", "--follow"]));
+
+    // Not written: a typed refusal that says what to do.
+    let refused = decided_by_nobody(store.run(&["memory", "set", "work", "fourth", "4", "--json"]));
+    assert_eq!(refused.json()["error"]["code"], "needs_decision", "{refused:?}");
+    assert!(refused.json()["error"]["next"].as_str().unwrap().contains("quarantine show work"), "{refused:?}");
+    let (status, problem) = put(&url, "fourth");
+    assert_eq!((status, &problem["code"]), (409, &"needs_decision".into()), "{problem}");
+    store.run(&["memory", "set", "well", "key", "1"]).ok();
+
+    // The plan, before anything is touched.
+    let ls = store.run(&["quarantine", "ls", "--json"]).ok().json();
+    let waiting = &ls["sessions"][0];
+    assert_eq!((&waiting["session_name"], &waiting["reaches"]), (&"default/work".into(), &2.into()), "{ls}");
+    assert_eq!(waiting["plan"]["known_head"], 4);
+    assert_eq!(waiting["data_loss_percent"], 50.0);
+    assert_eq!(waiting["lost"][0]["first"], 3);
+    assert!(waiting["entities_lost"].to_string().contains("third"), "what can still be read of it: {waiting}");
+    let plan = store.run(&["quarantine", "discard", "work", "--dry-run", "--json"]).ok().json();
+    let steps: Vec<&str> =
+        plan["plan"]["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
+    assert!(steps.contains(&"roll_back") && steps.contains(&"validate"), "{plan}");
+    let while_open = decided_by_nobody(store.run(&["recover", "--dry-run", "--json"])).json();
+    assert_eq!((&at_rest["open"], &while_open["open"]), (&Value::Null, &true.into()));
+    assert_eq!((&at_rest["sessions"], &while_open["sessions"]), (&2.into(), &2.into()), "{at_rest}");
+    for field in [
+        "session_name",
+        "strategy",
+        "proposed",
+        "recommended",
+        "reaches",
+        "known_head",
+        "loss",
+        "estimated_ms",
+        "steps",
+    ] {
+        assert!(!at_rest["plans"][0][field].is_null(), "{field}: {at_rest}");
+        assert_eq!(at_rest["plans"][0][field], while_open["plans"][0][field], "{field}");
+    }
+    assert_eq!(at_rest["plans"][0]["proposed"], "CHECKPOINT_ROLLBACK", "{at_rest}");
+    let open = decided_by_nobody(store.run(&["recover", "--dry-run"]));
+    assert!(open.out.contains("estimated loss: 50.00 %") && open.out.contains("accept_rollback"), "{open:?}");
+    let shown = store.run(&["quarantine", "show", "work"]).ok();
+    assert!(shown.out.contains("seq 2 of 4") && shown.out.contains("quarantine restore"), "{shown:?}");
+    // No copy has come back.
+    decided_by_nobody(store.run(&["quarantine", "restore", "work"]));
+    end(daemon);
+
+    // Over a restart it waits as before; then somebody decides.
+    let (daemon, _) = store.serve(&[]);
+    decided_by_nobody(store.run(&["memory", "set", "work", "fourth", "4"]));
+    // Every session was looked at, and this one is listed as not back, by everybody.
+    decided_by_nobody(store.run(&["recover"]));
+    decided_by_nobody(store.run(&["doctor"]));
+    assert!(store.run(&["session", "ls"]).ok().out.contains("SET ASIDE"));
+    let before = fs::read_dir(store.dir().join("quarantine")).unwrap().count();
+    let done = store.run(&["quarantine", "discard", "work", "--json"]).ok().json();
+    let recovery = &done["recovery"];
+    assert_eq!(recovery["event"], "session_recovered_with_loss", "{done}");
+    assert_eq!((&recovery["old_head"]["seq"], &recovery["integrity_score"]), (&4.into(), &100.0.into()), "{done}");
+    assert!(recovery["old_head"]["hash"].is_string() && !recovery["accepted_by"].is_null(), "{done}");
+    assert!(fs::read_dir(store.dir().join("quarantine")).unwrap().count() >= before, "nothing is deleted");
+    // It is back at once, without a restart.
+    let ls = store.run(&["session", "ls"]).ok();
+    assert!(!ls.out.contains("SET ASIDE") && !ls.out.contains("damage"), "{ls:?}");
+    store.run(&["recover"]).ok();
+    let looked = store.run(&["doctor"]);
+    assert!(looked.code != 4 && !looked.out.contains("set aside"), "{looked:?}");
+    let out_of_reach = fs::read_dir(store.dir().join("quarantine"))
+        .unwrap()
+        .filter_map(|entry| fs::read(entry.unwrap().path()).ok())
+        .any(|bytes| bytes.windows(13).any(|window| window == b"third-needle-"));
+    assert!(out_of_reach, "what is whole beyond the gap is kept");
+    store.run(&["memory", "set", "work", "fourth", "4"]).ok();
+    let after = store.run(&["session", "history", "work", "--json"]).ok();
+    assert!(
+        after.out.contains("session_recovered_with_loss") && after.out.contains("\"old_head\""),
+        "on record: {after:?}"
+    );
+    assert!(store.run(&["quarantine", "ls"]).ok().out.contains("no session waits"));
+    store.run(&["verify"]).ok();
+    let reports = recoveries(&store);
+    assert_eq!(reports[0]["id"], recovery["id"], "{reports:?}");
+    store.run(&["stop"]).ok();
+    drop(daemon);
+    let (daemon, _) = store.serve(&[]);
+    assert_eq!(recoveries(&store)[0]["event"], "session_recovered_with_loss", "over a restart");
+    assert!(store.run(&["memory", "get", "work", "fourth"]).ok().out.contains('4'));
+    end(daemon);
+}
+
+/// Records 1 and 2 stand in one row with the damaged third, and so does the fourth, and nowhere else.
+#[test]
+fn what_verifies_in_a_damaged_row_is_read_while_the_session_waits() {
+    let store = Store::new();
+    fs::create_dir_all(store.dir()).unwrap();
+    fs::write(store.dir().join("swarmkeep.toml"), "journal_keep = \"0\"\n").unwrap();
+    store.run(&["session", "create", "work"]).ok();
+    // A row takes up the one before it where that is not much longer.
+    for (key, times) in [("first", 10), ("second", 30), ("third", 60)] {
+        store.run(&["memory", "set", "work", key, &format!("\"{}\"", format!("{key}-needle-").repeat(times))]).ok();
+        store.run(&["verify", "work"]).ok();
+    }
+    store.run(&["stop"]).ok();
+    let tables = rusqlite::Connection::open(store.dir().join("records.db")).unwrap();
+    let rows: Vec<(i64, i64)> = tables
+        .prepare("SELECT first_seq, last_seq FROM chunks ORDER BY first_seq")
+        .unwrap()
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(rows, [(1, 4)], "one row");
+    drop(tables);
+    spoil(&store, "second-needle-");
+
+    let (daemon, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+    let state = store.run(&["session", "state", "work", "--json"]).ok().json();
+    assert_eq!((&state["head"]["seq"], &state["info"]["status"]), (&2.into(), &"needs_decision".into()), "{state}");
+    assert!(state["info"]["status_reason"].as_str().unwrap().contains("up to seq 2 of 4"), "{state}");
+    assert_eq!(store.run(&["session", "state", "work", "--at", "1", "--json"]).ok().json()["head"]["seq"], 1);
+    assert!(store.run(&["memory", "get", "work", "first"]).ok().out.contains("first-needle-"));
+    let shown = decided_by_nobody(store.run(&["session", "show", "work"]));
+    assert!(shown.out.contains("up to seq 2 of 4") && shown.err.contains("quarantine discard work"), "{shown:?}");
+    let history = decided_by_nobody(store.run(&["session", "history", "work", "--json"])).json();
+    assert_eq!(history["records"].as_array().unwrap().len(), 2, "{history}");
+    assert!(history["damage"].is_string(), "{history}");
+    let history = decided_by_nobody(store.run(&["session", "history", "work"]));
+    assert!(history.out.contains("session_created") && history.out.contains("first"), "{history:?}");
+    let (status, page) = get(&url, "/v1/sessions/default/work/records");
+    assert_eq!((status, page["records"].as_array().unwrap().len()), (200, 2), "{page}");
+    assert!(page["damage"].as_str().unwrap().contains("up to seq 2 of 4"), "{page}");
+    assert_eq!(get(&url, "/v1/sessions/default/work/records?after=1").1["records"][0]["seq"], 2);
+
+    decided_by_nobody(store.run(&["memory", "set", "work", "fourth", "4"]));
+    store.run(&["quarantine", "discard", "work"]).ok();
+    store.run(&["memory", "set", "work", "fourth", "4"]).ok();
+    assert!(store.run(&["memory", "get", "work", "first"]).ok().out.contains("first-needle-"));
+    let (_, page) = get(&url, "/v1/sessions/default/work/records");
+    assert!(page["damage"].is_null(), "{page}");
+    end(daemon);
+}
+
+#[test]
+fn a_policy_accepts_the_loss_where_somebody_set_it() {
+    let store = at_rest();
+    spoil(&store, "second-needle-");
+    fs::write(store.dir().join("swarmkeep.toml"), "journal_keep = \"0\"\naccept_loss = \"true\"\n").unwrap();
+    let (daemon, _) = store.serve(&[]);
+    store.run(&["memory", "set", "work", "fourth", "4"]).ok();
+    let [recovery] = recoveries(&store).try_into().unwrap();
+    assert_eq!(recovery["event"], "session_recovered_with_loss", "{recovery}");
+    assert!(recovery["accepted_by"].is_null(), "{recovery}");
+    end(daemon);
+}
+
+#[test]
+fn flipped_bytes_with_a_copy_are_repaired_and_reported_without_loss() {
+    let store = at_rest();
+    // In the tables only: the journal has it still.
+    let path = store.dir().join("records.db");
+    let mut bytes = fs::read(&path).unwrap();
+    let needle = b"second-needle-";
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let (daemon, _) = store.serve(&[]);
+    let value = store.run(&["memory", "get", "work", "second"]).ok();
+    assert!(value.out.contains("second-needle-"), "{value:?}");
+    // It is read as soon as it is put right, and reported within moments.
+    let reported = (0..500).map(|_| recoveries(&store)).find(|reports| !reports.is_empty());
+    let [recovery] = reported.expect("a report").try_into().unwrap();
+    assert_eq!(recovery["event"], "session_recovered", "{recovery}");
+    assert_eq!((&recovery["data_loss_percent"], &recovery["integrity_score"]), (&0.0.into(), &100.0.into()));
+    assert_eq!(recovery["restored"][0]["from"], "journal", "{recovery}");
+    assert!(recovery["validation"]["checks"].as_array().unwrap().len() >= 4, "{recovery}");
+    let steps = recovery["steps"].as_array().unwrap();
+    assert!(steps.iter().all(|step| step["done_at_ms"].is_u64()), "each is recorded as done: {recovery}");
+    // Within moments it is in the session's own history.
+    let is_told =
+        (0..500).any(|_| store.run(&["session", "history", "work", "--json"]).ok().out.contains("session_recovered"));
+    let case = fs::read_dir(store.dir().join("recovery")).unwrap().next().unwrap().unwrap().path();
+    assert!(is_told, "{}, {:?}", fs::read_to_string(case).unwrap(), store.run(&["session", "ls", "--json"]));
+    end(daemon);
+}
+
+/// Nothing says the name of the session that is damaged: what is listed by its id is asked for by its id.
+#[test]
+fn a_session_without_a_name_goes_by_its_id() {
+    let store = at_rest();
+    for text in ["default/work", "first-needle-"] {
+        spoil(&store, text);
+    }
+    for name in ["views.db", "views.db-wal", "views.db-shm"] {
+        let _ = fs::remove_file(store.dir().join(name));
+    }
+    let tables = rusqlite::Connection::open(store.dir().join("records.db")).unwrap();
+    let sql = "UPDATE chunks SET bytes = zeroblob(length(bytes)) \
+               WHERE first_seq = 1 AND session = (SELECT id FROM sessions WHERE name = 'work')";
+    assert_eq!(tables.execute(sql, []).unwrap(), 1);
+    assert_eq!(tables.execute("UPDATE sessions SET checksum = zeroblob(16) WHERE name = 'work'", []).unwrap(), 1);
+    drop(tables);
+    let (daemon, _) = store.serve(&[]);
+    decided_by_nobody(store.run(&["session", "show", "work"]));
+    let ls = store.run(&["quarantine", "ls", "--json"]).ok().json();
+    assert!(ls["sessions"][0]["session_name"].is_null(), "{ls}");
+    let id = ls["sessions"][0]["session"].as_str().unwrap();
+    for args in [&["quarantine", "ls"][..], &["recover", "history"]] {
+        let listed = store.run(args).ok();
+        assert!(listed.out.contains(id), "{listed:?}");
+    }
+    let shown = store.run(&["quarantine", "show", id]).ok();
+    assert!(
+        shown.out.contains("needs_decision") && shown.out.contains(&format!("quarantine discard {id}")),
+        "{shown:?}"
+    );
+    let plan = store.run(&["quarantine", "discard", id, "--dry-run", "--json"]).ok().json();
+    assert!(plan["plan"]["steps"].to_string().contains("start_fresh"), "{plan}");
+    for args in [
+        &["quarantine", "restore", id][..],
+        &["session", "show", id],
+        &["session", "history", id],
+        &["recover", "--session", id],
+        &["verify", id],
+        &["memory", "set", id, "key", "1"],
+    ] {
+        let refused = decided_by_nobody(store.run(args));
+        assert!(!refused.err.contains("session open") && !refused.err.contains("NAME"), "{args:?}: {refused:?}");
+    }
+    let unknown = store.run(&["quarantine", "show", &"0".repeat(32)]);
+    assert!(unknown.code == 1 && unknown.err.contains("quarantine ls"), "{unknown:?}");
+    store.run(&["quarantine", "discard", id]).ok();
+    end(daemon);
+}
+
+#[test]
+fn a_session_of_which_nothing_can_be_had_is_never_begun_afresh() {
+    let store = at_rest();
+    for text in ["default/work", "first-needle-", "second-needle-", "third-needle-"] {
+        spoil(&store, text);
+    }
+    let tables = rusqlite::Connection::open(store.dir().join("records.db")).unwrap();
+    let sql = "UPDATE chunks SET bytes = zeroblob(length(bytes)) \
+               WHERE session = (SELECT id FROM sessions WHERE name = 'work')";
+    assert!(tables.execute(sql, []).unwrap() > 0);
+    drop(tables);
+    let (daemon, _) = store.serve(&[]);
+    decided_by_nobody(store.run(&["memory", "get", "work", "first"]));
+    decided_by_nobody(store.run(&["memory", "set", "work", "first", "1"]));
+    decided_by_nobody(store.run(&["session", "open", "work"]));
+    let restored = decided_by_nobody(store.run(&["quarantine", "restore", "work"]));
+    assert!(restored.err.contains("needs a decision"), "{restored:?}");
+    let plan = store.run(&["quarantine", "show", "work", "--json"]).ok().json();
+    assert_eq!(plan["recovery"]["plan"]["recommended"], "restore_from_copy", "{plan}");
+    let known = plan["recovery"]["plan"]["known_head"].as_u64().unwrap();
+    assert!(known >= 4, "{plan}");
+    let dry = store.run(&["quarantine", "discard", "work", "--dry-run", "--json"]).ok().json();
+    let steps = dry["plan"]["steps"].to_string();
+    assert!(steps.contains("start_fresh") && !steps.contains("load_checkpoint"), "{dry}");
+
+    // By a person's word it is given up, and that is on record; nothing is deleted.
+    let before = fs::read_dir(store.dir().join("quarantine")).unwrap().count();
+    let given_up = store.run(&["quarantine", "discard", "work", "--json"]).ok().json();
+    let recovery = &given_up["recovery"];
+    assert_eq!((&recovery["event"], &recovery["reaches"]), (&"session_recovered_with_loss".into(), &0.into()));
+    assert_eq!((&recovery["data_loss_percent"], &recovery["lost"][0]["last"]), (&100.0.into(), &known.into()));
+    assert!(!recovery["accepted_by"].is_null() && recovery["old_head"]["seq"] == known, "{recovery}");
+    assert!(fs::read_dir(store.dir().join("quarantine")).unwrap().count() >= before);
+    assert_eq!(store.run(&["memory", "get", "work", "first"]).code, 1, "it is gone");
+    assert_eq!(recoveries(&store)[0]["id"], recovery["id"]);
+    let shown = store.run(&["quarantine", "show", "work", "--json"]).ok().json();
+    assert_eq!(shown["recovery"]["id"], recovery["id"], "{shown}");
+    store.run(&["verify"]).ok();
+    end(daemon);
+
+    // It does not come back, and the next one of its name begins with what became of it.
+    let (daemon, _) = store.serve(&[]);
+    assert_eq!(store.run(&["memory", "get", "work", "first"]).code, 1);
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["memory", "set", "work", "first", "1"]).ok();
+    let history = store.run(&["session", "history", "work", "--json"]).ok();
+    assert!(history.out.contains("session_recovered_with_loss") && history.out.contains("\"old_head\""), "{history:?}");
+    store.run(&["verify"]).ok();
+    store.run(&["memory", "get", "well", "nothing"]);
+    end(daemon);
+}
+
+/// Cut in the middle, records.db has lost rows of both sessions or does not open at all; either way nobody serves less as if
+/// it were all.
+#[test]
+fn a_cut_file_is_no_shorter_history() {
+    let store = at_rest();
+    let path = store.dir().join("records.db");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let looked = store.run(&["memory", "get", "work", "third", "--json"]);
+    assert!(looked.code == 0 && looked.out.contains("third-needle-") || looked.code == 4, "{looked:?}");
+}

@@ -1,0 +1,102 @@
+//! What a client is told when its call has no answer of the server's.
+//!
+//! A `tools/call` gets a result with `isError`, so that the model reads it; everything else an error of JSON-RPC. Both carry the
+//! same facts: whether it was carried out (`no` or `unknown`), and whether to try again.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::CallId;
+use crate::envelope::{Envelope, compose};
+
+/// The server cannot be reached; it was not carried out.
+pub const CODE_OFFLINE: i64 = -32010;
+/// Nobody knows whether it was carried out.
+pub const CODE_UNKNOWN: i64 = -32011;
+/// Too many calls are under way; it was not carried out.
+pub const CODE_FULL: i64 = -32012;
+
+/// Progress is told in these steps while a call is held: the server's own begins above.
+pub(super) const HOLD_STEP: f64 = 1e-6;
+
+struct Telling<'a> {
+    code: i64,
+    text: String,
+    upstream: &'a str,
+    executed: &'static str,
+    retry_after_ms: Option<u64>,
+    call: Option<CallId>,
+}
+
+fn tell(message: &Envelope, telling: &Telling<'_>) -> Bytes {
+    let id = message.id().unwrap_or("null");
+    let mut facts = json!({
+        "code": telling.code,
+        "upstream": telling.upstream,
+        "executed": telling.executed,
+        "retryable": telling.executed == "no",
+    });
+    if let Some(object) = facts.as_object_mut() {
+        if let Some(retry_after_ms) = telling.retry_after_ms.filter(|wait_ms| *wait_ms > 0) {
+            object.insert("retryAfterMs".into(), retry_after_ms.into());
+        }
+        if let Some(call) = telling.call {
+            object.insert("call".into(), call.0.into());
+        }
+    }
+    if message.method() != Some("tools/call") {
+        return compose::error(id, telling.code, &telling.text, Some(&facts));
+    }
+    let mut result = json!({
+        "content": [{"type": "text", "text": telling.text}],
+        "isError": true,
+        "_meta": {"swarmkeep/outcome": facts},
+    });
+    if message.is_modern()
+        && let Some(object) = result.as_object_mut()
+    {
+        object.insert("resultType".into(), Value::from("complete"));
+    }
+    compose::result(id, &result.to_string())
+}
+
+pub(super) fn not_sent(upstream: &str, message: &Envelope, call: CallId, why: &str, retry_after_ms: u64) -> Bytes {
+    let text = format!("`{upstream}`: {why}. Nothing was carried out; the call may be made again.");
+    let telling = Telling {
+        code: CODE_OFFLINE,
+        text,
+        upstream,
+        executed: "no",
+        retry_after_ms: Some(retry_after_ms),
+        call: Some(call),
+    };
+    tell(message, &telling)
+}
+
+pub(super) fn unknown(upstream: &str, message: &Envelope, call: CallId, why: &str) -> Bytes {
+    let text = format!(
+        "`{upstream}`: {why}. Nobody knows whether the call was carried out: find out before you make it again."
+    );
+    let telling =
+        Telling { code: CODE_UNKNOWN, text, upstream, executed: "unknown", retry_after_ms: None, call: Some(call) };
+    tell(message, &telling)
+}
+
+pub(super) fn full(message: &Envelope, most: usize) -> Bytes {
+    let text = format!("{most} calls are under way: wait for one to end. This one was not carried out.");
+    tell(message, &Telling { code: CODE_FULL, text, upstream: "", executed: "no", retry_after_ms: None, call: None })
+}
+
+/// Under no id, as an answer with the id would settle the call that has it.
+pub(super) fn duplicate(id: &str) -> Bytes {
+    let data = json!({ "id": id });
+    compose::error("null", -32600, "a request with this id is under way: ids are used once", Some(&data))
+}
+
+pub(super) fn held(upstream: &str, token: &str, step: u32, was_sent: bool) -> Bytes {
+    let state = if was_sent { "sent once, to be sent again" } else { "not sent yet" };
+    let progress = f64::from(step) * HOLD_STEP;
+    let message = Value::from(format!("`{upstream}` is offline; the call waits for it ({state})"));
+    let params = format!(r#"{{"progressToken":{token},"progress":{progress},"message":{message}}}"#);
+    compose::notification("notifications/progress", &params)
+}

@@ -1,0 +1,279 @@
+//! A call in the session's log: an effect, begun before the first byte is sent and finished after.
+//!
+//! | the call | the effect |
+//! |---|---|
+//! | is about to be sent | begun, under a key that is the same when the same call is offered again after a crash |
+//! | was answered | finished: `ok` unless the answer is an error or says `isError` |
+//! | was not carried out, for certain | finished, not ok, `{"executed":"no","why":…}` |
+//! | nobody knows | its outcome is unknown; `effect resolve` settles it, and so does an answer that comes late |
+//!
+//! A session that is nearly full goes on in another one, of the same name with `.2`, `.3` and so on: a call begins there, and
+//! what was begun before is finished where it was begun, in the room that was left for it.
+//!
+//! What is stored is a copy. It may be cut, and says so; what is forwarded never is.
+
+use serde_json::{Value, json, value::RawValue};
+use swarmkeep::{
+    Actor, Command, EffectOutcome, EntityId, Error, ErrorKind, Json, Outcome, RefusalCode, Request, Session, Swarmkeep,
+    core::{command::BeginEffect, limits, state::EffectClass},
+};
+
+use crate::{calls::Ending, class::Class, envelope::Envelope};
+
+/// Of one text, at most this much is stored.
+pub const STORED_BYTES: usize = 8 * 1024;
+/// Of a text that is cut, this much is kept.
+const KEPT_BYTES: usize = 1024;
+/// Sessions of one name that are tried for room.
+const SESSIONS: usize = 100;
+/// How often a write is tried that may or may not have been done.
+const TRIES: u32 = 5;
+
+/// Where calls to one server are recorded.
+#[derive(Clone)]
+pub struct Record {
+    keep: Swarmkeep,
+    session: Session,
+    actor: Actor,
+    /// The server's name.
+    upstream: String,
+}
+
+/// What beginning came to.
+#[derive(Debug)]
+pub enum Begun {
+    /// It may be sent, as this attempt.
+    Run(u32),
+    /// It was sent before, on behalf of the same call, and answered so.
+    Before(EffectOutcome),
+    /// It may have been sent before.
+    Unknown(String),
+}
+
+impl Record {
+    /// Calls of `actor` to `upstream`, in this session.
+    #[must_use]
+    pub fn new(keep: Swarmkeep, session: Session, actor: Actor, upstream: String) -> Self {
+        Self { keep, session, actor, upstream }
+    }
+
+    /// The session.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Begins the effect of a call, durably: in this session, or in the one that goes on from it. Gives where.
+    ///
+    /// # Errors
+    /// What the session says: then nothing may be sent.
+    pub async fn begin(
+        mut self,
+        key: EntityId,
+        class: Class,
+        call: &Envelope,
+        deadline_ms: u64,
+    ) -> (Self, Result<Begun, Error>) {
+        for _ in 0..SESSIONS {
+            let begun = match self.has_room_for(&key).await {
+                Ok(true) => self.begin_here(key.clone(), class, call, deadline_ms).await,
+                Ok(false) => Err(Error::new(ErrorKind::Limit, "the session is nearly full")),
+                Err(error) => Err(error),
+            };
+            match begun {
+                Err(error) if error.kind == ErrorKind::Limit => match self.next().await {
+                    Ok(next) => self = next,
+                    Err(error) => return (self, Err(error)),
+                },
+                begun => return (self, begun),
+            }
+        }
+        let error = Error::new(ErrorKind::Limit, "every session of this name is full");
+        (self, Err(error))
+    }
+
+    /// Whether a call may begin here: what is begun has to be finished, and that takes room, too. A call that was begun here
+    /// belongs here.
+    async fn has_room_for(&self, key: &EntityId) -> Result<bool, Error> {
+        let state = self.session.state().await?;
+        let is_roomy = state.weight() <= limits::STATE_BYTES / 4 * 3 && state.effects.len() <= limits::EFFECTS / 10 * 9;
+        Ok(is_roomy || state.effects.contains(key))
+    }
+
+    /// Where calls go on when this session takes no more.
+    async fn next(&self) -> Result<Self, Error> {
+        let name = self.session.name();
+        let (base, number) = match name.name().rsplit_once('.') {
+            Some((base, number)) if number.parse::<u32>().is_ok_and(|number| number > 1) => {
+                (base, number.parse::<u32>().unwrap_or(1))
+            }
+            _ => (name.name(), 1),
+        };
+        let next = format!("{}/{base}.{}", name.namespace(), number.saturating_add(1));
+        tracing::info!(session = %name, %next, "the session takes no more calls; they go on in another one");
+        Ok(Self { session: self.keep.open_session(&next).await?, ..self.clone() })
+    }
+
+    async fn begin_here(&self, key: EntityId, class: Class, call: &Envelope, deadline_ms: u64) -> Result<Begun, Error> {
+        let class = if class == Class::AtMostOnce { EffectClass::AtMostOnce } else { EffectClass::Idempotent };
+        let begin = BeginEffect {
+            effect: key,
+            class,
+            agent: None,
+            task: None,
+            instance: self.session.instance().clone(),
+            request: self.asked_for(call),
+            deadline_ms: Some(deadline_ms),
+        };
+        match self.submit(Command::BeginEffect(begin)).await {
+            Ok(Outcome::Run { attempt }) => Ok(Begun::Run(attempt)),
+            Ok(Outcome::Recorded { outcome }) => Ok(Begun::Before(outcome)),
+            Ok(Outcome::Unknown { reason }) => Ok(Begun::Unknown(reason)),
+            Ok(other) => Err(Error::new(ErrorKind::Unknown, format!("the beginning of an effect answered {other:?}"))),
+            Err(error) if is_in_doubt(&error) => Ok(Begun::Unknown(error.message)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Records what a call came to.
+    ///
+    /// # Errors
+    /// What the session says; the effect's outcome is then unknown, in time.
+    pub async fn finish(&self, effect: EntityId, attempt: u32, ending: Ending) -> Result<(), Error> {
+        let command = match ending {
+            Ending::Answered { ok, body } => {
+                let outcome = EffectOutcome { ok: ok && !says_is_error(&body), value: stored(&body) };
+                Command::FinishEffect { effect, attempt, outcome }
+            }
+            Ending::NotExecuted { why } => {
+                let value = stored(&json!({ "executed": "no", "why": why }).to_string());
+                Command::FinishEffect { effect, attempt, outcome: EffectOutcome { ok: false, value } }
+            }
+            Ending::Unknown { why } => Command::DoubtEffect { effect, attempt, reason: why },
+        };
+        self.submit(command).await.map(drop)
+    }
+
+    /// Writes something else about calls: it must come to the same when it is repeated.
+    ///
+    /// # Errors
+    /// What the session says.
+    pub async fn write(&self, command: Command) -> Result<(), Error> {
+        self.submit(command).await.map(drop)
+    }
+
+    /// Commands of this module come to the same when they are repeated.
+    async fn submit(&self, command: Command) -> Result<Outcome, Error> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.session.submit(Request::of(self.actor.clone(), command.clone())).await {
+                Ok(reply) => return Ok(reply.outcomes.into_iter().next().unwrap_or(Outcome::Done { id: None })),
+                // A beginning that may have been written must not be written twice: it would find itself under way.
+                Err(error)
+                    if matches!(error.kind, ErrorKind::Retry | ErrorKind::Unknown)
+                        && tries < TRIES
+                        && !matches!(command, Command::BeginEffect(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn asked_for(&self, call: &Envelope) -> Json {
+        let arguments = call.param("arguments").or_else(|| call.params()).unwrap_or("null");
+        let arguments = stored(arguments);
+        let asked = json!({ "upstream": self.upstream, "method": call.method(), "name": call.name() });
+        // The arguments stay the bytes that came.
+        let mut text = asked.to_string();
+        text.truncate(text.len().saturating_sub(1));
+        text.push_str(r#","arguments":"#);
+        text.push_str(arguments.as_str());
+        text.push('}');
+        Json::parse(&text).unwrap_or_default()
+    }
+}
+
+fn is_in_doubt(error: &Error) -> bool {
+    error.refusal.as_ref().is_some_and(|refusal| is_of_doubt(refusal.code))
+}
+
+/// It is under way, or in doubt, or was begun as something else (as what its tool was then): before this program's last end.
+fn is_of_doubt(code: RefusalCode) -> bool {
+    matches!(code, RefusalCode::OutcomeUnknown | RefusalCode::InProgress | RefusalCode::RequestMismatch)
+}
+
+/// JSON text as it is stored: whole, or its size, its hash and its beginning.
+fn stored(text: &str) -> Json {
+    let whole = if text.len() <= STORED_BYTES { Json::parse(text).ok() } else { None };
+    whole.unwrap_or_else(|| {
+        let mut end = KEPT_BYTES.min(text.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let cut = json!({
+            "cut": {
+                "bytes": text.len(),
+                "blake3": blake3::hash(text.as_bytes()).to_hex().as_str(),
+                "beginning": text.get(..end).unwrap_or_default(),
+            }
+        });
+        Json::encode(&cut).unwrap_or_default()
+    })
+}
+
+/// What was stored of a body, if it is whole: `None` for one that was cut.
+#[must_use]
+pub fn whole(value: &Json) -> Option<&str> {
+    let is_cut = value.as_str().starts_with(r#"{"cut":{"#);
+    (!is_cut).then_some(value.as_str())
+}
+
+/// Whether a tool's result says of itself that it is an error.
+fn says_is_error(body: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Result<'a> {
+        #[serde(rename = "isError", borrow, default)]
+        is_error: Option<&'a RawValue>,
+    }
+    // A body with a key twice, or with half a surrogate pair for a key, does not decode: an answer it is all the same.
+    serde_json::from_str::<Result<'_>>(body)
+        .ok()
+        .and_then(|result| result.is_error.map(|says| says.get() == "true"))
+        .unwrap_or(false)
+}
+
+/// What the session is to remember of a connection, beside its recipe.
+#[must_use]
+pub fn connection(id: EntityId, recipe: &Value, state: &Value, status: &str) -> Command {
+    Command::SetConnection {
+        connection: id,
+        recipe: Json::encode(recipe).unwrap_or_default(),
+        state: Json::encode(state).unwrap_or_default(),
+        status: status.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_whole_or_says_that_it_is_cut() {
+        let small = r#"{"a":1.0,"a":9223372036854775808,"b":"\ud800"}"#;
+        assert_eq!(whole(&stored(small)), Some(small));
+        let large = format!("\"{}\"", "é".repeat(STORED_BYTES));
+        let cut = stored(&large);
+        assert_eq!(whole(&cut), None);
+        assert!(cut.as_str().contains(&format!("\"bytes\":{}", large.len())) && cut.as_str().len() < 2 * KEPT_BYTES);
+        // What is too deep for a log is cut, too.
+        let deep = "[".repeat(2_000) + &"]".repeat(2_000);
+        assert_eq!(whole(&stored(&deep)), None);
+    }
+
+    #[test]
+    fn a_tools_own_word_about_its_success_is_read() {
+        assert!(says_is_error(r#"{"content":[],"isError":true}"#));
+        assert!(!says_is_error(r#"{"content":[{"text":"isError\":true"}]}"#));
+        assert!(!says_is_error(r#"{"isError":false}"#) && !says_is_error("null"));
+    }
+}

@@ -1,0 +1,208 @@
+//! Ways to a server: a child's pipes, or HTTP. A connection is a sender and an inbox; what it carries are lines.
+//!
+//! | | opened by | a lost server shows as |
+//! |---|---|---|
+//! | [`stdio`] | starting the program, in a process group of its own | the end of its output, or of its process |
+//! | [`http`] | connecting; each message is a POST | a refused connection, or an answer that says that the session is gone |
+//! | [`sse`] | a GET whose stream says where to POST | the end of the stream |
+//! | [`socket`] | a WebSocket | its close |
+//!
+//! A transport never repeats anything. Of everything that was given to it to send it says, if it can, that not one byte went
+//! out ([`Inbound::Failed`]); what is done about it is decided elsewhere.
+
+pub mod events;
+pub mod http;
+pub mod lines;
+pub mod socket;
+pub mod sse;
+pub mod stdio;
+mod web;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use swarmkeep::{Breach, core::failure::ProtocolCause};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{breach, reply::Failure};
+
+/// How to make a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Recipe {
+    /// Start a program and talk to it over its pipes.
+    Stdio(Program),
+    /// Streamable HTTP.
+    Http(Site),
+    /// HTTP with server-sent events, as revision 2024-11-05 had it.
+    Sse(Site),
+    /// WebSocket.
+    WebSocket(Site),
+}
+
+/// Where a server answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// Its URL.
+    pub url: String,
+    /// Sent with every request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Site {
+    /// The URL without what may be a secret: user, password, query.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let url = self.url.split(['?', '#']).next().unwrap_or_default();
+        match url.split_once("://") {
+            Some((scheme, rest)) => {
+                let (authority, path) = rest.split_once('/').map_or((rest, ""), |(authority, path)| (authority, path));
+                let host = authority.rsplit('@').next().unwrap_or_default();
+                format!("{scheme}://{host}/{path}")
+            }
+            None => url.to_owned(),
+        }
+    }
+
+    fn without_secrets(&self) -> Self {
+        let headers = self.headers.keys().map(|name| (name.clone(), String::new())).collect();
+        Self { url: self.shown(), headers }
+    }
+}
+
+/// A program to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// The program, as a shell would find it.
+    pub program: String,
+    /// Its arguments.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// Its environment, whole; absent: the caller's.
+    #[serde(default)]
+    pub environment: Option<BTreeMap<String, String>>,
+    /// The folder that it runs in.
+    #[serde(default)]
+    pub folder: Option<PathBuf>,
+}
+
+impl Recipe {
+    /// What may be written down: names of variables and headers without their values, and URLs without user and query: they
+    /// may be secrets.
+    #[must_use]
+    pub fn without_secrets(&self) -> Self {
+        match self {
+            Self::Stdio(program) => {
+                let hidden = |names: &BTreeMap<String, String>| {
+                    names.keys().map(|name| (name.clone(), String::new())).collect::<BTreeMap<_, _>>()
+                };
+                Self::Stdio(Program { environment: program.environment.as_ref().map(hidden), ..program.clone() })
+            }
+            Self::Http(site) => Self::Http(site.without_secrets()),
+            Self::Sse(site) => Self::Sse(site.without_secrets()),
+            Self::WebSocket(site) => Self::WebSocket(site.without_secrets()),
+        }
+    }
+}
+
+/// Bounds of one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// Longest line, in bytes. A longer one ends the connection.
+    pub line_bytes: usize,
+    /// Lines on their way in each direction.
+    pub queue: usize,
+    /// A program, with its first arguments, that starts a server in such a way that it ends with us: it is given our process id,
+    /// then `--`, the server's program and its arguments.
+    pub starter: Option<Vec<String>>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { line_bytes: 128 << 20, queue: 64, starter: None }
+    }
+}
+
+/// Something to send.
+#[derive(Debug, Clone)]
+pub struct Outbound {
+    /// Under which id its answer comes, if one is due.
+    pub wire: Option<u64>,
+    /// The line, without its line feed.
+    pub line: Bytes,
+}
+
+/// What a connection says.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Inbound {
+    /// A line: a message, or noise.
+    Line(Bytes),
+    /// A sign of life, and nothing more.
+    Heard,
+    /// Something that is not MCP, and no line.
+    Breach(Breach),
+    /// A sending failed.
+    Failed {
+        /// Which.
+        wire: Option<u64>,
+        /// How.
+        failure: Failure,
+    },
+    /// Nothing comes any more.
+    Closed {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// More than is taken came in one piece.
+fn too_long_breach(what: impl std::fmt::Display, beginning: &[u8]) -> Inbound {
+    Inbound::Breach(breach::breach(ProtocolCause::TooLong, what.to_string(), beginning))
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// What goes out; dropping it closes the connection in an orderly way.
+    pub outbox: mpsc::Sender<Outbound>,
+    /// What comes in, up to [`Inbound::Closed`].
+    pub inbox: mpsc::Receiver<Inbound>,
+    /// Ends it.
+    pub ending: Ending,
+}
+
+/// The end of a connection.
+#[derive(Debug)]
+pub struct Ending {
+    /// Dropped, or told: close.
+    close: mpsc::Sender<()>,
+    over: oneshot::Receiver<()>,
+}
+
+impl Ending {
+    /// Closes, and returns when nothing of it is left outside: no process, no stream.
+    pub async fn close(self) {
+        drop(self.close);
+        // Dropped unsaid by a task that is over itself.
+        let _ = self.over.await;
+    }
+}
+
+/// Opens a connection.
+///
+/// # Errors
+/// When there is nobody to talk to: then nothing was sent.
+pub async fn open(recipe: &Recipe, bounds: &Bounds) -> std::io::Result<Connection> {
+    match recipe {
+        Recipe::Stdio(program) => stdio::open(program, bounds),
+        Recipe::Http(site) => http::open(site, bounds).await,
+        Recipe::Sse(site) => sse::open(site, bounds).await,
+        Recipe::WebSocket(site) => socket::open(site, bounds).await,
+    }
+}

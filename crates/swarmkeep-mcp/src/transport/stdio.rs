@@ -1,0 +1,237 @@
+//! A server that is a child: one message a line, over its pipes.
+//!
+//! The child leads a process group of its own, so that whatever it starts ends with it. Its end, in order: its input is
+//! closed; after [`GRACE`] the group gets SIGTERM, after [`TERM_GRACE`] SIGKILL. When its process is over the rest of the group
+//! is killed, whatever it was.
+//!
+//! What it writes to its error output goes to the log, line by line. If this program dies without an end of its own (SIGKILL),
+//! the child sees its input end, as MCP servers are written for; with a starter ([`Bounds::starter`]) it is told by a signal,
+//! too.
+
+use std::{io, process::Stdio, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use super::{
+    Bounds, Connection, Ending, Inbound, Outbound, Program,
+    lines::{Lines, TooLong},
+    too_long_breach,
+};
+use crate::reply::Failure;
+
+/// From the end of its input to SIGTERM.
+pub const GRACE: Duration = Duration::from_millis(500);
+/// From SIGTERM to SIGKILL.
+pub const TERM_GRACE: Duration = Duration::from_secs(2);
+/// Output that is still in the pipe when the process is over, and a process that is not quite over when its output ends, are
+/// waited for this long.
+const LINGER: Duration = Duration::from_millis(500);
+/// Of a line of its error output, at most this much is logged.
+const LOGGED_BYTES: usize = 4 * 1024;
+
+/// Starts the program.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn open(program: &Program, bounds: &Bounds) -> io::Result<Connection> {
+    let mut command = match bounds.starter.as_deref() {
+        Some([starter, first @ ..]) => {
+            let mut command = Command::new(starter);
+            command.args(first).arg(std::process::id().to_string()).arg("--").arg(&program.program);
+            command
+        }
+        _ => Command::new(&program.program),
+    };
+    command.args(&program.arguments).process_group(0).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(environment) = &program.environment {
+        command.env_clear().envs(environment);
+    }
+    if let Some(folder) = &program.folder {
+        command.current_dir(folder);
+    }
+    let mut child = command.spawn()?;
+    let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(io::Error::other("the child has no pipes"));
+    };
+    let (outbox, to_child) = mpsc::channel(bounds.queue);
+    let (from_child, inbox) = mpsc::channel(bounds.queue);
+    let (close, closing) = mpsc::channel(1);
+    tokio::spawn(log(stderr, program.program.clone()));
+    let (ended, over) = oneshot::channel();
+    let line_bytes = bounds.line_bytes;
+    tokio::spawn(async move {
+        let (why, writer) = supervise(child, stdin, stdout, to_child, &from_child, closing, line_bytes).await;
+        // Whoever waited, and whoever listened, may be gone.
+        let _ = ended.send(());
+        let _ = writer.await;
+        let _ = from_child.send(Inbound::Closed { why }).await;
+    });
+    Ok(Connection { outbox, inbox, ending: Ending { close, over } })
+}
+
+async fn supervise(
+    mut child: Child,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    to_child: mpsc::Receiver<Outbound>,
+    from_child: &mpsc::Sender<Inbound>,
+    mut closing: mpsc::Receiver<()>,
+    line_bytes: usize,
+) -> (String, JoinHandle<()>) {
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let (stop, stopped) = oneshot::channel();
+    let writer = tokio::spawn(write(stdin, to_child, from_child.clone(), stopped));
+    let mut reader = tokio::spawn(read(stdout, from_child.clone(), line_bytes));
+    // Nothing is ever sent: the channel closes when the connection's owner wants the end.
+    let why = tokio::select! {
+        status = child.wait() => {
+            // What it wrote before its end is in the pipe still. One that its own children hold open never ends.
+            let _ = timeout(LINGER, &mut reader).await;
+            match status {
+                Ok(status) => format!("the server has ended ({status})"),
+                Err(error) => format!("the server cannot be waited for: {error}"),
+            }
+        }
+        read = &mut reader => {
+            let status = timeout(LINGER, child.wait()).await;
+            match (read, status) {
+                (Ok(Err(error)), _) => format!("its output cannot be read: {error}"),
+                (_, Ok(Ok(status))) => format!("the server has ended ({status})"),
+                _ => "the server has closed its output".to_owned(),
+            }
+        }
+        _ = closing.recv() => "it was closed".to_owned(),
+    };
+    // Its input is closed with the writer's pipe; what the writer still has to say does not hold that up.
+    drop::<oneshot::Sender<()>>(stop);
+    end(&mut child, group).await;
+    reader.abort();
+    (why, writer)
+}
+
+async fn end(child: &mut Child, group: Option<Pid>) {
+    let signal = |signal| {
+        if let Some(group) = group {
+            // A group that is gone needs no signal.
+            let _ = kill_process_group(group, signal);
+        }
+    };
+    if timeout(GRACE, child.wait()).await.is_err() {
+        signal(Signal::TERM);
+        // A stopped process takes its signals when it goes on.
+        signal(Signal::CONT);
+        let _ = timeout(TERM_GRACE, child.wait()).await;
+    }
+    signal(Signal::KILL);
+    let _ = child.wait().await;
+}
+
+async fn read(stdout: ChildStdout, to: mpsc::Sender<Inbound>, most: usize) -> io::Result<()> {
+    let mut lines = Lines::new(BufReader::with_capacity(64 * 1024, stdout), most);
+    loop {
+        let line = match lines.next().await {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                let breach = TooLong::of(&error).map(|too_long| too_long_breach(too_long, &too_long.beginning));
+                if let Some(breach) = breach {
+                    // Nobody listens any more: then nobody misses it.
+                    let _ = to.send(breach).await;
+                }
+                return Err(error);
+            }
+        };
+        if line.is_empty() {
+            continue;
+        }
+        if to.send(Inbound::Line(line)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Writes lines until there are no more, or it is stopped. What was not written is said to be.
+async fn write(
+    stdin: ChildStdin,
+    mut lines: mpsc::Receiver<Outbound>,
+    to: mpsc::Sender<Inbound>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let mut stdin = Some(stdin);
+    loop {
+        let next = tokio::select! {
+            next = lines.recv() => next,
+            _ = &mut stopped => break,
+        };
+        let Some(Outbound { wire, line }) = next else { break };
+        let failure = match &mut stdin {
+            None => Some(Failure::NothingWritten),
+            Some(stdin) => write_line(stdin, &line, &mut stopped).await.err(),
+        };
+        if let Some(failure) = failure {
+            stdin = None;
+            if to.send(Inbound::Failed { wire, failure }).await.is_err() {
+                return;
+            }
+        }
+    }
+    drop(stdin);
+    lines.close();
+    while let Some(Outbound { wire, .. }) = lines.recv().await {
+        if to.send(Inbound::Failed { wire, failure: Failure::NothingWritten }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes a line and its end: in one piece, where the pipe takes it.
+async fn write_line(stdin: &mut ChildStdin, line: &[u8], stopped: &mut oneshot::Receiver<()>) -> Result<(), Failure> {
+    let mut text = Vec::with_capacity(line.len() + 1);
+    text.extend_from_slice(line);
+    text.push(b'\n');
+    let mut rest = text.as_slice();
+    while !rest.is_empty() {
+        let written = tokio::select! {
+            biased;
+            written = stdin.write(rest) => written,
+            _ = &mut *stopped => Ok(0),
+        };
+        match written {
+            Ok(written @ 1..) => rest = rest.get(written..).unwrap_or_default(),
+            _ if rest.len() == text.len() => return Err(Failure::NothingWritten),
+            _ => return Err(Failure::Broken),
+        }
+    }
+    Ok(())
+}
+
+async fn log(stderr: ChildStderr, program: String) {
+    let mut from = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        let (taken, is_end) = match from.fill_buf().await {
+            Ok([]) | Err(_) => return,
+            Ok(piece) => {
+                let end = piece.iter().position(|&byte| byte == b'\n');
+                let text = piece.get(..end.unwrap_or(piece.len())).unwrap_or_default();
+                let room = LOGGED_BYTES.saturating_sub(line.len());
+                line.extend_from_slice(text.get(..room.min(text.len())).unwrap_or_default());
+                (end.map_or(piece.len(), |end| end + 1), end.is_some())
+            }
+        };
+        from.consume(taken);
+        if is_end {
+            tracing::info!(target: "mcp", %program, "{}", String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    }
+}

@@ -1,0 +1,745 @@
+//! One client and its server: the link, the ledger, the log and the connection, driven by one task.
+//!
+//! What decides is pure ([`crate::link`], [`crate::calls`]); here its commands are carried out. The task never waits for one
+//! of them: what goes out is queued, the log is written beside it, a server is started and ended beside it. So that queues
+//! stay bounded, a client that sends faster than its server takes is not read, and a server that sends faster than its client
+//! takes is not read.
+
+mod connection;
+mod handshake;
+mod outcome;
+mod queue;
+mod seen;
+mod terms;
+mod trouble;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use swarmkeep::{EntityId, Error, core::failure::ProtocolCause};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+pub use self::{
+    connection::{connection_of, desired_in, failures_in},
+    seen::{Seen, seen_in},
+    terms::{FromClient, Handles, OpenCall, Status, Terms, ToClient},
+};
+use self::{
+    handshake::{Handshake, Own},
+    queue::Queue,
+    trouble::Trouble,
+};
+use crate::{
+    breach,
+    calls::{self, CallId, Calls, Ending, Limits, Standing, Stray},
+    class::{self, Catalogue, Class},
+    desired::Desired,
+    envelope::{Edit, Envelope, Frame, Kind, Malformed, compose},
+    link::{self, Gate, Generation, Link, Notice, Phase},
+    record::{Begun, Record},
+    reply,
+    transport::{self, Connection, Inbound, Outbound},
+};
+
+/// Bytes on their way in one direction, beyond which the other side is not read.
+const QUEUED_BYTES: usize = 16 << 20;
+/// A client that has said all waits this long for answers.
+const DRAIN_MS: u64 = 30_000;
+/// At the end, what is still being written to the log is waited for this long.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// Starts the task.
+#[must_use]
+pub fn start(terms: Terms, record: Record, seed: u64) -> Handles {
+    let (client, from_client) = mpsc::channel(64);
+    let (to_client, answers) = mpsc::channel(64);
+    let (status, asked) = mpsc::channel(4);
+    let mut upstream = Upstream::new(terms, record, seed, to_client);
+    let over = tokio::spawn(async move {
+        upstream.run(from_client, asked).await;
+        upstream.end().await;
+    });
+    Handles { client, answers, status, over }
+}
+
+/// A connection that is open.
+struct Live {
+    generation: Generation,
+    outbox: mpsc::Sender<Outbound>,
+    ending: transport::Ending,
+}
+
+/// A call's place in the client's lines and in the log.
+#[derive(Clone)]
+struct Place {
+    number: u64,
+    key: Option<EntityId>,
+    attempt: u32,
+    /// Where its effect was begun.
+    begun_in: Option<Record>,
+    is_answered: bool,
+}
+
+/// What was done beside the task.
+enum Done {
+    Opened(Generation, std::io::Result<Connection>),
+    Begun(CallId, Box<Record>, Result<Begun, Error>),
+    Written,
+    Noted,
+    Seen,
+}
+
+struct Upstream {
+    terms: Terms,
+    record: Record,
+    began: Instant,
+    link: Link,
+    calls: Calls,
+    places: BTreeMap<CallId, Place>,
+    /// Lines with several messages, and how many of these are not settled.
+    batches: BTreeMap<u64, usize>,
+    /// What is known of the server's tools.
+    catalogue: Option<Catalogue>,
+    /// The connection on which that was read.
+    catalogue_on: Option<Generation>,
+    desired: Desired,
+    handshake: Handshake,
+    own: BTreeMap<u64, Own>,
+    live: Option<Live>,
+    inbox: Option<mpsc::Receiver<Inbound>>,
+    /// The end of the last connection: over before the next one is opened.
+    closing: Option<transport::Ending>,
+    beside: JoinSet<Done>,
+    to_server: Queue<Outbound>,
+    to_client: mpsc::Sender<ToClient>,
+    for_client: Queue<ToClient>,
+    last_loss: Option<String>,
+    /// Why the server is refused, until its connection is closed for that.
+    refusal: Option<String>,
+    in_flight: usize,
+    /// What the session's log has of the connection.
+    noted: Option<connection::Noted>,
+    is_noting: bool,
+    /// What the server said when it was last there.
+    seen: Seen,
+    written_seen: Seen,
+    is_writing_seen: bool,
+    /// The client was answered from that, and does not know what the server says now.
+    gave_seen: bool,
+    trouble: Trouble,
+    draw: u64,
+    draining_until_ms: Option<u64>,
+    is_over: bool,
+}
+
+async fn next<T>(from: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match from {
+        Some(from) => from.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Upstream {
+    fn new(terms: Terms, record: Record, seed: u64, to_client: mpsc::Sender<ToClient>) -> Self {
+        let limits = Limits { upstream: terms.upstream.clone(), ..terms.limits.clone() };
+        let mut link = Link::new(terms.timing.clone());
+        link.restore(terms.failures);
+        Self {
+            link,
+            calls: Calls::new(limits),
+            places: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            catalogue: None,
+            catalogue_on: None,
+            desired: Desired::restored(&terms.desired),
+            handshake: Handshake::known(terms.initialize.clone()),
+            own: BTreeMap::new(),
+            live: None,
+            inbox: None,
+            closing: None,
+            beside: JoinSet::new(),
+            to_server: Queue::new(),
+            to_client,
+            for_client: Queue::new(),
+            last_loss: None,
+            refusal: None,
+            in_flight: 0,
+            noted: None,
+            is_noting: false,
+            seen: terms.seen.clone(),
+            written_seen: terms.seen.clone(),
+            is_writing_seen: false,
+            gave_seen: false,
+            trouble: Trouble::default(),
+            draw: seed,
+            draining_until_ms: None,
+            is_over: false,
+            began: Instant::now(),
+            terms,
+            record,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn run(
+        &mut self,
+        mut from_client: mpsc::Receiver<FromClient>,
+        mut asked: mpsc::Receiver<oneshot::Sender<Status>>,
+    ) {
+        let to_client = self.to_client.clone();
+        // A client starts its server because it wants it.
+        self.link(link::Event::Start);
+        while !self.is_over {
+            let breaches_ms = self.trouble.breaches.due_ms();
+            let due_ms =
+                [self.link.due_ms(), self.calls.due_ms(), self.handshake.due_ms(), self.draining_until_ms, breaches_ms];
+            let due_ms = due_ms.into_iter().flatten().min();
+            let due = due_ms.map(|due_ms| self.began + Duration::from_millis(due_ms));
+            let reads_client = self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none();
+            let reads_server = self.for_client.bytes < QUEUED_BYTES;
+            tokio::select! {
+                said = from_client.recv(), if reads_client => match said {
+                    Some(FromClient::Line { number, line }) => self.client_says(number, line),
+                    Some(FromClient::SaidAll) => self.drain(),
+                    None => self.is_over = true,
+                },
+                Some(answer) = asked.recv() => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(self.status());
+                }
+                came = next(&mut self.inbox), if reads_server => self.came(came),
+                Some(done) = self.beside.join_next() => {
+                    if let Ok(done) = done {
+                        self.done(done);
+                    }
+                }
+                permit = to_client.reserve(), if !self.for_client.lines.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some(line) = self.for_client.pop() {
+                            permit.send(line);
+                        }
+                    }
+                    Err(_) => self.is_over = true,
+                },
+                () = Self::room(self.live.as_ref()), if !self.to_server.lines.is_empty() && self.live.is_some() => self.flush(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
+            }
+            self.is_drained();
+        }
+    }
+
+    /// Returns when the connection takes a line, or takes none any more.
+    async fn room(live: Option<&Live>) {
+        match live {
+            // Its end is said by its inbox.
+            Some(live) => drop(live.outbox.reserve().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some(live) = &self.live else { return };
+        while let Some((bytes, line)) = self.to_server.lines.pop_front() {
+            self.to_server.bytes -= bytes;
+            match live.outbox.try_send(line) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(line)) => {
+                    self.to_server.bytes += bytes;
+                    self.to_server.lines.push_front((bytes, line));
+                    return;
+                }
+                // The connection is over: its inbox says so, and what was not taken was not sent.
+                Err(mpsc::error::TrySendError::Closed(line)) => {
+                    if let Some(wire) = line.wire {
+                        self.bounced(wire);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn bounced(&mut self, wire: u64) {
+        let now_ms = self.now_ms();
+        self.ledger(|calls, commands| calls.bounced(now_ms, wire, commands));
+    }
+
+    /// A sending has no answer, and the connection may be as good as ever.
+    fn broken(&mut self, generation: Generation, wire: u64) {
+        match self.own.remove(&wire) {
+            Some(Own::Initialize | Own::Tools { is_handshake: true, .. }) => {
+                return self.lose(generation, "the handshake broke off".to_owned());
+            }
+            Some(_) => return,
+            None => {}
+        }
+        self.count_broken(wire);
+        let now_ms = self.now_ms();
+        self.ledger(|calls, commands| calls.broken(now_ms, wire, commands));
+        if self.link.gate(now_ms) == Gate::Pass {
+            self.release();
+        }
+    }
+
+    /// The end: the client is gone. What was sent and has no answer is written down as unknown.
+    async fn end(&mut self) {
+        self.ledger(|calls, commands| calls.client_gone(commands));
+        let generation = self.link.generation();
+        let now_ms = self.now_ms();
+        self.ledger(|calls, commands| calls.lost(now_ms, generation, commands));
+        self.link(link::Event::Stop);
+        self.end_troubles(self.daemon_ends());
+        if let Some(closing) = self.closing.take() {
+            closing.close().await;
+        }
+        let writes = async {
+            self.drain_beside().await;
+            self.forget_connection();
+            self.drain_beside().await;
+        };
+        if tokio::time::timeout(LAST_WRITES, writes).await.is_err() {
+            tracing::warn!(upstream = %self.terms.upstream, "the log did not take what was left to write");
+        }
+    }
+
+    async fn drain_beside(&mut self) {
+        while let Some(done) = self.beside.join_next().await {
+            match done {
+                Ok(Done::Opened(_, Ok(connection))) => connection.ending.close().await,
+                Ok(Done::Begun(call, record, begun)) => self.begun(call, *record, begun),
+                _ => {}
+            }
+        }
+    }
+
+    /// The client has said all: it gets the answers that come in a while.
+    fn drain(&mut self) {
+        self.draining_until_ms = Some(self.now_ms().saturating_add(DRAIN_MS));
+        self.is_drained();
+    }
+
+    fn is_drained(&mut self) {
+        if let Some(until_ms) = self.draining_until_ms {
+            let waits = !self.places.is_empty() || self.handshake.is_under_way() || !self.for_client.lines.is_empty();
+            self.is_over |= !waits || self.now_ms() >= until_ms;
+        }
+    }
+
+    fn tick(&mut self) {
+        let now_ms = self.now_ms();
+        if self.handshake.due_ms().is_some_and(|due_ms| now_ms >= due_ms) {
+            let generation = self.link.generation();
+            self.lose(generation, "it did not finish its handshake in time".to_owned());
+        }
+        self.link(link::Event::Tick);
+        let listed = self.trouble.breaches.tick(now_ms);
+        self.list(listed);
+        let retry_after_ms = match self.link.gate(now_ms) {
+            Gate::Offline { retry_after_ms } => Some(retry_after_ms),
+            _ => None,
+        };
+        self.ledger(|calls, commands| calls.tick(now_ms, retry_after_ms, commands));
+    }
+
+    fn status(&self) -> Status {
+        let now_ms = self.now_ms();
+        let open = |(call, message, asked, standing): (CallId, &Envelope, &class::Asked, Standing)| OpenCall {
+            call,
+            method: message.method().unwrap_or_default().to_owned(),
+            name: message.name().map(str::to_owned),
+            class: asked.class,
+            standing,
+            for_ms: now_ms.saturating_sub(self.calls.accepted_ms(call).unwrap_or(now_ms)),
+            effect: self.places.get(&call).and_then(|place| place.key.clone()),
+        };
+        Status {
+            upstream: self.terms.upstream.clone(),
+            phase: self.link.phase(),
+            generation: self.link.generation(),
+            failures: self.link.failures(),
+            breaker_open: self.link.is_open(),
+            down_ms: self.link.down_since_ms().map(|since_ms| now_ms.saturating_sub(since_ms)),
+            in_flight: self.calls.in_flight(),
+            strays: self.calls.strays().clone(),
+            last_loss: self.last_loss.clone(),
+            calls: self.calls.open().map(open).collect(),
+        }
+    }
+
+    /// Carries the link's commands out.
+    fn link(&mut self, event: link::Event) {
+        self.draw = self.draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let now_ms = self.now_ms();
+        let commands = self.link.step(now_ms, event, self.draw >> 16);
+        for command in commands {
+            match command {
+                link::Command::Open(generation) => self.open(generation),
+                link::Command::Sync(generation) => self.shake_hands(generation),
+                link::Command::Probe(generation) => self.probe(generation),
+                // A child's end is seen by itself; there is nothing else to look at.
+                link::Command::LookAside(_) => {}
+                link::Command::Close(generation) => {
+                    let given_up = || "it was silent, or did not finish its handshake, and was given up".to_owned();
+                    self.last_loss = Some(self.refusal.take().unwrap_or_else(given_up));
+                    self.drop_connection(generation);
+                }
+                link::Command::Release => self.release(),
+                link::Command::SettleHeld => self.settle_held(),
+                link::Command::Notice(Notice::Offline { for_ms }) => {
+                    tracing::warn!(upstream = %self.terms.upstream, for_ms, "the server cannot be reached; it is tried for ever");
+                    self.note_connection();
+                    self.notice_outage(for_ms);
+                }
+                link::Command::Notice(Notice::Back { after_ms }) => {
+                    tracing::info!(upstream = %self.terms.upstream, after_ms, "the server is back");
+                    self.notice_back();
+                }
+            }
+        }
+        if self.link.gate(self.now_ms()) != Gate::Pass {
+            self.calls.block();
+        }
+    }
+
+    fn open(&mut self, generation: Generation) {
+        let (recipe, bounds, last) = (self.terms.recipe.clone(), self.terms.bounds.clone(), self.closing.take());
+        self.beside.spawn(async move {
+            // Two of one server at a time would get into each other's way.
+            if let Some(last) = last {
+                last.close().await;
+            }
+            Done::Opened(generation, transport::open(&recipe, &bounds).await)
+        });
+    }
+
+    fn drop_connection(&mut self, generation: Generation) {
+        if let Some(live) = self.live.take_if(|live| live.generation == generation) {
+            self.count_lost();
+            self.inbox = None;
+            self.closing = Some(live.ending);
+        }
+        // What was not given to the connection was not sent on it.
+        let unsent: Vec<u64> = self.to_server.lines.iter().filter_map(|(_, line)| line.wire).collect();
+        self.to_server.clear();
+        for wire in unsent {
+            self.bounced(wire);
+        }
+        self.own.clear();
+        self.handshake.is_lost();
+        let now_ms = self.now_ms();
+        self.ledger(|calls, commands| calls.lost(now_ms, generation, commands));
+    }
+
+    fn lose(&mut self, generation: Generation, why: String) {
+        tracing::info!(upstream = %self.terms.upstream, generation = generation.0, %why, "the connection to the server is lost");
+        self.last_loss = Some(why);
+        self.drop_connection(generation);
+        self.link(link::Event::Lost(generation));
+    }
+
+    fn release(&mut self) {
+        if self.handshake.is_under_way() {
+            return;
+        }
+        let (now_ms, generation) = (self.now_ms(), self.link.generation());
+        // What another connection's server said of its tools says nothing of this one's.
+        let catalogue = self.catalogue.clone().filter(|_| self.catalogue_on == Some(generation));
+        self.ledger(|calls, commands| calls.pass(now_ms, generation, catalogue.as_ref(), commands));
+    }
+
+    fn settle_held(&mut self) {
+        if let Gate::Offline { retry_after_ms } = self.link.gate(self.now_ms()) {
+            self.settle_as_seen();
+            self.ledger(|calls, commands| calls.offline(retry_after_ms, commands));
+            self.handshake_offline();
+        }
+    }
+
+    /// Carries the ledger's commands out.
+    fn ledger(&mut self, act: impl FnOnce(&mut Calls, &mut Vec<calls::Command>)) {
+        let mut commands = Vec::new();
+        act(&mut self.calls, &mut commands);
+        for command in commands {
+            match command {
+                calls::Command::Record(call) => self.begin(call),
+                calls::Command::Send { wire, line, .. } => self.send(Some(wire), line),
+                calls::Command::Tell { generation, line } => {
+                    if self.live.as_ref().is_some_and(|live| live.generation == generation) {
+                        self.send(None, line);
+                    }
+                }
+                calls::Command::Deliver(line) => self.give(None, line),
+                calls::Command::Answer { call, line } => {
+                    let place = self.places.get_mut(&call);
+                    let number = place.map(|place| {
+                        place.is_answered = true;
+                        place.number
+                    });
+                    self.give(number, line);
+                }
+                calls::Command::Finish { call, ending } => self.finish(call, ending),
+                calls::Command::Stray(stray) => {
+                    tracing::debug!(upstream = %self.terms.upstream, ?stray, "something came that belongs to nothing");
+                }
+            }
+        }
+        let calls = &self.calls;
+        let mut over = Vec::new();
+        self.places.retain(|call, place| {
+            let stays = calls.get(*call).is_some();
+            if !stays && !place.is_answered {
+                over.push(place.number);
+            }
+            stays
+        });
+        // Cancelled: nothing is left to be done about it.
+        for number in over {
+            self.taken(number);
+        }
+        self.tell_in_flight();
+    }
+
+    /// The link is told how much the server has to do: a handshake is something, too.
+    fn tell_in_flight(&mut self) {
+        let in_flight = self.calls.in_flight() + usize::from(self.handshake.is_under_way());
+        if in_flight != std::mem::replace(&mut self.in_flight, in_flight) {
+            self.link(link::Event::InFlight(in_flight));
+        }
+    }
+
+    fn send(&mut self, wire: Option<u64>, line: Bytes) {
+        self.to_server.push(line.len(), Outbound { wire, line });
+        self.flush();
+    }
+
+    fn give(&mut self, answers: Option<u64>, line: Bytes) {
+        let line = Envelope::line(&line);
+        let answers = answers.filter(|number| self.is_last_of(*number));
+        self.for_client.push(line.len(), ToClient::Line { answers, line });
+    }
+
+    /// This line of the client needs no answer.
+    fn taken(&mut self, number: u64) {
+        if self.is_last_of(number) {
+            self.for_client.push(0, ToClient::Taken(number));
+        }
+    }
+
+    /// A batch is settled with the last of its parts; any other line with itself.
+    fn is_last_of(&mut self, number: u64) -> bool {
+        match self.batches.get_mut(&number) {
+            Some(left) if *left > 1 => {
+                *left -= 1;
+                false
+            }
+            _ => {
+                self.batches.remove(&number);
+                true
+            }
+        }
+    }
+
+    /// A line of the client.
+    fn client_says(&mut self, number: u64, line: Bytes) {
+        match Frame::parse(line) {
+            Ok(Frame::One(message)) => self.client_message(number, 0, *message),
+            Ok(Frame::Batch(parts)) if self.handshake.has_batches() => {
+                self.batches.insert(number, parts.len());
+                for (part, message) in parts.into_iter().enumerate() {
+                    match message {
+                        Ok(message) => self.client_message(number, part, message),
+                        Err(malformed) => self.refuse(Some(number), &malformed),
+                    }
+                }
+            }
+            Ok(Frame::Batch(_)) => {
+                let malformed = Malformed::NotAMessage("a batch, which only revision 2025-03-26 has");
+                self.refuse(Some(number), &malformed);
+            }
+            Err(malformed) => self.refuse(Some(number), &malformed),
+        }
+    }
+
+    fn refuse(&mut self, number: Option<u64>, malformed: &Malformed) {
+        self.give(number, compose::error("null", malformed.code(), &malformed.to_string(), None));
+    }
+
+    fn client_message(&mut self, number: u64, part: usize, message: Envelope) {
+        match (message.kind(), message.method()) {
+            (Kind::Request, Some("initialize")) => self.initialize(number, message),
+            (Kind::Request, Some("ping")) => {
+                let line = compose::result(message.id().unwrap_or("null"), "{}");
+                self.give(Some(number), line);
+            }
+            (Kind::Request, _) => self.call(number, part, message),
+            (Kind::Notification, Some("notifications/initialized")) => {
+                self.initialized(message.bytes().clone());
+                self.taken(number);
+            }
+            _ => {
+                self.ledger(|calls, commands| calls.from_client(&message, commands));
+                self.taken(number);
+            }
+        }
+    }
+
+    fn call(&mut self, number: u64, part: usize, message: Envelope) {
+        self.handshake.saw(&message);
+        let now_ms = self.now_ms();
+        self.link(link::Event::Wanted);
+        let asked = class::of(&message, &self.terms.trust, self.catalogue.as_ref());
+        let known = message.name().and_then(|name| self.catalogue.as_ref()?.tool(name));
+        let key = asked.class.is_recorded().then(|| self.key(number, part)).flatten();
+        let mut made = None;
+        let places = &mut self.places;
+        let mut commands = Vec::new();
+        if let Some(call) = self.calls.request(now_ms, message, asked, known, &mut commands) {
+            places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false });
+            made = Some(call);
+        }
+        self.ledger(|_, all| all.append(&mut commands));
+        if made.is_none() {
+            self.taken(number);
+        }
+        self.settle_held();
+    }
+
+    /// The key of the effect that the client's line of this number becomes, or a part of it.
+    fn key(&self, number: u64, part: usize) -> Option<EntityId> {
+        let part = if part == 0 { String::new() } else { format!(".{part}") };
+        EntityId::new(format!("mcp-{}-{number}{part}", self.terms.client)).ok()
+    }
+
+    /// The connection says something.
+    fn came(&mut self, came: Option<Inbound>) {
+        let Some(generation) = self.live.as_ref().map(|live| live.generation) else { return };
+        match came {
+            Some(Inbound::Line(line)) => {
+                self.link(link::Event::Heard(generation));
+                self.server_says(generation, line);
+            }
+            Some(Inbound::Failed { wire, failure }) => match wire {
+                Some(wire) if failure.is_not_executed() && !self.own.contains_key(&wire) => self.bounced(wire),
+                Some(wire) => self.broken(generation, wire),
+                None => {}
+            },
+            Some(Inbound::Heard) => self.link(link::Event::Heard(generation)),
+            Some(Inbound::Breach(breach)) => self.breached(generation, breach),
+            Some(Inbound::Closed { why }) => self.lose(generation, why),
+            None => self.lose(generation, "the connection ended without a word".to_owned()),
+        }
+    }
+
+    fn server_says(&mut self, generation: Generation, line: Bytes) {
+        let size = line.len();
+        let messages = match Frame::parse(line.clone()) {
+            Ok(Frame::One(message)) => vec![Ok(*message)],
+            Ok(Frame::Batch(parts)) => parts,
+            Err(malformed) => vec![Err(malformed)],
+        };
+        for message in messages {
+            match message {
+                Ok(message) => self.server_message(generation, &message),
+                // Servers print. What is no message is nobody's answer.
+                Err(malformed) => {
+                    tracing::warn!(upstream = %self.terms.upstream, size, %malformed, "the server printed what is no message");
+                    self.breached(generation, breach::breach(ProtocolCause::NotAMessage, malformed.to_string(), &line));
+                }
+            }
+        }
+    }
+
+    fn server_message(&mut self, generation: Generation, message: &Envelope) {
+        self.trouble.breaches.heard();
+        let wire = message.id().and_then(|id| id.parse::<u64>().ok());
+        let is_answer = matches!(message.kind(), Kind::Result | Kind::Error);
+        if is_answer && let Some(wire) = wire {
+            if let Some(own) = self.own.remove(&wire) {
+                return self.own_answer(generation, own, message);
+            }
+            if self.handshake.was_done_on(generation) && reply::is_uninitialized(message).is_some() {
+                self.bounced(wire);
+                return self.lose(generation, "the server has forgotten that it was initialized".to_owned());
+            }
+            if message.kind() == Kind::Result {
+                self.learn(wire, message);
+            }
+        }
+        if message.method() == Some("notifications/tools/list_changed") {
+            self.tools_changed(generation);
+        }
+        let now_ms = self.now_ms();
+        let foreign = |calls: &Calls| calls.strays().get(&Stray::Foreign).copied();
+        let before = foreign(&self.calls);
+        self.ledger(|calls, commands| calls.from_server(now_ms, generation, message, commands));
+        if is_answer && foreign(&self.calls) != before {
+            self.answered_nothing(generation, message);
+        }
+    }
+
+    /// What a client's own request tells about the server.
+    fn learn(&mut self, wire: u64, answer: &Envelope) {
+        let Some((request, asked)) = self.calls.sent_as(wire) else { return };
+        if asked.class == Class::Desired {
+            self.desired.agreed(request);
+        }
+        let is_desired = asked.class == Class::Desired;
+        let is_first_page = request.method() == Some("tools/list") && !request.has_cursor();
+        if request.method() == Some("tools/list")
+            && let Some(body) = answer.body()
+        {
+            if !request.has_cursor() {
+                self.catalogue = Some(Catalogue::default());
+                self.catalogue_on = self.live.as_ref().map(|live| live.generation);
+            }
+            if let Some(catalogue) = &mut self.catalogue {
+                // What is no list adds nothing.
+                let _ = catalogue.add(body);
+            }
+        }
+        if is_desired {
+            self.note_connection();
+        }
+        if is_first_page {
+            self.saw_tools(answer);
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Opened(generation, Ok(connection)) => {
+                if generation != self.link.generation() || self.link.phase() != Phase::Opening {
+                    // It came too late: another try is under way, or it is all over.
+                    self.closing = Some(connection.ending);
+                    return;
+                }
+                let Connection { outbox, inbox, ending } = connection;
+                self.live = Some(Live { generation, outbox, ending });
+                self.inbox = Some(inbox);
+                self.link(link::Event::Opened(generation));
+            }
+            Done::Opened(generation, Err(error)) => {
+                self.last_loss = Some(format!("the server cannot be started: {error}"));
+                tracing::info!(upstream = %self.terms.upstream, %error, "the server cannot be started");
+                self.link(link::Event::Lost(generation));
+            }
+            Done::Begun(call, record, begun) => self.begun(call, *record, begun),
+            Done::Written => {}
+            Done::Seen => {
+                self.is_writing_seen = false;
+                self.write_seen();
+            }
+            Done::Noted => {
+                self.is_noting = false;
+                self.note_connection();
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+"""A scripted MCP server over stdio, for tests: well-behaved unless its tools are asked to misbehave.
+
+Tools: echo; pay (appends a line to the file PEER_EFFECTS before it does anything else); look (read only); slow (waits for
+the file PEER_GATE to appear); die (ends without an answer); twice, never, wrong (answer twice, never, with another's id);
+noise (prints what is no JSON first); big (answers with `bytes` bytes).
+
+PEER_HINTS=none takes all hints away. PEER_LATE=1 reads nothing until the file PEER_GATE appears.
+"""
+
+import json
+import os
+import sys
+import time
+
+
+def say(message):
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def wait_for_gate():
+    while not os.path.exists(os.environ["PEER_GATE"]):
+        # The test is over, and its folder gone: nobody opens the gate any more.
+        if not os.path.isdir(os.path.dirname(os.environ["PEER_GATE"])):
+            os._exit(0)
+        time.sleep(0.002)
+
+
+def tools():
+    hints = {} if os.environ.get("PEER_HINTS") == "none" else {"look": {"readOnlyHint": True}}
+    names = ["echo", "pay", "look", "slow", "die", "twice", "never", "wrong", "noise", "big"]
+    return [
+        {"name": name, "inputSchema": {"type": "object"}, **({"annotations": hints[name]} if name in hints else {})}
+        for name in names
+    ]
+
+
+def text(words):
+    return {"content": [{"type": "text", "text": words}]}
+
+
+def call(id, params):
+    name, arguments = params["name"], params.get("arguments", {})
+    if name in ("pay", "look", "slow", "die") and "PEER_EFFECTS" in os.environ:
+        with open(os.environ["PEER_EFFECTS"], "a") as effects:
+            effects.write(f"{name} {json.dumps(arguments)} {os.getpid()}\n")
+            effects.flush()
+    if name == "slow" or arguments.get("slow"):
+        wait_for_gate()
+    if name == "die":
+        os._exit(3)
+    if name == "never":
+        return
+    if name == "noise":
+        sys.stdout.write("Listening...\n{\"half\": \n\n[1]\n")
+    answer = {"jsonrpc": "2.0", "id": id, "result": text("x" * arguments.get("bytes", 0) if name == "big" else name)}
+    if name == "wrong":
+        say({**answer, "id": 4242})
+    say(answer)
+    if name == "twice":
+        say(answer)
+
+
+def main():
+    if os.environ.get("PEER_LATE"):
+        wait_for_gate()
+    sys.stderr.write(f"peer {os.getpid()} is here\n")
+    for line in sys.stdin:
+        message = json.loads(line)
+        method, id = message.get("method"), message.get("id")
+        if method == "initialize":
+            say({"jsonrpc": "2.0", "id": id, "result": {
+                "protocolVersion": message["params"]["protocolVersion"],
+                "capabilities": {"tools": {"listChanged": True}},
+                "serverInfo": {"name": "peer", "version": "1"},
+                "xUnknown": 1.0,
+            }})
+        elif method == "tools/list":
+            say({"jsonrpc": "2.0", "id": id, "result": {"tools": tools()}})
+        elif method == "tools/call":
+            call(id, message["params"])
+        elif method == "ping" or method == "resources/subscribe" or method == "logging/setLevel":
+            if method == "resources/subscribe" and "PEER_EFFECTS" in os.environ:
+                with open(os.environ["PEER_EFFECTS"], "a") as effects:
+                    effects.write(f"subscribe {message['params']['uri']} {os.getpid()}\n")
+            say({"jsonrpc": "2.0", "id": id, "result": {}})
+        elif id is not None and method is not None:
+            say({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": f"Method not found: {method}"}})
+
+
+main()

@@ -1,0 +1,243 @@
+//! Shims and the daemon's end over a local socket; the daemon goes and another one comes.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde_json::{Value, json};
+use swarmkeep::{Swarmkeep, core::state::EffectStatus};
+use swarmkeep_mcp::{
+    class::Trust,
+    daemon::Daemon,
+    shim::{self, Ended},
+    wire::{Ask, Hello, VERSION, Wants},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf},
+    net::UnixStream,
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::client::{Outside, PATIENCE, executed, text};
+
+/// A daemon on a store of its own folder.
+struct Running {
+    keep: Swarmkeep,
+    stop: oneshot::Sender<()>,
+    over: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(store: &std::path::Path) -> Self {
+        let keep = Swarmkeep::open(store.to_string_lossy()).await.unwrap();
+        let daemon = Daemon::bind(keep.clone(), &store.join("mcp.sock"), None).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let over = tokio::spawn(daemon.run(async { drop(stopped.await) }));
+        Self { keep, stop, over }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        timeout(PATIENCE, self.over).await.expect("ends in time").unwrap();
+        self.keep.close().await.unwrap();
+    }
+}
+
+struct Shim {
+    to: WriteHalf<DuplexStream>,
+    from: Lines<BufReader<ReadHalf<DuplexStream>>>,
+    over: JoinHandle<Result<(), Ended>>,
+    aside: Vec<Value>,
+}
+
+impl Shim {
+    fn start(outside: &Outside, session: Option<&str>, socket: PathBuf) -> Self {
+        let ask = Ask {
+            client: "0123456789abcdef".into(),
+            session: session.map(str::to_owned),
+            folder: outside.path().display().to_string(),
+            upstream: None,
+            recipe: outside.recipe(),
+            trust: Trust::default(),
+            initialize: None,
+        };
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let (input, output) = tokio::io::split(theirs);
+        let over = tokio::spawn(shim::run(ask, BufReader::new(input), output, move || {
+            let socket = socket.clone();
+            async move { UnixStream::connect(&socket).await }
+        }));
+        let (from, to) = tokio::io::split(ours);
+        Self { to, from: BufReader::new(from).lines(), over, aside: Vec::new() }
+    }
+
+    async fn say(&mut self, line: Value) {
+        self.to.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn call(&mut self, id: u64, tool: &str, arguments: Value) {
+        let params = json!({ "name": tool, "arguments": arguments });
+        self.say(json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params })).await;
+    }
+
+    async fn answer(&mut self, id: u64) -> Value {
+        loop {
+            if let Some(at) = self.aside.iter().position(|line| line["id"] == id) {
+                return self.aside.remove(at);
+            }
+            let line = timeout(PATIENCE, self.from.next_line()).await.expect("in time").unwrap().expect("not over");
+            self.aside.push(serde_json::from_str(&line).unwrap());
+        }
+    }
+
+    async fn initialize(&mut self) -> Value {
+        let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "A client", "version": "1" } });
+        self.say(json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params })).await;
+        let answer = self.answer(0).await;
+        self.say(json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).await;
+        answer
+    }
+}
+
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    timeout(PATIENCE, async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{what} within {PATIENCE:?}"));
+}
+
+#[tokio::test]
+async fn a_client_outlives_the_daemon_and_no_call_is_made_twice() {
+    let outside = Outside::new();
+    let store = tempfile::tempdir().unwrap();
+    let daemon = Running::start(store.path()).await;
+    let mut shim = Shim::start(&outside, None, store.path().join("mcp.sock"));
+    shim.initialize().await;
+    shim.call(1, "pay", json!({})).await;
+    assert_eq!(text(&shim.answer(1).await), "pay");
+    shim.say(json!({ "jsonrpc": "2.0", "id": 90, "method": "resources/subscribe", "params": { "uri": "a:b" } })).await;
+    shim.answer(90).await;
+    shim.call(2, "pay", json!({ "slow": true })).await;
+    until("the call reaches the server", || outside.effects().iter().filter(|(what, _)| what == "pay").count() == 2)
+        .await;
+    // The daemon ends under the call: the client is not told, and its line is offered to the next one.
+    daemon.stop().await;
+    let daemon = Running::start(store.path()).await;
+    let answer = shim.answer(2).await;
+    assert_eq!(executed(&answer), "unknown", "{answer}");
+    shim.call(3, "pay", json!({})).await;
+    assert_eq!(text(&shim.answer(3).await), "pay");
+    assert_eq!(outside.effects().iter().filter(|(what, _)| what == "pay").count(), 3);
+    assert_eq!(shim.aside, Vec::<Value>::new(), "each call has one answer");
+
+    let hash = blake3::hash(outside.path().display().to_string().as_bytes()).to_hex();
+    let folder = outside.path().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned();
+    let name = format!("mcp/{folder}-{}-A-client", &hash[..8]);
+    let session = daemon.keep.get_session(&name).await.unwrap().unwrap_or_else(|| panic!("session {name}"));
+    let state = session.state().await.unwrap();
+    let of_client = |connection: &&std::sync::Arc<swarmkeep::core::state::Connection>| connection.status == "connected";
+    let connection = state.connections.iter().find(of_client).expect("the connection is in the log");
+    assert_eq!(connection.status, "connected");
+    assert!(connection.state.as_str().contains("resources/subscribe"), "{connection:?}");
+    assert!(!connection.recipe.as_str().contains(&outside.path().join("effects").display().to_string()), "no values");
+    assert_eq!(outside.effects().iter().filter(|(what, _)| what == "subscribe").count(), 2, "said again");
+    let of = |status| state.effects.iter().filter(|effect| effect.status == status).count();
+    assert_eq!((of(EffectStatus::OutcomeUnknown), state.effects.len()), (1, 3));
+    shim.to.shutdown().await.unwrap();
+    timeout(PATIENCE, shim.over).await.expect("ends in time").unwrap().unwrap();
+    let session = daemon.keep.get_session(&name).await.unwrap().unwrap();
+    timeout(PATIENCE, async {
+        while session.state().await.unwrap().connections.iter().any(|connection| connection.status != "seen") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("a client that is gone has no connection");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_of_the_one_revision_that_has_them_is_answered_part_by_part() {
+    let outside = Outside::new();
+    let store = tempfile::tempdir().unwrap();
+    let daemon = Running::start(store.path()).await;
+    let mut shim = Shim::start(&outside, Some("work/here"), store.path().join("mcp.sock"));
+    let params = json!({ "protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": { "name": "A client", "version": "1" } });
+    shim.say(json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params })).await;
+    shim.answer(0).await;
+    let call = |id: u64| json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": "pay", "arguments": {} } });
+    shim.say(json!([{ "jsonrpc": "2.0", "method": "notifications/initialized" }, call(1), call(2), 5, call(3)])).await;
+    for id in 1..=3 {
+        assert_eq!(text(&shim.answer(id).await), "pay");
+    }
+    shim.call(4, "pay", json!({})).await;
+    assert_eq!(text(&shim.answer(4).await), "pay");
+    assert_eq!(shim.aside.len(), 1, "what is no message is refused: {:?}", shim.aside);
+    let session = daemon.keep.get_session("work/here").await.unwrap().unwrap();
+    assert_eq!(session.state().await.unwrap().effects.len(), 4);
+    shim.to.shutdown().await.unwrap();
+    timeout(PATIENCE, shim.over).await.expect("ends in time").unwrap().unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_input_gets_its_answers() {
+    let outside = Outside::new();
+    let store = tempfile::tempdir().unwrap();
+    let daemon = Running::start(store.path()).await;
+    let mut shim = Shim::start(&outside, Some("work/here"), store.path().join("mcp.sock"));
+    shim.initialize().await;
+    shim.call(1, "pay", json!({})).await;
+    shim.to.shutdown().await.unwrap();
+    assert_eq!(text(&shim.answer(1).await), "pay");
+    timeout(PATIENCE, shim.over).await.expect("ends in time").unwrap().unwrap();
+    let session = daemon.keep.get_session("work/here").await.unwrap().expect("the session that was named");
+    assert_eq!(session.state().await.unwrap().effects.len(), 1);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_daemon_refuses_the_client_is_told_by_the_shims_end() {
+    let outside = Outside::new();
+    let store = tempfile::tempdir().unwrap();
+    let daemon = Running::start(store.path()).await;
+    let mut shim = Shim::start(&outside, Some("work/na me"), store.path().join("mcp.sock"));
+    shim.say(json!({ "jsonrpc": "2.0", "id": 0, "method": "ping" })).await;
+    let ended = timeout(PATIENCE, shim.over).await.expect("ends in time").unwrap();
+    assert!(matches!(&ended, Err(Ended::Refused(why)) if why.contains("na me")), "{ended:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn links_are_listed_while_they_last() {
+    let outside = Outside::new();
+    let store = tempfile::tempdir().unwrap();
+    let socket = store.path().join("mcp.sock");
+    let daemon = Running::start(store.path()).await;
+    let mut shim = Shim::start(&outside, Some("work/here"), socket.clone());
+    shim.initialize().await;
+    let status = async || {
+        let mut stream = UnixStream::connect(&socket).await.unwrap();
+        let hello = serde_json::to_string(&Hello { version: VERSION, wants: Wants::Status }).unwrap();
+        stream.write_all(format!("{hello}\n").as_bytes()).await.unwrap();
+        let line = BufReader::new(stream).lines().next_line().await.unwrap().unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()
+    };
+    let links = status().await;
+    assert_eq!(links["links"][0]["session"], "work/here");
+    assert_eq!(links["links"][0]["client"], "A-client");
+    assert_eq!(links["links"][0]["link"]["phase"], "connected");
+    shim.to.shutdown().await.unwrap();
+    timeout(PATIENCE, shim.over).await.expect("ends in time").unwrap().unwrap();
+    timeout(PATIENCE, async {
+        while status().await["links"] != json!([]) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the link is gone from the list");
+    daemon.stop().await;
+}

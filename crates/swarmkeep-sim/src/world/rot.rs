@@ -1,0 +1,89 @@
+//! Bytes that change on the disk: of a large blob, of which there is one file, and of second copies. What is read of it is
+//! said to be damaged; nothing else suffers; whoever runs the store puts the blob's file back from a copy.
+
+use std::path::{Path, PathBuf};
+
+use swarmkeep::{BlobId, lock};
+
+use super::{Event, World, faults::Mend};
+use crate::{
+    client::Ask,
+    holder::{STORE, id},
+};
+
+/// A blob's file, as it was.
+pub(super) struct Rotten {
+    pub(super) session: usize,
+    blob: BlobId,
+    bytes: Vec<u8>,
+}
+
+impl World {
+    fn home(&self) -> PathBuf {
+        lock::home_on(&self.disk, Path::new(STORE))
+    }
+
+    fn blob_file(&self, session: usize, blob: BlobId) -> PathBuf {
+        self.home().join("blobs").join(id(session).to_string()).join(blob.to_string())
+    }
+
+    /// Some bytes of a file change.
+    pub(super) fn rots(&mut self) {
+        let kept = self.home().join("kept");
+        let kept: Vec<PathBuf> = self
+            .disk
+            .files()
+            .into_iter()
+            .filter(|path| path.starts_with(&kept) && path.extension().is_none_or(|end| end != "part"))
+            .collect();
+        let owed = self.oracle.sessions.iter().enumerate();
+        let owed: Vec<(usize, BlobId)> =
+            owed.flat_map(|(session, known)| known.blobs.iter().map(move |blob| (session, *blob))).collect();
+        let files: Vec<(usize, BlobId, Vec<u8>)> = owed
+            .into_iter()
+            .filter_map(|(session, blob)| Some((session, blob, self.disk.contents(&self.blob_file(session, blob))?)))
+            .collect();
+        match (files.is_empty(), kept.is_empty()) {
+            (true, true) => {}
+            (false, _) if kept.is_empty() || self.draw.one_in(2) => {
+                let (session, blob, bytes) = files[self.draw.below(files.len())].clone();
+                let path = self.blob_file(session, blob);
+                self.harm(&path);
+                self.rotten = Some(Rotten { session, blob, bytes });
+                self.oracle.rotten = Some((session, blob));
+                let until = 200 + self.draw.below(3_000) as u64;
+                self.at(until, Event::Mend(Mend::Rot));
+            }
+            _ => {
+                let path = kept[self.draw.below(kept.len())].clone();
+                self.harm(&path);
+                self.copy_rotted = true;
+            }
+        }
+    }
+
+    fn harm(&mut self, path: &Path) {
+        let length = self.disk.contents(path).map_or(0, |bytes| bytes.len());
+        let (at, run) = (self.draw.below(length), [1, 16, 4_096][self.draw.below(3)]);
+        self.say(format_args!("{} rots from byte {at} on, {run} bytes", path.display()));
+        self.figures.rotten += 1;
+        self.disk.alter(path, |bytes| bytes.iter_mut().skip(at).take(run).for_each(|byte| *byte ^= 0x55));
+    }
+
+    /// The blob's file is put back, unless somebody who brought the same content did so.
+    pub(super) fn puts_back(&mut self) {
+        let Some(Rotten { session, blob, bytes }) = self.rotten.take() else { return };
+        self.oracle.rotten = None;
+        let path = self.blob_file(session, blob);
+        self.disk.alter(&path, |rotten| *rotten = bytes);
+    }
+
+    pub(super) fn is_rotten(&self, ask: &Ask) -> bool {
+        matches!(ask, Ask::Fetch { session, blob } if self.oracle.rotten == Some((*session, *blob)))
+    }
+
+    /// Whether the findings of a proof are of what is known to have rotted.
+    pub(super) fn are_known(&self, findings: &[String]) -> bool {
+        findings.iter().all(|finding| self.copy_rotted && finding.contains("a second copy is damaged"))
+    }
+}

@@ -1,0 +1,104 @@
+//! The damaged sessions of a store that nobody holds: what the next start would do about each. Reads only.
+
+use std::{collections::BTreeSet, io, path::Path, sync::Arc};
+
+use swarmkeep_core::{
+    SessionId,
+    log::{LogError, Position, Remove},
+    recovery::{Plan, Policy, plan},
+};
+use swarmkeep_sqlite::{ReaderPool, RecordsReader};
+
+use super::{
+    case::Cases,
+    lane::Lanes,
+    open::lost_cases,
+    quarantine::Quarantine,
+    recover::unkept,
+    sight::{EachKept, Places},
+};
+use crate::{
+    disk::{Disk, OpenHow},
+    journal::{
+        Entry, Inspection, StoreId,
+        kept::{self, KeptFile},
+    },
+};
+
+/// The plans of all sessions that are not well, and how many were looked at.
+pub(crate) fn plans(
+    disk: Arc<dyn Disk>,
+    store_dir: &Path,
+    store: StoreId,
+    records: &ReaderPool,
+    found: &Inspection,
+    policy: Policy,
+) -> Result<(u64, Vec<Plan>), LogError> {
+    let (lanes, quarantine) = (Lanes::new(), Quarantine::new(disk.clone(), store_dir));
+    let (cases, _) = Cases::look(disk.clone(), store_dir).map_err(|error| unkept(&error))?;
+    for damage in quarantine.sessions().map_err(|error| unkept(&error))? {
+        lanes.set_aside(damage);
+    }
+    let mut leaving = BTreeSet::new();
+    for entry in found.unapplied.iter().flat_map(|frame| &frame.entries) {
+        match entry {
+            Entry::Records(group) => {
+                leaving.remove(&group.session);
+                lanes.durable(group);
+            }
+            Entry::Remove { session, what: Remove::All, .. } => {
+                leaving.insert(*session);
+                lanes.leaves(*session);
+            }
+            _ => {}
+        }
+    }
+    let noted = lost_cases(found, &lanes, &cases, |session, case| {
+        cases.remember(session, case);
+        Ok(())
+    });
+    noted.map_err(|error| unkept(&error))?;
+    cases.aside().into_iter().for_each(|damage| lanes.set_aside(damage));
+
+    let all = records.read_unhurried(|connection| RecordsReader::new(connection).session_ids())?;
+    let mut sessions: BTreeSet<SessionId> = all.into_iter().chain(lanes.ahead()).collect();
+    sessions.extend(lanes.all_aside().iter().filter_map(|damage| damage.session));
+    let kept = |each: &mut EachKept<'_>| search_kept(disk.as_ref(), store_dir, store, each);
+    let places = Places {
+        disk: disk.as_ref(),
+        store_dir,
+        store,
+        records,
+        quarantine: &quarantine,
+        lanes: &lanes,
+        extents: found.extents(),
+        through: Position(found.next.0.saturating_sub(1)),
+        kept: &kept,
+        is_closed: true,
+    };
+    let mut plans = Vec::new();
+    for session in sessions.iter().filter(|session| !leaving.contains(session)) {
+        let case = cases.get(*session).unwrap_or_default();
+        let Some(sight) = places.look(*session, &case)? else { continue };
+        let made = plan(&sight.seen, policy);
+        if !made.is_plain() || sight.is_aside {
+            plans.push(made);
+        }
+    }
+    Ok((sessions.len() as u64, plans))
+}
+
+/// The second copies, newest first; one that cannot be read is none.
+fn search_kept(disk: &dyn Disk, store_dir: &Path, store: StoreId, each: &mut EachKept<'_>) {
+    let folder = store_dir.join("kept");
+    let mut names = disk.list(&folder).unwrap_or_default();
+    names.retain(|name| kept::file_positions(name).is_some());
+    names.sort_unstable();
+    for name in names.iter().rev() {
+        let file = disk.open(&folder.join(name), OpenHow::Read).map_err(io::Error::other);
+        let Ok(Ok(file)) = file.map(|file| KeptFile::read(file, store)) else { continue };
+        if matches!(each(&file), Ok(true)) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What an embedded store is asked about its damaged sessions: plans, recoveries, decisions.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use swarmkeep_core::{Error, Seq, SessionId, log::LogError, recovery::Plan};
+
+use super::{
+    EmbeddedLog,
+    case::Case,
+    is_of_the_file,
+    recover::{Above, Outcome, Why, unkept},
+};
+use crate::{damage, recovery::SessionRecovery};
+
+impl EmbeddedLog {
+    /// Recovers a session: what is damaged of it is put right from wherever it stands a second time. What was replaced is
+    /// in quarantine. One that waits for a decision is tried again, with all attempts.
+    ///
+    /// `None`: nothing is wrong with it that is not known already.
+    ///
+    /// # Errors
+    /// What records.db and the disk say. What could not be put right is in the answer.
+    pub async fn recover(&self, session: SessionId) -> Result<Option<SessionRecovery>, Error> {
+        self.run_recovery(session, Why::Asked).await
+    }
+
+    /// [`EmbeddedLog::recover`], and `by` accepts what that loses: the session ends where it can be had up to, and takes
+    /// writes again. What comes after is kept in quarantine.
+    ///
+    /// # Errors
+    /// As [`EmbeddedLog::recover`].
+    pub async fn accept_loss(&self, session: SessionId, by: &str) -> Result<Option<SessionRecovery>, Error> {
+        self.run_recovery(session, Why::Accepted(by.to_owned())).await
+    }
+
+    /// What a recovery of a session would do and lose; `None`: nothing is wrong with it that is not known already. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// What records.db and the disk say.
+    pub async fn plan(&self, session: SessionId, accept_loss: bool) -> Result<Option<Plan>, Error> {
+        self.mender.clone().plan(session, accept_loss).await.map_err(damage::log)
+    }
+
+    async fn run_recovery(&self, session: SessionId, why: Why) -> Result<Option<SessionRecovery>, Error> {
+        let mut recovered = self.mender.clone().recover(session, why.clone()).await;
+        if let Err(LogError::Corrupt(damage)) = &recovered
+            && is_of_the_file(damage)
+        {
+            self.remake_records(damage).await;
+            recovered = self.mender.clone().recover(session, why).await;
+        }
+        match recovered.map_err(damage::log)? {
+            Outcome::Nothing => Ok(None),
+            Outcome::Recovered(recovery) | Outcome::Waits(recovery) => Ok(Some(*recovery)),
+        }
+    }
+
+    /// The newest recovery of a session that waits for a person's decision.
+    #[must_use]
+    pub fn decision(&self, session: SessionId) -> Option<SessionRecovery> {
+        self.mender.cases.see(session, |case| case.recovery.clone().filter(SessionRecovery::waits)).flatten()
+    }
+
+    /// Whether a session waits for a person's decision.
+    #[must_use]
+    pub fn needs_decision(&self, session: SessionId) -> bool {
+        self.mender.cases.see(session, Case::waits).unwrap_or_default()
+    }
+
+    /// The newest recovery of every session that ever needed one.
+    #[must_use]
+    pub fn session_recoveries(&self) -> Vec<SessionRecovery> {
+        let mut all = self.mender.cases.each(|_, case| case.recovery.clone());
+        all.sort_by_key(|recovery| (std::cmp::Reverse(recovery.ended_at_ms.unwrap_or(u64::MAX)), recovery.session));
+        all
+    }
+
+    /// Sessions whose recovery was interrupted, or that were met damaged and not looked into.
+    pub(crate) fn unfinished(&self) -> Vec<SessionId> {
+        self.mender.cases.each(|session, case| case.is_open().then_some(session))
+    }
+
+    /// Records as records.db has them. Of a session that is set aside as far as they can be had, whatever is wrong further on:
+    /// nothing when there is nothing more.
+    pub(super) fn stored(&self, session: SessionId, after: Seq, max_bytes: usize) -> Result<Bytes, LogError> {
+        if !self.is_set_aside(session) {
+            return self.read_records(|records| records.read(session, after, max_bytes));
+        }
+        match self.read_records(|records| records.read_left(session, after, max_bytes)) {
+            Err(LogError::Corrupt(damage)) if !is_of_the_file(&damage) => Ok(Bytes::new()),
+            read => read,
+        }
+    }
+
+    /// Every session there is, and every one of which something is known to be damaged. Over a damaged row of one, the
+    /// others are still listed. Blocks.
+    ///
+    /// # Errors
+    /// What records.db says.
+    pub(crate) fn all_sessions(&self) -> Result<BTreeSet<SessionId>, Error> {
+        let mut all = BTreeSet::from_iter(self.sessions_ahead());
+        all.extend(self.lanes.all_aside().iter().filter_map(|damage| damage.session));
+        all.extend(self.read_records(|records| records.session_ids()).map_err(damage::log)?);
+        Ok(all)
+    }
+
+    /// Goes on with a recovery that was interrupted: as another attempt.
+    pub(crate) async fn take_up(&self, session: SessionId) -> Result<Option<SessionRecovery>, Error> {
+        let cause = self.mender.cases.see(session, |case| case.cause.clone()).unwrap_or_default();
+        self.run_recovery(session, Why::Met(cause)).await
+    }
+
+    /// A recovery that is over and not yet in the session's own history.
+    pub(crate) fn unnoted(&self, session: SessionId) -> Option<SessionRecovery> {
+        let take = |case: &Case| case.recovery.clone().filter(|last| last.is_over() && !case.is_noted);
+        self.mender.cases.see(session, take).flatten()
+    }
+
+    /// It is in the session's own history. Blocks.
+    pub(crate) fn noted(&self, session: SessionId) -> Result<(), Error> {
+        let note = || match self.mender.cases.get(session) {
+            Some(case) => {
+                self.mender.cases.put(session, &Case { is_noted: true, ..case }).map_err(|error| unkept(&error))
+            }
+            None => Ok(()),
+        };
+        self.mender.while_open(note).map_err(damage::log)
+    }
+
+    /// Recoveries that ended just before the store did are in the history, as all others.
+    pub(crate) async fn report_again(&self) {
+        self.mender.report_again().await;
+    }
+
+    /// Returns when no recovery is under way, and none begins any more: the store is about to close. One that was cut short
+    /// is taken up at the next start.
+    pub async fn end_recoveries(&self) {
+        self.mender.stop().await;
+    }
+
+    /// Tells whoever has sessions in RAM what happens to them here.
+    pub(crate) fn set_above(&self, above: Box<dyn Above>) {
+        let _ = self.mender.above.set(above);
+    }
+
+    /// Mends every session whose own row is damaged: over such a row sessions cannot be listed. True: now they can be.
+    pub async fn mend_session_rows(&self) -> bool {
+        let mut met = BTreeSet::new();
+        loop {
+            let damage = match self.read_records(|records| records.sessions(None, usize::MAX).map(drop)) {
+                Ok(()) => return true,
+                Err(LogError::Corrupt(damage)) => damage,
+                Err(_) => return false,
+            };
+            let session = damage.iter().find_map(|damage| damage.session).filter(|session| met.insert(*session));
+            let Some(session) = session else { return false };
+            let why = Why::Met("its row is damaged".into());
+            if let Err(error) = self.mender.clone().recover(session, why).await {
+                tracing::error!(%session, %error, "a damaged session row could not be put right");
+            }
+        }
+    }
+
+    /// What was mended since the start.
+    #[must_use]
+    pub fn repairs(&self) -> Vec<crate::Repair> {
+        self.mender.repairs()
+    }
+}
