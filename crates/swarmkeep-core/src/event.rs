@@ -501,4 +501,14 @@ impl Event {
                 | Self::Interrupted { .. }
         )
     }
+
+    /// The blobs that it introduces or refers to.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
+        let (base, named) = match self {
+            Self::SessionForked { base, .. } | Self::SessionRewound { base, .. } => (Some(*base), None),
+            Self::Custom { blobs, .. } => (None, Some(blobs)),
+            _ => (None, None),
+        };
+        base.into_iter().chain(named.into_iter().flat_map(BTreeMap::values).copied())
+    }
 }

@@ -45,7 +45,12 @@ impl BlobFiles {
                 disk.remove(&dir.join(name))?;
             }
         }
-        Ok(Self { disk, dir, temporary: AtomicU64::new(0) })
+        Ok(Self::at(disk, store_dir))
+    }
+
+    /// The blobs of a store that may have another holder: nothing is made or removed.
+    pub(crate) fn at(disk: Arc<dyn Disk>, store_dir: &Path) -> Self {
+        Self { disk, dir: store_dir.join("blobs"), temporary: AtomicU64::new(0) }
     }
 
     /// Keeps a blob; durable when this returns. The same blob again changes nothing.

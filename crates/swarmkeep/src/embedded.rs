@@ -291,6 +291,24 @@ impl EmbeddedLog {
         }
     }
 
+    fn stored_blob(&self, session: SessionId, id: BlobId) -> LogFuture<'_, Bytes> {
+        self.or_recovered(session, move |log| {
+            if let Some(blob) = log.lanes.blob(session, id) {
+                return match is_file(&blob) {
+                    true => log.blobs.get(session, id),
+                    false => Ok(blob.bytes),
+                };
+            }
+            if log.lanes.is_leaving(session) {
+                return Err(LogError::NotFound);
+            }
+            match log.read_records(|records| records.blob(session, id))? {
+                Some(bytes) => Ok(bytes),
+                None => log.blobs.get(session, id),
+            }
+        })
+    }
+
     /// Has records.db made again, which SQLite cannot read. Returns when that is done, or cannot be.
     async fn remake_records(&self, damage: &[Damage]) {
         let mut said: Vec<String> = damage.iter().map(ToString::to_string).collect();
@@ -695,19 +713,19 @@ impl Log for EmbeddedLog {
     }
 
     fn blob(&self, session: SessionId, id: BlobId) -> LogFuture<'_, Bytes> {
-        self.or_recovered(session, move |log| {
-            if let Some(blob) = log.lanes.blob(session, id) {
-                return match is_file(&blob) {
-                    true => log.blobs.get(session, id),
-                    false => Ok(blob.bytes),
-                };
+        Box::pin(async move {
+            let stored = self.stored_blob(session, id).await;
+            if !matches!(stored, Err(LogError::NotFound)) || self.lanes.is_leaving(session) {
+                return stored;
             }
-            if log.lanes.is_leaving(session) {
-                return Err(LogError::NotFound);
-            }
-            match log.read_records(|records| records.blob(session, id))? {
-                Some(bytes) => Ok(bytes),
-                None => log.blobs.get(session, id),
+            let Some(seq) = self.mender.missing(session, id).await? else { return stored };
+            let what = format!("blob {id} is not there");
+            let damage = vec![Damage { session: Some(session), seqs: Some(seq.0..=seq.0), what }];
+            // Whatever comes of it: if it stands elsewhere, it is here now.
+            self.mender.met(session, &damage).await;
+            match self.stored_blob(session, id).await {
+                Err(LogError::NotFound) => Err(LogError::Corrupt(damage)),
+                stored => stored,
             }
         })
     }

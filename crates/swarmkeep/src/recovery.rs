@@ -89,8 +89,8 @@ pub struct Repair {
     pub first: Option<u64>,
     /// Last seq.
     pub last: Option<u64>,
-    /// Where the good copy came from: `journal`, `kept`, `row` (the damaged row itself had it), `quarantine`, `records`
-    /// (what is made of them).
+    /// Where the good copy came from: `journal`, `kept`, `row` (the damaged row itself had it), `quarantine`, `blobs` (its file),
+    /// `records` (what is made of them).
     pub from: String,
 }
 

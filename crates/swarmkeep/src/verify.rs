@@ -1,12 +1,16 @@
 //! Proof of G2 and G3 on a live store: every way to a session's state leads to the same bytes.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::Serialize;
 use swarmkeep_core::{
     Error, ErrorKind, Hash, Seq, SessionId, State,
     query::{LIMIT_MAX, Of, Query},
-    record, tabulate,
+    record::{self, Record},
+    tabulate,
 };
 
 use crate::{Repair, Swarmkeep, damage, embedded, keep::Engine};
@@ -279,9 +283,11 @@ impl Engine {
     async fn verify_session(self: &Arc<Self>, id: SessionId, report: &mut VerifyReport) -> Result<(), Error> {
         report.sessions += 1;
         let mut finding = |place, what: String| report.findings.push(Finding { session: Some(id), place, what });
+        let mut held = None;
         if let Some(embedded) = &self.embedded {
             match embedded.verify_stored(id) {
                 Ok(stored) => {
+                    held = Some(stored.held);
                     report.checkpoints += stored.checkpoints;
                     for damage in stored.damage {
                         finding("log", damage.to_string());
@@ -311,10 +317,16 @@ impl Engine {
         };
         let until = resident.head.seq;
         let mut base = Seq::ZERO;
+        let mut referred = BTreeMap::new();
+        let mut see = |record: &Record| {
+            for blob in record.body.iter().flat_map(|body| body.event.blobs()) {
+                referred.entry(blob).or_insert(record.seq);
+            }
+        };
         let folded = match self.oldest_kept(id).await {
             Ok(oldest) => {
                 base = oldest.head.seq;
-                self.fold_from(id, oldest, until).await
+                self.fold_seeing(id, oldest, until, &mut see).await
             }
             Err(error) => Err(error),
         };
@@ -335,6 +347,13 @@ impl Engine {
                 }
             }
             Err(error) => finding("log", error.to_string()),
+        }
+        for (blob, seq) in referred {
+            // One that came after what is stored was looked at is in the journal.
+            let is_held = held.as_ref().is_none_or(|held| held.contains(&blob));
+            if !is_held && let Err(error) = self.log.blob(id, blob).await {
+                finding("blob", format!("{blob}, which record {seq} refers to: {error}"));
+            }
         }
         // They were waited for once: not again for every session.
         if report.behind.is_some() {

@@ -70,7 +70,8 @@ struct Subject {
     folder: tempfile::TempDir,
     state: Hash,
     records: Vec<Hash>,
-    blob: Blob,
+    /// One in a row, and one in a file.
+    blobs: [Blob; 2],
 }
 
 /// Everything that was written by somebody: that it was recovered is a record, too.
@@ -95,8 +96,10 @@ async fn subject(keep_bytes: u64) -> Subject {
     let session = keep.open_session("s").await.unwrap();
     let other = keep.open_session("other").await.unwrap();
     let text: String = (0..3_000u32).map(|n| format!("{n:x}")).collect();
-    let blob = Blob::new(text.into_bytes().into());
-    session.put_blob("small", blob.bytes.clone(), Actor::system(), None).await.unwrap();
+    let blobs = [Blob::new(text.clone().into_bytes().into()), Blob::new(text.repeat(10).into_bytes().into())];
+    for blob in &blobs {
+        session.put_blob("content", blob.bytes.clone(), Actor::system(), None).await.unwrap();
+    }
     for n in 0..RECORDS {
         session.submit(record(n)).await.unwrap();
         if n % 10 == 0 {
@@ -122,7 +125,7 @@ async fn subject(keep_bytes: u64) -> Subject {
         }
         keep.close().await.unwrap();
     }
-    Subject { folder, state, records, blob }
+    Subject { folder, state, records, blobs }
 }
 
 fn within(folder: &Path, work: impl FnOnce(&Connection)) {
@@ -149,10 +152,10 @@ async fn comes_back(subject: &Subject, what: &str, damage: impl FnOnce(&Connecti
     let (state, records) = read(&session).await.unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(state, subject.state, "{what}");
     assert_eq!(records, subject.records, "{what}");
-    assert_eq!(
-        session.blob(subject.blob.id).await.unwrap_or_else(|error| panic!("{what}: {error}")),
-        subject.blob.bytes
-    );
+    for blob in &subject.blobs {
+        let bytes = session.blob(blob.id).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(bytes, blob.bytes, "{what}");
+    }
     keep.wait_ready().await;
     // What nobody met (a checkpoint, a row nobody asked for) is put right when it is asked for.
     let report = keep.repair(None, |_| {}).await.unwrap();
@@ -245,6 +248,7 @@ async fn a_damaged_session_row_checkpoint_or_blob_is_put_right() {
         ("checkpoint", "UPDATE checkpoints SET bytes = zeroblob(length(bytes)) WHERE session = ?1"),
         ("checkpoint's hash", "UPDATE checkpoints SET hash = zeroblob(32) WHERE session = ?1"),
         ("blob", "UPDATE blobs SET bytes = zeroblob(length(bytes)) WHERE session = ?1"),
+        ("blob's row", "DELETE FROM blobs WHERE session = ?1"),
         ("blob's length", "UPDATE blobs SET raw_len = raw_len + 1 WHERE session = ?1"),
     ] {
         comes_back(&subject, what, |connection| {

@@ -3,6 +3,8 @@
 //! Where the good records come from is not known here. What fits is: a gap names the hash of the record before it and of
 //! its own last one, so that nothing but the records that stood there can fill it.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params, types::ValueRef};
 use swarmkeep_core::{
@@ -42,6 +44,8 @@ pub struct Survey {
     pub checkpoints: Vec<BadRow>,
     /// Blobs that are not what their rows say.
     pub blobs: Vec<BadRow>,
+    /// Blobs that records refer to, and that are in no row which can be used: each with the record that does so first.
+    pub missing: BTreeMap<BlobId, Seq>,
     /// Rows of records that verify: the first seq of each, and where it ends. Ascending.
     pub good: Vec<(u64, Head)>,
     /// Checkpoints that verify: where they stand, and their bytes unpacked.
@@ -61,6 +65,7 @@ impl Survey {
             && self.gaps.is_empty()
             && self.checkpoints.is_empty()
             && self.blobs.is_empty()
+            && self.missing.is_empty()
     }
 }
 
@@ -123,6 +128,8 @@ pub(super) struct Good {
     before: Hash,
     end: Head,
     id: i64,
+    /// Blobs that its records refer to.
+    blobs: Vec<(BlobId, Seq)>,
 }
 
 impl RecordsReader<'_> {
@@ -186,7 +193,12 @@ impl RecordsReader<'_> {
         let mut rows = statement.query([session.0])?;
         while let Some(found) = rows.next()? {
             match examine(found, session) {
-                Some(chunk) => good.push(chunk),
+                Some(chunk) => {
+                    for (blob, seq) in &chunk.blobs {
+                        survey.missing.entry(*blob).or_insert(*seq);
+                    }
+                    good.push(chunk);
+                }
                 None => survey.chunks.push(bad_chunk(found)?),
             }
         }
@@ -323,8 +335,10 @@ impl RecordsReader<'_> {
         let mut rows = statement.query([session.0])?;
         while let Some(found) = rows.next()? {
             let id = row::fixed(found, 3).map(BlobId);
-            let whole = id.as_ref().is_ok_and(|id| read::read_blob(session, *id, found).is_ok());
-            if !whole {
+            let whole = id.as_ref().ok().filter(|id| read::read_blob(session, **id, found).is_ok());
+            if let Some(id) = whole {
+                survey.missing.remove(id);
+            } else {
                 let stored = blob_of(found, 2)?;
                 let salvaged = salvage(number(found, 1)?, number(found, 0)?, &stored);
                 survey.blobs.push(BadRow { id: found.get(4)?, stored, salvaged, blob: id.ok(), seq: None });
@@ -527,16 +541,21 @@ pub(super) fn examine(found: &Row<'_>, session: SessionId) -> Option<Good> {
     let chunk = Chunk::read(found, session).ok()?;
     let mut head: Option<Head> = None;
     let mut before = Hash::default();
+    let mut blobs = Vec::new();
     for view in record::iter(&chunk.raw) {
         let view = view.ok()?;
         let at = head.unwrap_or_else(|| {
             before = view.previous();
             Head { seq: Seq(chunk.first.saturating_sub(1)), hash: before, time_ms: 0 }
         });
-        head = Some(view.follows(session, at).ok()?);
+        let stands = view.follows(session, at).ok()?;
+        // A body that this version cannot read is no damage.
+        let body = view.decode_verified(stands).ok().and_then(|record| record.body);
+        blobs.extend(body.iter().flat_map(|body| body.event.blobs()).map(|blob| (blob, stands.seq)));
+        head = Some(stands);
     }
     let end = head.filter(|head| head.seq.0 == chunk.last)?;
-    Some(Good { first: chunk.first, before, end, id: chunk.id })
+    Some(Good { first: chunk.first, before, end, id: chunk.id, blobs })
 }
 
 pub(super) fn bad_chunk(found: &Row<'_>) -> Result<BadRow> {

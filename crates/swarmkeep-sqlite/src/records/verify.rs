@@ -1,5 +1,7 @@
 //! Proving that what is stored is what was written.
 
+use std::collections::BTreeSet;
+
 use swarmkeep_core::{BlobId, Seq, SessionId, log::Damage};
 
 use super::{RecordsReader, chunk::Chunk, read, row::SessionRow};
@@ -16,6 +18,8 @@ pub struct SessionReport {
     pub checkpoints: u64,
     /// Blobs that verify; those in files of their own are not looked at.
     pub blobs: u64,
+    /// All that have a row.
+    pub held: BTreeSet<BlobId>,
     /// Blobs that are in files of their own, with their lengths, for whoever has the files.
     pub files: Vec<(BlobId, u64)>,
     /// Everything that does not hold.
@@ -69,6 +73,7 @@ impl RecordsReader<'_> {
         let mut rows = statement.query([session.0])?;
         while let Some(found) = rows.next()? {
             let id = BlobId(super::row::fixed(found, 3)?);
+            report.held.insert(id);
             match read::read_blob(session, id, found) {
                 Ok(Some(_)) => report.blobs += 1,
                 Ok(None) => report.files.push((id, super::row::unsigned(found, 0)?)),

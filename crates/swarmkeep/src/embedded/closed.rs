@@ -18,6 +18,7 @@ use super::{
     sight::{EachKept, Places},
 };
 use crate::{
+    blobs::BlobFiles,
     disk::{Disk, OpenHow},
     journal::{
         Entry, Inspection, StoreId,
@@ -64,12 +65,14 @@ pub(crate) fn plans(
     let mut sessions: BTreeSet<SessionId> = all.into_iter().chain(lanes.ahead()).collect();
     sessions.extend(lanes.all_aside().iter().filter_map(|damage| damage.session));
     let kept = |each: &mut EachKept<'_>| search_kept(disk.as_ref(), store_dir, store, each);
+    let blobs = BlobFiles::at(disk.clone(), store_dir);
     let places = Places {
         disk: disk.as_ref(),
         store_dir,
         store,
         records,
         quarantine: &quarantine,
+        blobs: &blobs,
         lanes: &lanes,
         extents: found.extents(),
         through: Position(found.next.0.saturating_sub(1)),

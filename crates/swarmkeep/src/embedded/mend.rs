@@ -33,6 +33,8 @@ pub(super) struct Found {
     /// there are two; the one of the later epoch and time is the one that stands.
     next: BTreeMap<(u64, Hash), (Hash, (u64, u64))>,
     pub(super) blobs: BTreeMap<BlobId, (Seq, Bytes, &'static str)>,
+    /// Blobs without a row that can be used, and with a file that verifies: its length.
+    pub(super) files: BTreeMap<BlobId, u64>,
 }
 
 impl Found {
@@ -58,6 +60,10 @@ impl Found {
         if !blob.bytes.is_empty() && *blake3::hash(&blob.bytes).as_bytes() == blob.id.0 {
             self.blobs.entry(blob.id).or_insert_with(|| (seq, blob.bytes.clone(), from));
         }
+    }
+
+    pub(super) fn has_blob(&self, id: &BlobId) -> bool {
+        self.blobs.contains_key(id) || self.files.contains_key(id)
     }
 
     /// Records from `first` on that follow the one with this hash, up to `last`.
@@ -154,13 +160,19 @@ impl Places<'_> {
         for (.., bytes) in groups {
             found.add(session, bytes, "quarantine");
         }
-        if gaps.is_empty() && survey.blobs.is_empty() {
+        let wants_blobs = !survey.blobs.is_empty() || !survey.missing.is_empty();
+        if gaps.is_empty() && !wants_blobs {
             return Ok(found);
         }
         let wanted = |first: u64, last: u64| {
-            !survey.blobs.is_empty()
+            wants_blobs
                 || gaps.iter().any(|gap| first <= gap.last.map_or(u64::MAX, |(last, _)| last) && last >= gap.first)
         };
+        for id in survey.missing.keys() {
+            if let Ok(bytes) = self.blobs.get(session, *id) {
+                found.files.insert(*id, bytes.len() as u64);
+            }
+        }
         self.search_journal(session, &wanted, &mut found);
         (self.kept)(&mut |file| {
             for run in file.runs.iter().filter(|run| run.session == session) {

@@ -10,7 +10,7 @@ mod ending;
 mod steps;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc, OnceLock,
@@ -21,7 +21,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use swarmkeep_core::{
-    Seq, SessionId, State,
+    BlobId, Seq, SessionId, State,
     clock::Clock,
     log::{Damage, LogError, LogFuture, Refused, Watchers},
     recovery::{Plan, Policy, Ranges, Step, plan, validate},
@@ -99,6 +99,8 @@ pub(super) struct Made {
     closed: RwLock<bool>,
     /// Met and looked into since the start: what could not be put right then cannot be now.
     tried: Mutex<BTreeSet<SessionId>>,
+    /// Blobs that were missing when somebody first asked for one that is not there.
+    missing: Mutex<BTreeMap<SessionId, Arc<BTreeMap<BlobId, Seq>>>>,
     repairs: Mutex<Vec<Repair>>,
     number: AtomicU64,
 }
@@ -110,6 +112,7 @@ impl Default for Made {
             stopping: level::Sender::new(false),
             closed: RwLock::new(false),
             tried: Mutex::default(),
+            missing: Mutex::default(),
             repairs: Mutex::default(),
             number: AtomicU64::new(0),
         }
@@ -154,6 +157,7 @@ impl Mender {
     /// records.db is another one: what could not be put right may be now.
     pub(super) fn forget_tried(&self) {
         self.made.tried.lock().clear();
+        self.made.missing.lock().clear();
     }
 
     /// Everything that was repaired since the start.
@@ -178,6 +182,24 @@ impl Mender {
                 Met::AsBefore
             }
         }
+    }
+
+    /// The record that refers to a blob which is not there; `None`: none does. A session is looked through for that once
+    /// since the start: any caller may ask for a blob that never was.
+    pub(super) async fn missing(self: &Arc<Self>, session: SessionId, blob: BlobId) -> Result<Option<Seq>, LogError> {
+        let known = self.made.missing.lock().get(&session).cloned();
+        let missing = match known {
+            Some(missing) => missing,
+            None => {
+                let survey = self.off(move |mender| mender.read(|records| records.survey(session))).await;
+                let missing = match survey {
+                    Err(LogError::NotFound) => BTreeMap::new(),
+                    survey => survey?.missing,
+                };
+                self.made.missing.lock().entry(session).or_insert_with(|| Arc::new(missing)).clone()
+            }
+        };
+        Ok(missing.get(&blob).copied())
     }
 
     /// Recovers a session. Whoever asks may stop waiting for it: what was begun goes on.

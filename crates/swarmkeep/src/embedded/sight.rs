@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use bytes::Bytes;
 use swarmkeep_core::{
-    Seq, SessionId,
+    BlobId, Seq, SessionId,
     log::{Blob, Head, LogError, Position},
     record,
     recovery::{Finding, FindingKind, Plan, Range, Ranges, Seen, SeenCheckpoint, SeenPart},
@@ -21,6 +21,7 @@ use super::{
     recover::{Mender, unkept},
 };
 use crate::{
+    blobs::BlobFiles,
     disk::Disk,
     journal::{
         Extent, StoreId,
@@ -44,6 +45,7 @@ pub(super) struct Places<'a> {
     pub(super) store: StoreId,
     pub(super) records: &'a ReaderPool,
     pub(super) quarantine: &'a Quarantine,
+    pub(super) blobs: &'a BlobFiles,
     pub(super) lanes: &'a Lanes,
     /// Where segments of the journal end, as far as that is known.
     pub(super) extents: Vec<Extent>,
@@ -82,6 +84,7 @@ impl Mender {
             store: self.store,
             records: &self.records,
             quarantine: &self.quarantine,
+            blobs: &self.blobs,
             lanes: &self.lanes,
             extents: self.journal.extents(),
             through: self.journal.durable(),
@@ -210,11 +213,16 @@ fn parts(survey: &Survey, found: &Found, case: &Case) -> Vec<SeenPart> {
     for row in &survey.blobs {
         let part = SeenPart {
             what: format!("blob {}", row.blob.unwrap_or_default()),
-            has_copy: good_blob(row, found).is_some(),
+            has_copy: good_blob(row, found).is_some() || row.blob.is_some_and(|id| found.files.contains_key(&id)),
         };
         if part.has_copy || !case.parts_lost.contains(&part.what) {
             parts.push(part);
         }
+    }
+    let is_bad = |blob: &&BlobId| survey.blobs.iter().any(|row| row.blob.as_ref() == Some(*blob));
+    // One of which no copy is known may never have been there: whoever needs it says so.
+    for blob in survey.missing.keys().filter(|blob| found.has_blob(blob) && !is_bad(blob)) {
+        parts.push(SeenPart { what: format!("blob {blob}"), has_copy: true });
     }
     parts
 }

@@ -12,7 +12,7 @@ use swarmkeep_core::{
     command::Command,
     decide::{Gone, HOLDER, half_written},
     log::{Head, LogError, Take},
-    record,
+    record::{self, Record},
     state::{ApplyError, EffectStatus, SessionStatus},
 };
 
@@ -32,6 +32,9 @@ const READ_BYTES: usize = 1 << 20;
 pub(crate) struct Loaded {
     pub(crate) replayed: u64,
 }
+
+/// Who is shown the records that are folded.
+pub(crate) type See<'a> = &'a mut (dyn FnMut(&Record) + Send);
 
 /// What a look at a slot found.
 pub(super) enum Look<R> {
@@ -225,23 +228,35 @@ impl Engine {
         until: Seq,
     ) -> Result<(State, Option<Error>), Error> {
         let mut state = self.newest_checkpoint(id, until).await?;
-        let why = self.fold_on(id, &mut state, until).await.err();
+        let why = self.fold_on(id, &mut state, until, &mut |_| {}).await.err();
         Ok((state, why))
     }
 
     /// The state at `until`, folded from `state` on.
-    pub(crate) async fn fold_from(
+    async fn fold_from(&self, id: SessionId, state: State, until: Seq) -> Result<(State, Loaded, usize), Error> {
+        self.fold_seeing(id, state, until, &mut |_| {}).await
+    }
+
+    /// [`Engine::fold_from`], and every record on the way is shown.
+    pub(crate) async fn fold_seeing(
         &self,
         id: SessionId,
         mut state: State,
         until: Seq,
+        see: See<'_>,
     ) -> Result<(State, Loaded, usize), Error> {
-        let (loaded, tail_bytes) = self.fold_on(id, &mut state, until).await?;
+        let (loaded, tail_bytes) = self.fold_on(id, &mut state, until, see).await?;
         Ok((state, loaded, tail_bytes))
     }
 
     /// Folds on to `until`. After an error the state is at the last record that could be had.
-    async fn fold_on(&self, id: SessionId, state: &mut State, until: Seq) -> Result<(Loaded, usize), Error> {
+    async fn fold_on(
+        &self,
+        id: SessionId,
+        state: &mut State,
+        until: Seq,
+        see: See<'_>,
+    ) -> Result<(Loaded, usize), Error> {
         let mut loaded = Loaded::default();
         let mut tail_bytes = 0;
         while state.head.seq < until {
@@ -262,6 +277,7 @@ impl Engine {
                     break;
                 }
                 let record = view.decode().map_err(damage::record)?;
+                see(&record);
                 loaded.replayed += 1;
                 tail_bytes += view.bytes().len();
                 match state.apply(&record) {

@@ -381,6 +381,9 @@ async fn live(disk: &SimDisk, base: &Base, again: bool, seed: u64) -> Result<(Ve
         rest.extend(asked.said.iter().chain(&asked.gone).cloned());
         second = Some(asked);
     }
+    if figures::number("SWARMKEEP_DISK_ONLY", 0) != 0 && !said.is_empty() {
+        println!("SAID {said:#?}\nREST {rest:#?}");
+    }
     let second = second.as_ref().unwrap_or(&first);
     if said.iter().any(|line| line.contains("panic")) {
         return Err(format!("a panic: {said:?}"));
@@ -448,8 +451,8 @@ fn jobs(bases: &[Base], most: usize, seed: u64, wanted: impl Fn(&str) -> bool) -
 #[derive(Default)]
 struct Matrix {
     by: BTreeMap<(&'static str, Harm), [u64; 6]>,
-    /// What stays damaged, how often, and one job of those.
-    rest: BTreeMap<String, (u64, u64)>,
+    /// What stays damaged, how often, and one job of those with all it says.
+    rest: BTreeMap<String, (u64, u64, String)>,
     clean: u64,
     alarms: Vec<String>,
     unchanged: u64,
@@ -494,9 +497,9 @@ fn attempt(runtime: &Runtime, base: &Base, job: &Job, matrix: &Mutex<Matrix>) ->
         let mut matrix = matrix.lock().unwrap();
         matrix.by.entry(at).or_default()[column] += 1;
         if let Some(rest) = rest {
-            let (times, one) = matrix.rest.entry(format!("{}: {}", at.0, reason(&rest))).or_default();
+            let (times, one, whole) = matrix.rest.entry(format!("{}: {}", at.0, reason(&rest))).or_default();
             *times += 1;
-            *one = job.seed;
+            (*one, *whole) = (job.seed, rest);
         }
     };
     if figures::number("SWARMKEEP_DISK_ONLY", 0) != 0 {
@@ -576,8 +579,8 @@ fn say(test: &str, matrix: &Matrix, seed: u64, bases: &[Base], tally: &figures::
         let [refused, found, repaired, unread, earlier, served] = row;
         println!("{kind:16} {how:8} {refused:7} {found:6} {served:6} {repaired:8} {unread:6} {earlier:6}");
     }
-    for (rest, (count, one)) in &matrix.rest {
-        println!("  {count:5} {rest} ({one})");
+    for (rest, (count, one, whole)) in &matrix.rest {
+        println!("  {count:5} {rest} ({one}: {whole})");
     }
     let wrong = tally.failed.len() as u64;
     let noticed = count(matrix, REFUSED) + count(matrix, FOUND) + count(matrix, SERVED) + count(matrix, REPAIRED);

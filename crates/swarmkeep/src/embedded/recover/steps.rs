@@ -208,10 +208,23 @@ fn repairs(session: SessionId, plan: &Plan, sight: &Sight) -> Repairs {
         repairs.push(repair("checkpoint".into(), "records"));
     }
     for row in &survey.blobs {
-        if let Some((seq, blob, from)) = good_blob(row, found) {
+        if row.blob.is_some_and(|id| found.files.contains_key(&id)) {
+            mending.drop_blobs.push(row.id);
+        } else if let Some((seq, blob, from)) = good_blob(row, found) {
             repairs.push(repair(format!("blob {}", blob.id), from));
             mending.drop_blobs.push(row.id);
             mending.blobs.push((seq, blob));
+        }
+    }
+    for (id, seq) in &survey.missing {
+        if let Some(len) = found.files.get(id) {
+            repairs.push(repair(format!("blob {id}"), "blobs"));
+            mending.files.push((*seq, *id, *len));
+        } else if let Some((seq, bytes, from)) = found.blobs.get(id)
+            && !mending.blobs.iter().any(|(_, blob)| blob.id == *id)
+        {
+            repairs.push(repair(format!("blob {id}"), from));
+            mending.blobs.push((*seq, Blob { id: *id, bytes: bytes.clone() }));
         }
     }
     let in_place = (!repairs.is_empty() || !mending.drop_chunks.is_empty()).then_some((mending, repairs));
