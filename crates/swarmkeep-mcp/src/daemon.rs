@@ -221,6 +221,7 @@ async fn proxy(
         desired: upstream::desired_in(&state, &slug(&ask.client, 32)),
         failures: upstream::failures_in(&state, &slug(&ask.client, 32)),
         seen: upstream::seen_in(&state, &upstream),
+        is_lasting: ask.is_lasting,
         closing: Some(shared.closing.subscribe()),
     };
     let mut seed = [0u8; 8];
@@ -313,7 +314,7 @@ fn frame(line: &ToClient, text: &mut Vec<u8>) {
 }
 
 /// What a client calls itself: in its `initialize`, or (2026-07-28 and later) in every request.
-fn client_name(line: Bytes) -> Option<String> {
+pub(crate) fn client_name(line: Bytes) -> Option<String> {
     let message = Envelope::parse(line).ok()?;
     let params: serde_json::Value = serde_json::from_str(message.params()?).ok()?;
     let name = params

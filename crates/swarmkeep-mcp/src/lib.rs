@@ -12,6 +12,7 @@
 //! | [`record`] | a call in the session's log |
 //! | [`upstream`] | one client and its server: all of the above, driven by one task |
 //! | [`shim`], [`wire`], [`daemon`] | what a client starts, what it says to the daemon, and the daemon's end |
+//! | [`front`] | the end for clients that speak HTTP |
 //! | [`serve`] | the session tools, resources and prompts for any MCP client, over the HTTP API that they are made of |
 //!
 //! All before `transport` are pure: no I/O, no clock, no randomness. Time and draws are arguments.
@@ -22,6 +23,7 @@ pub mod class;
 pub mod daemon;
 pub mod desired;
 pub mod envelope;
+pub mod front;
 pub mod link;
 pub mod record;
 pub mod reply;

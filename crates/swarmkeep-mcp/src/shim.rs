@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     envelope::Envelope,
     transport::lines::Lines,
+    upstream::ToClient,
     wire::{self, Ask, FRAME_BYTES, Hello, LINE_BYTES, Said, VERSION, Wants},
 };
 
@@ -43,15 +44,20 @@ pub enum Ended {
     Client(io::Error),
 }
 
-struct Shim<O> {
-    ask: Ask,
-    output: O,
+/// What a shim knows of its client from before: of another life of it.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
     /// Lines of which nothing is known, by number.
-    unsettled: BTreeMap<u64, Bytes>,
-    unsettled_bytes: usize,
+    pub(crate) unsettled: BTreeMap<u64, Bytes>,
     /// The client's `initialize`, and its number.
-    initialize: Option<(u64, Bytes)>,
-    numbers: u64,
+    pub(crate) initialize: Option<(u64, Bytes)>,
+}
+
+struct Shim {
+    ask: Ask,
+    output: mpsc::Sender<ToClient>,
+    known: Known,
+    unsettled_bytes: usize,
     has_said_all: bool,
 }
 
@@ -59,7 +65,7 @@ struct Shim<O> {
 ///
 /// # Errors
 /// [`Ended`].
-pub async fn run<I, O, S, D, F>(ask: Ask, input: I, output: O, mut dial: D) -> Result<(), Ended>
+pub async fn run<I, O, S, D, F>(ask: Ask, input: I, output: O, dial: D) -> Result<(), Ended>
 where
     I: AsyncBufRead + Unpin + Send + 'static,
     O: AsyncWrite + Unpin,
@@ -67,14 +73,16 @@ where
     D: FnMut() -> F,
     F: Future<Output = io::Result<S>>,
 {
-    let (to_shim, mut from_client) = mpsc::channel(QUEUE);
+    let (to_shim, from_client) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         let mut lines = Lines::new(input, LINE_BYTES);
+        let mut number = 0;
         loop {
             match lines.next().await {
                 Ok(Some(line)) if line.is_empty() => {}
                 Ok(Some(line)) => {
-                    if to_shim.send(Ok(line)).await.is_err() {
+                    number += 1;
+                    if to_shim.send(Ok((number, line))).await.is_err() {
                         return;
                     }
                 }
@@ -87,15 +95,45 @@ where
             }
         }
     });
-    let mut shim = Shim {
-        ask,
-        output,
-        unsettled: BTreeMap::new(),
-        unsettled_bytes: 0,
-        initialize: None,
-        numbers: 0,
-        has_said_all: false,
-    };
+    let (to_client, given) = mpsc::channel(QUEUE);
+    let carrying = carry(ask, Known::default(), from_client, to_client, dial);
+    let (carried, written) = tokio::join!(carrying, write(given, output));
+    carried.and(written)
+}
+
+/// Writes what a client is given; until there is no more.
+async fn write(mut given: mpsc::Receiver<ToClient>, mut output: impl AsyncWrite + Unpin) -> Result<(), Ended> {
+    while let Some(given) = given.recv().await {
+        if let ToClient::Line { line, .. } = given {
+            let mut text = Vec::with_capacity(line.len() + 1);
+            text.extend_from_slice(&line);
+            text.push(b'\n');
+            output.write_all(&text).await.map_err(Ended::Client)?;
+            output.flush().await.map_err(Ended::Client)?;
+        }
+    }
+    Ok(())
+}
+
+/// [`run`] for a client whose lines have their numbers already, each a higher one; what it is given goes to `output`. Dropping
+/// the sender of `from_client` says that the client has said all, dropping the receiver of `output` ends it.
+///
+/// # Errors
+/// [`Ended`].
+pub(crate) async fn carry<S, D, F>(
+    ask: Ask,
+    known: Known,
+    mut from_client: mpsc::Receiver<io::Result<(u64, Bytes)>>,
+    output: mpsc::Sender<ToClient>,
+    mut dial: D,
+) -> Result<(), Ended>
+where
+    S: AsyncRead + AsyncWrite,
+    D: FnMut() -> F,
+    F: Future<Output = io::Result<S>>,
+{
+    let unsettled_bytes = known.unsettled.values().map(Bytes::len).sum();
+    let mut shim = Shim { ask, output, known, unsettled_bytes, has_said_all: false };
     let mut alone_since: Option<Instant> = None;
     loop {
         match dial().await {
@@ -116,12 +154,12 @@ where
     }
 }
 
-impl<O: AsyncWrite + Unpin> Shim<O> {
+impl Shim {
     /// Over one connection. `true`: all is said and done.
     async fn relay<S: AsyncRead + AsyncWrite>(
         &mut self,
         stream: S,
-        from_client: &mut mpsc::Receiver<io::Result<Bytes>>,
+        from_client: &mut mpsc::Receiver<io::Result<(u64, Bytes)>>,
     ) -> Result<bool, Ended> {
         let (from_daemon, mut to_daemon) = tokio::io::split(stream);
         let Ok(hello) = self.hello() else { return Err(Ended::Refused("its own words cannot be written".to_owned())) };
@@ -146,11 +184,11 @@ impl<O: AsyncWrite + Unpin> Shim<O> {
                 frame = frames.recv() => match frame {
                     Some(frame) => self.frame(&frame).await?,
                     // The daemon closes when a client that has said all has its answers; else it is gone.
-                    None => return Ok(self.has_said_all && self.unsettled.is_empty()),
+                    None => return Ok(self.has_said_all && self.known.unsettled.is_empty()),
                 },
                 line = from_client.recv(), if may_read => {
                     let text = match line {
-                        Some(Ok(line)) => self.take(line),
+                        Some(Ok((number, line))) => self.take(number, line),
                         Some(Err(error)) => return Err(Ended::Client(error)),
                         None => {
                             self.has_said_all = true;
@@ -165,12 +203,13 @@ impl<O: AsyncWrite + Unpin> Shim<O> {
     }
 
     fn hello(&self) -> serde_json::Result<Vec<u8>> {
-        let answered = self.initialize.as_ref().filter(|(number, _)| !self.unsettled.contains_key(number));
+        let answered = self.known.initialize.as_ref();
+        let answered = answered.filter(|(number, _)| !self.known.unsettled.contains_key(number));
         let initialize = answered.map(|(_, line)| String::from_utf8_lossy(line).into_owned());
         let ask = Ask { initialize, ..self.ask.clone() };
         let mut text = serde_json::to_vec(&Hello { version: VERSION, wants: Wants::Proxy(Box::new(ask)) })?;
         text.push(b'\n');
-        for (number, line) in &self.unsettled {
+        for (number, line) in &self.known.unsettled {
             wire::numbered(*number, line, &mut text);
         }
         if self.has_said_all {
@@ -179,46 +218,38 @@ impl<O: AsyncWrite + Unpin> Shim<O> {
         Ok(text)
     }
 
-    fn take(&mut self, line: Bytes) -> Vec<u8> {
-        self.numbers += 1;
-        let number = self.numbers;
-        if self.initialize.is_none()
+    fn take(&mut self, number: u64, line: Bytes) -> Vec<u8> {
+        if self.known.initialize.is_none()
             && Envelope::parse(line.clone()).is_ok_and(|message| message.method() == Some("initialize"))
         {
-            self.initialize = Some((number, line.clone()));
+            self.known.initialize = Some((number, line.clone()));
         }
         let mut text = Vec::with_capacity(line.len() + 24);
         wire::numbered(number, &line, &mut text);
         self.unsettled_bytes += line.len();
-        self.unsettled.insert(number, line);
+        self.known.unsettled.insert(number, line);
         text
     }
 
     fn settle(&mut self, number: u64) -> bool {
-        let line = self.unsettled.remove(&number);
+        let line = self.known.unsettled.remove(&number);
         self.unsettled_bytes -= line.as_ref().map_or(0, Bytes::len);
         line.is_some()
     }
 
     async fn frame(&mut self, frame: &Bytes) -> Result<(), Ended> {
-        match wire::said(frame) {
-            Some(Said::Line { answers, line }) => {
-                // An answer to what is settled would be a second one.
-                if answers.is_some_and(|number| !self.settle(number)) {
-                    return Ok(());
-                }
-                let mut text = Vec::with_capacity(line.len() + 1);
-                text.extend_from_slice(&line);
-                text.push(b'\n');
-                self.output.write_all(&text).await.map_err(Ended::Client)?;
-                self.output.flush().await.map_err(Ended::Client)
-            }
+        let given = match wire::said(frame) {
+            // An answer to what is settled would be a second one.
+            Some(Said::Line { answers: Some(number), .. }) if !self.settle(number) => return Ok(()),
+            Some(Said::Line { answers, line }) => ToClient::Line { answers, line },
             Some(Said::Taken(number)) => {
                 self.settle(number);
-                Ok(())
+                ToClient::Taken(number)
             }
-            Some(Said::Refused(why)) => Err(Ended::Refused(why)),
-            None => Ok(()),
-        }
+            Some(Said::Refused(why)) => return Err(Ended::Refused(why)),
+            None => return Ok(()),
+        };
+        let gone = |_| Ended::Client(io::ErrorKind::BrokenPipe.into());
+        self.output.send(given).await.map_err(gone)
     }
 }

@@ -68,6 +68,9 @@ pub struct Ask {
     /// The client's `initialize`, if it was answered before.
     #[serde(default)]
     pub initialize: Option<String>,
+    /// The client may come back under its name after the shim's end, until it has said all.
+    #[serde(default)]
+    pub is_lasting: bool,
 }
 
 /// A line of the daemon, as a shim reads it.

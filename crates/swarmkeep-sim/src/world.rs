@@ -14,7 +14,7 @@ use swarmkeep::{
     Error, Turn,
     disk::{
         Disk,
-        simulated::{Loss, SimDisk},
+        simulated::{Call, Loss, SimDisk},
     },
 };
 use swarmkeep_core::testing::Draw;
@@ -544,7 +544,9 @@ impl World {
                 self.holder = Some(holder);
                 self.oracle.times.starts(epoch, self.now_ms);
                 (self.taken, self.stopped_until_ms, self.parking) = (false, 0, false);
-                (self.disk_faults, self.syncs_failed) = (self.is_full, false);
+                // A fault that was set while nobody held the store is still to come.
+                self.disk_faults = self.is_full || self.disk.may_fail(None);
+                self.syncs_failed = self.disk.may_fail(Some(Call::Sync));
                 self.collect();
             }
             Err(error) => {

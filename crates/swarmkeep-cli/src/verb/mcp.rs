@@ -2,6 +2,7 @@
 //! that comes back, with the calls that went over it.
 
 mod links;
+mod listen;
 pub(crate) mod proxy;
 mod relay;
 mod serve;

@@ -307,12 +307,12 @@ async fn close(context: &Context, keep: Swarmkeep, signals: &Signals) -> Result<
 }
 
 /// What asks a daemon to end: counted, because the second one is in a hurry.
-struct Signals {
-    seen: watch::Receiver<u32>,
+pub(crate) struct Signals {
+    pub(crate) seen: watch::Receiver<u32>,
 }
 
 impl Signals {
-    fn listen(while_input: bool) -> Result<Self, Failure> {
+    pub(crate) fn listen(while_input: bool) -> Result<Self, Failure> {
         let listen = |kind| {
             signal(kind).map_err(|error| {
                 Failure::unavailable(

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -77,6 +78,24 @@ struct State {
     version: Option<HeaderValue>,
     is_modern: bool,
     posts: BTreeMap<u64, AbortHandle>,
+}
+
+/// What a request of the stateless revisions names in a header besides its body.
+pub(crate) fn named_in_header(message: &Envelope) -> Option<String> {
+    match message.method()? {
+        "tools/call" | "prompts/get" => message.name().map(str::to_owned),
+        "resources/read" => serde_json::from_str(message.param("uri")?).ok(),
+        _ => None,
+    }
+}
+
+/// As a header may carry it.
+fn encoded(value: String) -> String {
+    let is_plain = value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && value.trim() == value;
+    if is_plain && !value.starts_with("=?base64?") {
+        return value;
+    }
+    format!("=?base64?{}?=", BASE64_STANDARD.encode(value))
 }
 
 /// Connects, so that it is known whether anybody is there.
@@ -210,14 +229,9 @@ impl Shared {
             && state.is_modern
         {
             // They repeat what the body says, for whatever stands between.
-            let name = message.name().map(str::to_owned);
-            let name = name.or_else(|| serde_json::from_str(message.param("uri")?).ok());
             let words = [
                 (METHOD, message.method().map(str::to_owned)),
-                (
-                    NAME,
-                    name.filter(|_| matches!(message.method(), Some("tools/call" | "prompts/get" | "resources/read"))),
-                ),
+                (NAME, named_in_header(message).map(encoded)),
                 (VERSION, message.revision()),
             ];
             for (header, word) in words {

@@ -85,9 +85,11 @@ impl Upstream {
         self.terms.closing.as_ref().is_some_and(|closing| *closing.borrow())
     }
 
-    /// The client is gone, and its connection with it; a client of a daemon that ends comes back to the next one.
+    /// The client is gone, and its connection with it; a client of a daemon that ends comes back to the next one, and
+    /// one that may come back and has not said all is waited for.
     pub(super) fn forget_connection(&mut self) {
-        let is_over = self.noted.is_some() && !self.daemon_ends();
+        let comes_back = self.terms.is_lasting && self.draining_until_ms.is_none();
+        let is_over = self.noted.is_some() && !self.daemon_ends() && !comes_back;
         let Some(connection) = connection_of(&self.terms.client).filter(|_| is_over) else { return };
         let (record, upstream) = (self.record.clone(), self.terms.upstream.clone());
         self.beside.spawn(async move {

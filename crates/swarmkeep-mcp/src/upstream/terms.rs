@@ -40,6 +40,8 @@ pub struct Terms {
     pub failures: u32,
     /// What the server said when it was last there: from [`seen_in`](super::seen_in).
     pub seen: super::Seen,
+    /// The client may come back until it has said all.
+    pub is_lasting: bool,
     /// Says that the daemon ends, not the client.
     pub closing: Option<watch::Receiver<bool>>,
 }

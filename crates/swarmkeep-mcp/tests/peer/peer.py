@@ -2,7 +2,7 @@
 
 Tools: echo; pay (appends a line to the file PEER_EFFECTS before it does anything else); look (read only); slow (waits for
 the file PEER_GATE to appear); die (ends without an answer); twice, never, wrong (answer twice, never, with another's id);
-noise (prints what is no JSON first); big (answers with `bytes` bytes).
+noise (prints what is no JSON first); big (answers with `bytes` bytes); tell (logs `from` to `to` first).
 
 PEER_HINTS=none takes all hints away. PEER_LATE=1 reads nothing until the file PEER_GATE appears.
 """
@@ -28,7 +28,7 @@ def wait_for_gate():
 
 def tools():
     hints = {} if os.environ.get("PEER_HINTS") == "none" else {"look": {"readOnlyHint": True}}
-    names = ["echo", "pay", "look", "slow", "die", "twice", "never", "wrong", "noise", "big"]
+    names = ["echo", "pay", "look", "slow", "die", "twice", "never", "wrong", "noise", "big", "tell"]
     return [
         {"name": name, "inputSchema": {"type": "object"}, **({"annotations": hints[name]} if name in hints else {})}
         for name in names
@@ -53,6 +53,9 @@ def call(id, params):
         return
     if name == "noise":
         sys.stdout.write("Listening...\n{\"half\": \n\n[1]\n")
+    if name == "tell":
+        for n in range(arguments["from"], arguments["to"]):
+            say({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": n}})
     answer = {"jsonrpc": "2.0", "id": id, "result": text("x" * arguments.get("bytes", 0) if name == "big" else name)}
     if name == "wrong":
         say({**answer, "id": 4242})

@@ -130,6 +130,7 @@ impl Client {
             bounds: Bounds::default(),
             client: name.into(),
             initialize: None,
+            is_lasting: false,
             desired: Vec::new(),
             closing: None,
             failures: 0,

@@ -60,6 +60,7 @@ impl Shim {
             recipe: outside.recipe(),
             trust: Trust::default(),
             initialize: None,
+            is_lasting: false,
         };
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let (input, output) = tokio::io::split(theirs);

@@ -268,6 +268,13 @@ impl SimDisk {
         self.state.lock().faults.push(fault);
     }
 
+    /// Whether a call of this kind, or (`None`) any, may fail by a fault that is set.
+    #[must_use]
+    pub fn may_fail(&self, call: Option<Call>) -> bool {
+        let state = self.state.lock();
+        state.faults.iter().any(|fault| call.is_none() || fault.call.is_none() || fault.call == call)
+    }
+
     /// Takes all faults away.
     pub fn heal(&self) {
         let mut state = self.state.lock();

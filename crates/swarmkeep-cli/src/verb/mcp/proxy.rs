@@ -1,7 +1,7 @@
 //! `swarmkeep mcp proxy`: what a client's settings name in the place of a tool server. The server is the daemon's to reach; this
 //! is a relay to it.
 
-use std::{collections::BTreeMap, ffi::OsString, io, os::unix::process::CommandExt, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, io, net::SocketAddr, os::unix::process::CommandExt, path::PathBuf};
 
 use clap::Args;
 use swarmkeep_mcp::{
@@ -12,7 +12,7 @@ use swarmkeep_mcp::{
 };
 use tokio::{io::BufReader, net::UnixStream};
 
-use super::servers;
+use super::{listen, servers};
 use crate::{client::connect_socket, context::Context, failure::Failure, verb::Name};
 
 /// See the module.
@@ -36,6 +36,16 @@ pub(crate) struct Proxy {
     at_most_once: Vec<String>,
     #[command(flatten)]
     server: Server,
+    /// Answer clients over Streamable HTTP at this address (127.0.0.1:PORT; port 0: one that is free) instead of one on stdin
+    /// and stdout, until a signal ends it
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// With --listen: what clients have to show as `Authorization: Bearer` is in this file
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    token_file: Option<PathBuf>,
+    /// With --listen: web pages of this origin may ask, too; may be given several times
+    #[arg(long, value_name = "ORIGIN", requires = "listen")]
+    allow_origin: Vec<String>,
     /// Sent with every request to a server over HTTP or WebSocket; may be given several times
     #[arg(long, value_name = "NAME: VALUE", conflicts_with_all = ["command", "from"])]
     header: Vec<String>,
@@ -73,6 +83,9 @@ impl Proxy {
         }
         let ask = self.ask()?;
         let context = &*context;
+        if let Some(address) = self.listen {
+            return listen::run(context, ask, address, self.token_file, self.allow_origin).await;
+        }
         let input = BufReader::with_capacity(64 * 1024, tokio::io::stdin());
         let done = shim::run(ask, input, tokio::io::stdout(), || dial(context)).await;
         done.map_err(|ended| match ended {
@@ -108,6 +121,7 @@ impl Proxy {
             recipe,
             trust,
             initialize: None,
+            is_lasting: false,
         })
     }
 
@@ -172,7 +186,7 @@ pub(crate) fn child(of: u32, command: &[String]) -> Failure {
 }
 
 /// A connection to the daemon, which is started if none runs.
-async fn dial(context: &Context) -> io::Result<UnixStream> {
+pub(super) async fn dial(context: &Context) -> io::Result<UnixStream> {
     let socket = context.place.mcp_socket();
     if let Ok(stream) = connect_socket(&socket).await {
         return Ok(stream);
