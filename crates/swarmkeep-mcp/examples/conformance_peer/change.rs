@@ -13,6 +13,7 @@ use rmcp::{
     RoleServer,
     model::ResourceUpdatedNotificationParam,
     service::{Peer, SubscriptionContext},
+    task_manager::TaskManager,
 };
 use tokio::sync::broadcast::{self, Receiver, error::RecvError};
 
@@ -36,6 +37,7 @@ pub(crate) enum Change {
 pub(crate) struct World {
     /// What states are sealed with while this process lives.
     pub(crate) seal: Seal,
+    pub(crate) tasks: TaskManager,
     has_more_tools: AtomicBool,
     has_more_prompts: AtomicBool,
     written: AtomicU64,
@@ -50,6 +52,7 @@ impl World {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             seal: Seal::new()?,
+            tasks: TaskManager::new(),
             has_more_tools: AtomicBool::new(false),
             has_more_prompts: AtomicBool::new(false),
             written: AtomicU64::new(0),

@@ -14,12 +14,14 @@
 //! | `resources`, `prompts` | what is read, and what is got |
 //! | `question` | what a client is asked: a form, a sample, its roots |
 //! | `rounds` | calls that are answered with questions until all is known, without anything kept in between |
+//! | `jobs` | work that takes long, as tasks |
 //! | `change` | lists and resources that change, and who is told |
 //! | `hang_up` | an answer's stream that ends before the answer |
 //! | `sample` | a picture and a sound |
 
 mod change;
 mod hang_up;
+mod jobs;
 mod peer;
 mod prompts;
 mod question;

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     change::{Change, World},
     hang_up::hang_up,
+    jobs::Job,
     peer::Log,
     question::{self, Question},
     rounds::{Next, Rounds},
@@ -53,6 +54,11 @@ enum Does {
     Asks(Rounds),
     NeedsSampling,
     Changes(Change),
+    Greets,
+    /// Goes on as a task.
+    Works(Job),
+    /// Answers with questions, and goes on as a task.
+    AsksAndWorks(Rounds, Job),
 }
 
 const NAME: (&str, Question) =
@@ -255,6 +261,47 @@ const TOOLS: &[Tool] = &[
         schema: nothing,
         does: Does::Changes(Change::Watched),
     },
+    Tool { name: "greet", about: "Greets, at once", schema: || one_text("name", "Who is greeted"), does: Does::Greets },
+    Tool {
+        name: "slow_compute",
+        about: "Takes its time, as a task for whoever knows tasks",
+        schema: || {
+            json!({
+                "type": "object",
+                "properties": {
+                    "seconds": { "type": "integer", "minimum": 0 },
+                    "label": { "type": "string" },
+                },
+                "required": ["seconds"],
+            })
+        },
+        does: Does::Works(Job::Computes),
+    },
+    Tool { name: "failing_job", about: "A task that says an error", schema: nothing, does: Does::Works(Job::Fails) },
+    Tool {
+        name: "protocol_error_job",
+        about: "A task that comes to no result",
+        schema: nothing,
+        does: Does::Works(Job::Breaks),
+    },
+    Tool {
+        name: "confirm_delete",
+        about: "A task that asks",
+        schema: || one_text("filename", "What is deleted; nothing is, in truth"),
+        does: Does::Works(Job::Confirms),
+    },
+    Tool {
+        name: "multi_input",
+        about: "A task that asks two things",
+        schema: nothing,
+        does: Does::Works(Job::AsksTwice),
+    },
+    Tool {
+        name: "test_tool_with_task",
+        about: "Asks, and then is a task",
+        schema: nothing,
+        does: Does::AsksAndWorks(Rounds { rounds: &[&[NAME]], has_state: false }, Job::Greets),
+    },
 ];
 
 /// The one that comes and goes.
@@ -289,6 +336,7 @@ pub(crate) async fn call(
     };
     let capabilities = context.client_capabilities().unwrap_or_default();
     let arguments = request.arguments.unwrap_or_default();
+    let carried = (request.input_responses.as_ref(), request.request_state.as_deref());
     let answer = match &tool.does {
         Does::Says(content) => CallToolResult::success(content()),
         Does::SaysArguments => done(&Value::Object(arguments).to_string()),
@@ -336,17 +384,14 @@ pub(crate) async fn call(
                 Err(error) => failed(&format!("the user was not asked: {error}")),
             }
         }
-        Does::Asks(rounds) => {
-            let carried = (request.input_responses.as_ref(), request.request_state.as_deref());
-            match rounds.next(&world.seal, tool.name, carried, &capabilities)? {
-                Next::Ask(question) => return Ok(question.into()),
-                Next::Known(known) => {
-                    let state = if rounds.has_state { "state-ok" } else { "no state" };
-                    let known = known.iter().map(|(key, said)| format!("{key}: {said}")).collect::<Vec<_>>();
-                    done(&format!("{}; {state}", known.join("; ")))
-                }
+        Does::Asks(rounds) => match rounds.next(&world.seal, tool.name, carried, &capabilities)? {
+            Next::Ask(question) => return Ok(question.into()),
+            Next::Known(known) => {
+                let state = if rounds.has_state { "state-ok" } else { "no state" };
+                let known = known.iter().map(|(key, said)| format!("{key}: {said}")).collect::<Vec<_>>();
+                done(&format!("{}; {state}", known.join("; ")))
             }
-        }
+        },
         Does::NeedsSampling if capabilities.sampling.is_some() => done("The client has a model."),
         Does::NeedsSampling => {
             return Err(ErrorData::missing_required_client_capability(GREETING.1.needed()));
@@ -355,6 +400,19 @@ pub(crate) async fn call(
             world.make(*change);
             done("It is changed.")
         }
+        Does::Greets => {
+            let name = arguments.get("name").and_then(Value::as_str).unwrap_or_default();
+            done(&format!("Hello, {name}!"))
+        }
+        Does::Works(job) => return job.begin(&world.tasks, arguments, &capabilities).await,
+        Does::AsksAndWorks(rounds, job) => match rounds.next(&world.seal, tool.name, carried, &capabilities)? {
+            Next::Ask(question) => return Ok(question.into()),
+            Next::Known(known) => {
+                let name = known.into_values().collect::<Vec<_>>().join(" ");
+                let arguments = JsonObject::from_iter([("name".to_owned(), Value::from(name))]);
+                return job.begin(&world.tasks, arguments, &capabilities).await;
+            }
+        },
     };
     Ok(answer.into())
 }
