@@ -1,7 +1,7 @@
 //! What all sessions see together: a tool and a prompt that come and go, a resource that is written to; and who is told.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     io,
     sync::{
         Arc, Mutex, PoisonError,
@@ -47,6 +47,10 @@ pub(crate) struct World {
 /// Which resources one session, of a revision that subscribes one by one, wants to hear of.
 #[derive(Clone, Default)]
 pub(crate) struct Subscribed(Arc<Mutex<BTreeSet<String>>>);
+
+/// Those who will listen in a moment: what changes after they were told that they do, and before they do, is not missed.
+#[derive(Default)]
+pub(crate) struct Expected(Mutex<VecDeque<Receiver<Change>>>);
 
 impl World {
     pub(crate) fn new() -> io::Result<Self> {
@@ -101,6 +105,19 @@ impl Subscribed {
 
     fn has(&self, uri: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(uri)
+    }
+}
+
+impl Expected {
+    /// One more listens from now on.
+    pub(crate) fn expect(&self, world: &World) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(world.changes());
+    }
+
+    /// One of them is there.
+    pub(crate) fn arrived(&self, world: &World) -> Receiver<Change> {
+        let expected = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        expected.unwrap_or_else(|| world.changes())
     }
 }
 

@@ -41,7 +41,10 @@ use rmcp::{
 };
 use tokio::net::TcpListener;
 
-use self::{change::World, peer::Peer};
+use self::{change::World, hang_up::Returned, peer::Peer};
+
+/// Sessions that may come back before one that is waited for.
+const SESSIONS: usize = 64;
 
 const USAGE: &str = "usage: conformance_peer [--http ADDRESS]";
 
@@ -71,7 +74,9 @@ async fn over_http(world: Arc<World>, address: &str) -> Result<(), Box<dyn Error
         Arc::new(LocalSessionManager::default()),
         StreamableHttpServerConfig::default(),
     );
-    let routes = Router::new().route_service("/mcp", service).layer(middleware::from_fn(hang_up::able));
+    let routes = Router::new()
+        .route_service("/mcp", service)
+        .layer(middleware::from_fn_with_state(Returned::new(SESSIONS), hang_up::able));
     axum::serve(listener, routes).await?;
     Ok(())
 }

@@ -22,7 +22,7 @@ use rmcp::{
 use serde_json::Value;
 
 use crate::{
-    change::{self, Subscribed, World},
+    change::{self, Expected, Subscribed, World},
     prompts, resources, tools,
 };
 
@@ -31,6 +31,7 @@ pub(crate) struct Peer {
     world: Arc<World>,
     log: Log,
     subscribed: Subscribed,
+    expected: Expected,
 }
 
 /// What goes to the client's log. Up to 2025-11-25 a session has a level; later each request says its own, or none.
@@ -38,7 +39,8 @@ pub(crate) struct Log(AtomicU8);
 
 impl Peer {
     pub(crate) fn new(world: Arc<World>) -> Self {
-        Self { world, log: Log(AtomicU8::new(LoggingLevel::Debug as u8)), subscribed: Subscribed::default() }
+        let log = Log(AtomicU8::new(LoggingLevel::Debug as u8));
+        Self { world, log, subscribed: Subscribed::default(), expected: Expected::default() }
     }
 }
 
@@ -142,11 +144,12 @@ impl ServerHandler for Peer {
     }
 
     fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        self.expected.expect(&self.world);
         Some(requested.clone())
     }
 
     async fn listen(&self, listener: SubscriptionContext) -> Result<(), ErrorData> {
-        change::tell_listener(&listener, self.world.changes()).await;
+        change::tell_listener(&listener, self.expected.arrived(&self.world)).await;
         Ok(())
     }
 

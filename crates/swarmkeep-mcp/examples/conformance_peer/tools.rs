@@ -360,8 +360,7 @@ pub(crate) async fn call(
             done("The work is done.")
         }
         Does::HangsUp => {
-            hang_up(&context);
-            tokio::time::sleep(STEP).await;
+            hang_up(&context).await;
             done("The client has come back.")
         }
         Does::Samples => {
