@@ -59,47 +59,58 @@ struct Check {
     why: Option<String>,
 }
 
-/// Runs every suite on every way, and compares.
+/// Runs every suite on every way, all at once (they mostly wait), and compares.
 pub(super) fn compare(peers: &Peers<'_>, node: &Node) -> Count {
     let mut count = Count::default();
-    for suite in &SUITES {
-        let more = match node.install(&peers.cache, suite.package) {
-            Err(why) => skipped(&why),
-            Ok(folder) => suite.compare(peers, node, &folder),
-        };
+    let mut add = |more: Count| {
         count.passed += more.passed;
         count.failed += more.failed;
+    };
+    let mut installed = Vec::new();
+    for suite in &SUITES {
+        match node.install(&peers.cache, suite.package) {
+            Err(why) => add(skipped(&why)),
+            Ok(folder) => installed.push((suite, folder)),
+        }
     }
+    thread::scope(|scope| {
+        let run =
+            |suite: &'static Suite, folder: PathBuf, way| scope.spawn(move || suite.run(peers, node, &folder, way));
+        let runs: Vec<_> = installed
+            .into_iter()
+            .map(|(suite, folder)| (suite, WAYS.map(|way| run(suite, folder.clone(), way))))
+            .collect();
+        for (suite, runs) in runs {
+            add(suite.compare(runs.map(|run| run.join().unwrap_or_else(|_| Err("the run broke off".to_owned())))));
+        }
+    });
     count
 }
 
 impl Suite {
-    fn compare(&self, peers: &Peers<'_>, node: &Node, folder: &Path) -> Count {
-        let outcomes = thread::scope(|scope| {
-            let runs = WAYS.map(|way| (way, scope.spawn(move || self.run(peers, node, folder, way))));
-            runs.map(|(way, run)| (way, run.join().unwrap_or_else(|_| Err("the run broke off".to_owned()))))
-        });
-        let [(_, directly), through @ ..] = outcomes;
+    /// What the ways came to, in the order of [`WAYS`].
+    fn compare(&self, outcomes: [Result<Outcome, String>; WAYS.len()]) -> Count {
+        let [directly, through @ ..] = outcomes;
+        let [direct_way, through_ways @ ..] = WAYS;
         let directly = match directly {
             Ok(directly) => directly,
-            Err(why) => {
-                println!("   {}, {}: {why}", self.title, Way::Directly);
-                return Count { passed: 0, failed: 1 };
-            }
+            Err(why) => return self.broke(direct_way, &why),
         };
         let mut count = self.judge(&directly);
-        for (way, through) in through {
+        for (way, through) in through_ways.into_iter().zip(through) {
             let more = match through {
                 Ok(through) => self.beside(way, &directly, &through),
-                Err(why) => {
-                    println!("   {}, {way}: {why}", self.title);
-                    Count { passed: 0, failed: 1 }
-                }
+                Err(why) => self.broke(way, &why),
             };
             count.passed += more.passed;
             count.failed += more.failed;
         }
         count
+    }
+
+    fn broke(&self, way: Way, why: &str) -> Count {
+        println!("   {}, {way}: {why}", self.title);
+        Count { passed: 0, failed: 1 }
     }
 
     /// Everything passes directly.
