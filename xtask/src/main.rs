@@ -5,6 +5,8 @@
 //! cargo xtask tidy               the rules of the house that no compiler knows
 //! cargo xtask peers              the MCP server with SDKs, inspector and conformance suites, and real servers behind the
 //!                                proxy (PyPI and npm)
+//! cargo xtask peers conformance  the conformance suites against a server that has everything they ask for, directly and
+//!                                through the proxy: scenario by scenario the same
 //! cargo xtask peers compare      the proxy beside other proxies, whose server is killed and comes back
 //! cargo xtask soak replay --kills N [--seed N]
 //!                                recorded agent runs under many kills, with the release program
@@ -43,7 +45,7 @@ use std::process::ExitCode;
 
 use crate::{repo::Repo, stage::Report, suite::Extent};
 
-const USAGE: &str = "usage: cargo xtask test [--quick] | ci | tidy | peers [compare] | soak replay [--kills N] [--seed N] | \
+const USAGE: &str = "usage: cargo xtask test [--quick] | ci | tidy | peers [conformance | compare] | soak replay [--kills N] [--seed N] | \
                      soak disk [--minutes N | --images N] [--seed N] [--only WORDS] | \
                      soak kill|sim|race|machine [--trials N] [--seconds N] [--seed N] | soak fuzz [TARGET…] [--seconds N] | soak report | \
                      fuzz [TARGET…] [--seconds N]";
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         ["test" | "ci", "--quick"] => suite::run(&repo, Extent::Quick, &mut report),
         ["tidy"] => tidy::run(&repo, &mut report),
         ["peers"] => suite::peers(&repo, &mut report),
+        ["peers", "conformance"] => suite::conform(&repo, &mut report),
         ["peers", "compare"] => suite::compare(&repo, &mut report),
         ["fuzz", options @ ..] => match fuzz::Options::parse(options) {
             Ok(options) => fuzz::run(&repo, &options, &mut report),

@@ -4,6 +4,8 @@
 //! They come from PyPI and npm, into a folder outside the checkout, once. Where a registry is not reached, or the machine
 //! lacks what they run on, that part is skipped, and says so.
 
+mod conformance;
+
 use std::{
     env, fs,
     io::{BufRead, BufReader},
@@ -119,6 +121,26 @@ pub(crate) fn compare(repo: &Repo) -> Count {
     count
 }
 
+/// The conformance suites against a server that has everything they ask for, directly and through the proxy.
+pub(crate) fn conform(repo: &Repo) -> Count {
+    let scratch = env::temp_dir().join(format!("swarmkeep-conform-{}", std::process::id()));
+    let Some(cache) = cache() else { return skipped("there is no HOME to keep the suites in") };
+    if let Err(error) = fs::create_dir_all(&cache).and_then(|()| fs::create_dir_all(&scratch)) {
+        return skipped(&format!("{}: {error}", cache.display()));
+    }
+    let peers = Peers { repo, cache, scratch, url: String::new() };
+    let count = match peers.node() {
+        Err(why) => skipped(&why),
+        Ok(node) => conformance::compare(&peers, &node),
+    };
+    if count.failed == 0 {
+        drop(fs::remove_dir_all(&peers.scratch));
+    } else {
+        println!("   what the suites wrote is left in {}", peers.scratch.display());
+    }
+    count
+}
+
 /// A folder outside the checkout.
 fn cache() -> Option<PathBuf> {
     let base = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|base| base.is_absolute());
@@ -207,6 +229,7 @@ impl Peers<'_> {
                 Ok(folder) => self.conformance(&node, &folder, revision),
             });
         }
+        add(conformance::compare(self, &node));
         count
     }
 

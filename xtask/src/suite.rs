@@ -54,7 +54,7 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
     tidy::run(repo, report);
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     report.child("clippy", root, Command::new(cargo()).args(clippy));
-    report.child("build", root, Command::new(cargo()).args(["build", "--workspace", "--bins"]));
+    report.child("build", root, Command::new(cargo()).args(BUILD));
     if setup::has_nextest() {
         report.child("tests", root, Command::new(cargo()).args(["nextest", "run", "--workspace", "--no-fail-fast"]));
     } else {
@@ -94,9 +94,13 @@ pub(crate) fn run(repo: &Repo, extent: Extent, report: &mut Report) {
 
 const PEERS: &str = "MCP with its peers";
 
+/// The programs, and the server that the conformance suites ask: with an example, crates are built as they are for tests,
+/// once for both.
+const BUILD: &[&str] = &["build", "--workspace", "--bins", "--example", "conformance_peer"];
+
 /// The MCP server with its peers, alone.
 pub(crate) fn peers(repo: &Repo, report: &mut Report) {
-    report.child("build", &repo.root, Command::new(cargo()).args(["build", "--package", "swarmkeep-cli", "--bins"]));
+    report.child("build", &repo.root, Command::new(cargo()).args(BUILD));
     report.stage(PEERS, || mcp::run(repo));
 }
 
@@ -104,6 +108,12 @@ pub(crate) fn peers(repo: &Repo, report: &mut Report) {
 pub(crate) fn compare(repo: &Repo, report: &mut Report) {
     report.child("build", &repo.root, Command::new(cargo()).args(["build", "--package", "swarmkeep-cli", "--bins"]));
     report.stage("MCP proxies whose server is killed and comes back", || mcp::compare(repo));
+}
+
+/// The conformance suites against a server that has everything they ask for, directly and through the proxy.
+pub(crate) fn conform(repo: &Repo, report: &mut Report) {
+    report.child("build", &repo.root, Command::new(cargo()).args(BUILD));
+    report.stage("conformance suites, directly and through the proxy", || mcp::conform(repo));
 }
 
 /// The replay with many kills, on the release program.
