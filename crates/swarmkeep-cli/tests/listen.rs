@@ -266,13 +266,13 @@ fn clients_without_sessions_share_a_server_and_leaving_cancels() {
         front.ask("POST", &headers, &body)
     };
     // Both are called 7.
-    let mut slow = call(7, "slow", "slow");
-    assert_eq!(call(7, "echo", "echo").json()["result"]["content"][0]["text"], "echo");
-    until("the call reaches the server", || effects(&store) == 1);
+    let (mut one, mut two) = (call(7, "slow", "slow"), call(7, "echo", "echo"));
     let mut wrong = call(8, "echo", "pay");
     assert_eq!((wrong.status, &wrong.json()["error"]["code"]), (400, &json!(-32_020)));
     fs::write(store.path("gate"), "").unwrap();
-    assert_eq!(slow.json()["id"], 7);
+    let (one, two) = (one.json(), two.json());
+    assert_eq!((&one["id"], &one["result"]["content"][0]["text"]), (&json!(7), &json!("slow")));
+    assert_eq!((&two["id"], &two["result"]["content"][0]["text"]), (&json!(7), &json!("echo")));
 
     fs::remove_file(store.path("gate")).unwrap();
     let left = call(9, "slow", "slow");

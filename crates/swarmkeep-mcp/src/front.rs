@@ -352,7 +352,7 @@ impl Front {
         }
         let talk = self.session(headers::session(head)?)?;
         let is_primed = talk.book().revision().is_some_and(|revision| revision >= "2025-11-25");
-        let how = How { is_batch: message.is_none(), is_modern: false, is_primed };
+        let how = How { is_batch: message.is_none(), is_modern: false, is_primed, is_whole: true };
         match talk.say(&frame).await.map_err(|malformed| Refused::malformed(&malformed))? {
             None => Ok(StatusCode::ACCEPTED.into_response()),
             Some(reading) => Ok(self.answer(reading, how).await),
@@ -401,10 +401,11 @@ impl Front {
         message: &Envelope,
         frame: &Frame,
     ) -> Result<Response, Refused> {
-        headers::check_modern(head, message)?;
         let client = crate::daemon::client_name(message.bytes().clone());
         let talk = self.shared(client.as_deref().unwrap_or("client"))?;
-        let how = How { is_batch: false, is_modern: true, is_primed: false };
+        headers::check_modern(head, talk.book().params(), message)?;
+        let is_whole = headers::has_whole_meta(message);
+        let how = How { is_batch: false, is_modern: true, is_primed: false, is_whole };
         match talk.say(frame).await.map_err(|malformed| Refused::malformed(&malformed))? {
             None => Ok(StatusCode::ACCEPTED.into_response()),
             Some(reading) => Ok(self.answer(reading.cancelled_by_leaving(), how).await),
@@ -418,6 +419,8 @@ struct How {
     is_batch: bool,
     is_modern: bool,
     is_primed: bool,
+    /// The request says of itself all that it has to.
+    is_whole: bool,
 }
 
 impl How {
@@ -426,6 +429,7 @@ impl How {
         let error = self.is_modern.then(|| Envelope::parse(line.clone()).ok()).flatten();
         match error.and_then(|answer| answer.error()) {
             Some((-32_022..=-32_020, _)) => StatusCode::BAD_REQUEST,
+            Some((-32_602, _)) if !self.is_whole => StatusCode::BAD_REQUEST,
             Some((-32_601, _)) => StatusCode::NOT_FOUND,
             _ => StatusCode::OK,
         }

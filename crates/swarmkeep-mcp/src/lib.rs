@@ -25,6 +25,7 @@ pub mod desired;
 pub mod envelope;
 pub mod front;
 pub mod link;
+mod mirrored;
 pub mod record;
 pub mod reply;
 pub mod serve;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::journal::{Entry, Folder, Journal, Names};
 use crate::{
     envelope::{Edit, Envelope, Frame, Kind, Malformed, compose},
+    mirrored::Params,
     shim::Known,
     upstream::ToClient,
 };
@@ -98,6 +99,8 @@ pub(super) struct Book {
     /// The client's `initialize`, and its number.
     began: Option<(u64, Bytes)>,
     revision: Option<String>,
+    /// What tools want to see in headers.
+    params: Params,
     /// What the client said that has to be said again on a new connection.
     has_wishes: bool,
 }
@@ -182,6 +185,11 @@ impl Book {
     /// Whether the client had wishes that a new connection would not know of.
     pub(super) fn has_wishes(&self) -> bool {
         self.has_wishes
+    }
+
+    /// What tools want to see in headers, as far as the client has heard of them.
+    pub(super) fn params(&self) -> &Params {
+        &self.params
     }
 
     /// The revision that was agreed upon.
@@ -345,6 +353,7 @@ impl Book {
                     self.tokens.insert(id, token);
                 }
                 self.agree(&message);
+                self.params.learn(&message);
                 self.answered(asked.stream);
                 (asked.stream, line)
             }

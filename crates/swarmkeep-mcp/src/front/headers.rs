@@ -4,11 +4,10 @@ use axum::http::{
     HeaderMap, HeaderName, StatusCode, Uri,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN},
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
 
 use crate::{
     envelope::{Envelope, Kind, Malformed},
-    transport::http::named_in_header,
+    mirrored::{self, Params},
 };
 
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -197,7 +196,7 @@ pub(super) fn check_version(headers: &HeaderMap, message: Option<&Envelope>) -> 
 }
 
 /// What a request without a session says in its headers is what its body says.
-pub(super) fn check_modern(headers: &HeaderMap, message: &Envelope) -> Result<(), Refused> {
+pub(super) fn check_modern(headers: &HeaderMap, params: &Params, message: &Envelope) -> Result<(), Refused> {
     if message.kind() != Kind::Request {
         return Ok(());
     }
@@ -218,8 +217,9 @@ pub(super) fn check_modern(headers: &HeaderMap, message: &Envelope) -> Result<()
         Some(said) => return Err(mismatch(format!("Mcp-Method is {said}, the body says {method}"))),
         None => return Err(mismatch(format!("Mcp-Method is missing: it is {method}"))),
     }
-    let Some(name) = named_in_header(message) else { return Ok(()) };
-    match one(headers, &NAME).map_err(mismatch)?.map(decoded) {
+    check_params(headers, params, message).map_err(mismatch)?;
+    let Some(name) = mirrored::name(message) else { return Ok(()) };
+    match one(headers, &NAME).map_err(mismatch)?.map(mirrored::decoded) {
         Some(Some(said)) if said == name => Ok(()),
         Some(Some(said)) => Err(mismatch(format!("Mcp-Name is {said}, the body says {name}"))),
         Some(None) => Err(mismatch("Mcp-Name is no base64".to_owned())),
@@ -227,12 +227,29 @@ pub(super) fn check_modern(headers: &HeaderMap, message: &Envelope) -> Result<()
     }
 }
 
-/// A value that a header cannot carry as it is stands there as base64.
-fn decoded(value: &str) -> Option<String> {
-    match value.strip_prefix("=?base64?").and_then(|value| value.strip_suffix("?=")) {
-        Some(coded) => String::from_utf8(BASE64_STANDARD.decode(coded).ok()?).ok(),
-        None => Some(value.to_owned()),
+/// Whether a request says its revision and what its client can do, as each has to.
+pub(super) fn has_whole_meta(message: &Envelope) -> bool {
+    let meta = message.param("_meta").and_then(|meta| serde_json::from_str::<serde_json::Value>(meta).ok());
+    let has = |key: &str| meta.as_ref().and_then(|meta| meta.get(format!("io.modelcontextprotocol/{key}"))).cloned();
+    has("protocolVersion").is_some_and(|version| version.is_string())
+        && has("clientCapabilities").is_some_and(|all| all.is_object())
+}
+
+/// Arguments that a tool wants to see in headers stand there, and no others.
+fn check_params(headers: &HeaderMap, params: &Params, message: &Envelope) -> Result<(), String> {
+    for (header, expected) in params.of(message) {
+        let Ok(name) = HeaderName::try_from(&header) else { continue };
+        let said = one(headers, &name)?;
+        match (said.map(mirrored::decoded), expected) {
+            (None, None) => {}
+            (Some(Some(said)), Some(expected)) if said == expected => {}
+            (Some(None), _) => return Err(format!("{header} is no base64")),
+            (Some(Some(said)), Some(expected)) => return Err(format!("{header} is {said}, the body says {expected}")),
+            (Some(Some(_)), None) => return Err(format!("{header} is there, its argument is not")),
+            (None, Some(expected)) => return Err(format!("{header} is missing: it is {expected}")),
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -288,13 +305,13 @@ mod tests {
     fn headers_say_what_the_body_says() {
         let body = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"größe","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
         let message = Envelope::parse(body).unwrap();
-        let name = format!("=?base64?{}?=", BASE64_STANDARD.encode("größe"));
+        let name = mirrored::encoded("größe");
         let good = [(VERSION, "2026-07-28"), (METHOD, "tools/call"), (NAME, name.as_str())];
-        assert!(check_modern(&headers(&good), &message).is_ok());
+        assert!(check_modern(&headers(&good), &Params::default(), &message).is_ok());
         for (at, value) in [(0, "2025-11-25"), (1, "tools/list"), (2, "other"), (2, "=?base64?!?=")] {
             let mut bad = good.clone();
             bad[at].1 = value;
-            let refused = check_modern(&headers(&bad), &message).unwrap_err();
+            let refused = check_modern(&headers(&bad), &Params::default(), &message).unwrap_err();
             assert_eq!(
                 (refused.code, refused.id.as_str(), refused.status),
                 (MISMATCH, "7", StatusCode::BAD_REQUEST),
@@ -304,7 +321,7 @@ mod tests {
         for missing in 0..3 {
             let mut bad = good.to_vec();
             bad.remove(missing);
-            assert!(check_modern(&headers(&bad), &message).is_err());
+            assert!(check_modern(&headers(&bad), &Params::default(), &message).is_err());
         }
     }
 }

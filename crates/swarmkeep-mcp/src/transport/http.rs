@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -40,6 +39,7 @@ use super::{
 use crate::{
     breach,
     envelope::{Edit, Envelope, Frame, Kind, compose},
+    mirrored::{self, Params},
     reply::{self, Failure, Verdict},
 };
 
@@ -77,25 +77,9 @@ struct State {
     session: Option<HeaderValue>,
     version: Option<HeaderValue>,
     is_modern: bool,
+    /// What tools want to see in headers.
+    params: Params,
     posts: BTreeMap<u64, AbortHandle>,
-}
-
-/// What a request of the stateless revisions names in a header besides its body.
-pub(crate) fn named_in_header(message: &Envelope) -> Option<String> {
-    match message.method()? {
-        "tools/call" | "prompts/get" => message.name().map(str::to_owned),
-        "resources/read" => serde_json::from_str(message.param("uri")?).ok(),
-        _ => None,
-    }
-}
-
-/// As a header may carry it.
-fn encoded(value: String) -> String {
-    let is_plain = value.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && value.trim() == value;
-    if is_plain && !value.starts_with("=?base64?") {
-        return value;
-    }
-    format!("=?base64?{}?=", BASE64_STANDARD.encode(value))
 }
 
 /// Connects, so that it is known whether anybody is there.
@@ -231,11 +215,18 @@ impl Shared {
             // They repeat what the body says, for whatever stands between.
             let words = [
                 (METHOD, message.method().map(str::to_owned)),
-                (NAME, named_in_header(message).map(encoded)),
+                (NAME, mirrored::name(message).map(|name| mirrored::encoded(&name))),
                 (VERSION, message.revision()),
             ];
             for (header, word) in words {
                 if let Some(value) = word.and_then(|word| HeaderValue::from_str(&word).ok()) {
+                    headers.insert(header, value);
+                }
+            }
+            for (header, value) in state.params.of(message) {
+                if let Ok(header) = HeaderName::try_from(header)
+                    && let Some(Ok(value)) = value.map(|value| HeaderValue::try_from(mirrored::encoded(&value)))
+                {
                     headers.insert(header, value);
                 }
             }
@@ -341,7 +332,10 @@ impl Shared {
                     self.negotiated(message);
                     self.say(Inbound::Line(with_id(message, wire))).await;
                 }
-                (Some(message), _) => self.say(Inbound::Line(with_id(message, wire))).await,
+                (Some(message), _) => {
+                    self.state().params.learn(message);
+                    self.say(Inbound::Line(with_id(message, wire))).await;
+                }
                 (None, _) if matches!(frame, Ok(Frame::Batch(_))) => self.say(Inbound::Line(body)).await,
                 (None, Some(wire)) => {
                     let said: String = text.chars().take(300).collect();
@@ -429,6 +423,7 @@ impl Shared {
                                     self.negotiated(answer);
                                 }
                                 is_answered = true;
+                                self.state().params.learn(answer);
                                 self.say(Inbound::Line(with_id(answer, wire))).await;
                             }
                             None => self.say(Inbound::Line(Envelope::line(&data))).await,

@@ -100,6 +100,7 @@ fn folder(store: &Path, ask: &Ask) -> Result<PathBuf, Failure> {
     let server = match &ask.recipe {
         Recipe::Stdio(program) => json!([program.program, program.arguments, program.folder]),
         Recipe::Http(site) | Recipe::Sse(site) | Recipe::WebSocket(site) => json!(site.url),
+        other => json!(other.without_secrets()),
     };
     let which = json!([server, ask.session, ask.upstream, ask.folder]);
     let hash = blake3::hash(which.to_string().as_bytes()).to_hex();
