@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, future::Future, io, time::Duration};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    runtime::Handle,
     sync::mpsc,
     time::{Instant, sleep},
 };
@@ -23,6 +24,8 @@ use crate::{
 const QUEUE: usize = 64;
 /// Bytes that a client may have unsettled: then it is not read until something is.
 const UNSETTLED_BYTES: usize = 256 << 20;
+/// Small lines that are there together go out in one piece, up to about this much; a larger one goes out as it is.
+const PIECE_BYTES: usize = 64 * 1024;
 /// Before a daemon is called for again.
 const REDIAL: Duration = Duration::from_millis(50);
 /// After this long without a daemon the client is told.
@@ -68,7 +71,7 @@ where
     F: Future<Output = io::Result<S>>,
 {
     let (to_shim, mut from_client) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    let reading = async move {
         let mut lines = Lines::new(input, LINE_BYTES);
         loop {
             match lines.next().await {
@@ -86,7 +89,13 @@ where
                 }
             }
         }
-    });
+    };
+    // On a thread of its own: the input may block whoever reads it, and one wake-up a line is enough.
+    let runtime = Handle::current();
+    std::thread::Builder::new()
+        .name("client".to_owned())
+        .spawn(move || runtime.block_on(reading))
+        .map_err(Ended::Client)?;
     let mut shim = Shim {
         ask,
         output,
@@ -144,19 +153,36 @@ impl<O: AsyncWrite + Unpin> Shim<O> {
             tokio::select! {
                 () = &mut reading, if !is_read => is_read = true,
                 frame = frames.recv() => match frame {
-                    Some(frame) => self.frame(&frame).await?,
+                    Some(frame) => {
+                        let mut text = Vec::new();
+                        self.frame(&frame, &mut text).await?;
+                        while text.len() < PIECE_BYTES
+                            && let Ok(frame) = frames.try_recv()
+                        {
+                            self.frame(&frame, &mut text).await?;
+                        }
+                        self.write(&text).await?;
+                        self.output.flush().await.map_err(Ended::Client)?;
+                    }
                     // The daemon closes when a client that has said all has its answers; else it is gone.
                     None => return Ok(self.has_said_all && self.unsettled.is_empty()),
                 },
                 line = from_client.recv(), if may_read => {
-                    let text = match line {
-                        Some(Ok(line)) => self.take(line),
-                        Some(Err(error)) => return Err(Ended::Client(error)),
-                        None => {
-                            self.has_said_all = true;
-                            b"end\n".to_vec()
+                    let mut text = Vec::new();
+                    let mut next = Some(line);
+                    while let Some(line) = next.take() {
+                        match line {
+                            Some(Ok(line)) => self.take(line, &mut text),
+                            Some(Err(error)) => return Err(Ended::Client(error)),
+                            None => {
+                                self.has_said_all = true;
+                                text.extend_from_slice(b"end\n");
+                            }
                         }
-                    };
+                        if text.len() < PIECE_BYTES && !self.has_said_all && self.unsettled_bytes < UNSETTLED_BYTES {
+                            next = from_client.try_recv().ok().map(Some);
+                        }
+                    }
                     // A daemon that is gone is noticed by its side of the stream, once what it wrote is read.
                     let _ = to_daemon.write_all(&text).await;
                 }
@@ -179,7 +205,7 @@ impl<O: AsyncWrite + Unpin> Shim<O> {
         Ok(text)
     }
 
-    fn take(&mut self, line: Bytes) -> Vec<u8> {
+    fn take(&mut self, line: Bytes, text: &mut Vec<u8>) {
         self.numbers += 1;
         let number = self.numbers;
         if self.initialize.is_none()
@@ -187,11 +213,9 @@ impl<O: AsyncWrite + Unpin> Shim<O> {
         {
             self.initialize = Some((number, line.clone()));
         }
-        let mut text = Vec::with_capacity(line.len() + 24);
-        wire::numbered(number, &line, &mut text);
+        wire::numbered(number, &line, text);
         self.unsettled_bytes += line.len();
         self.unsettled.insert(number, line);
-        text
     }
 
     fn settle(&mut self, number: u64) -> bool {
@@ -200,25 +224,38 @@ impl<O: AsyncWrite + Unpin> Shim<O> {
         line.is_some()
     }
 
-    async fn frame(&mut self, frame: &Bytes) -> Result<(), Ended> {
+    /// What is for the client is added to `text`, or, where it is large, written after it.
+    async fn frame(&mut self, frame: &Bytes, text: &mut Vec<u8>) -> Result<(), Ended> {
         match wire::said(frame) {
             Some(Said::Line { answers, line }) => {
                 // An answer to what is settled would be a second one.
                 if answers.is_some_and(|number| !self.settle(number)) {
                     return Ok(());
                 }
-                let mut text = Vec::with_capacity(line.len() + 1);
-                text.extend_from_slice(&line);
+                if line.len() < PIECE_BYTES {
+                    text.extend_from_slice(&line);
+                } else {
+                    self.write(text).await?;
+                    text.clear();
+                    self.write(&line).await?;
+                }
                 text.push(b'\n');
-                self.output.write_all(&text).await.map_err(Ended::Client)?;
-                self.output.flush().await.map_err(Ended::Client)
+                Ok(())
             }
             Some(Said::Taken(number)) => {
                 self.settle(number);
                 Ok(())
             }
-            Some(Said::Refused(why)) => Err(Ended::Refused(why)),
+            Some(Said::Refused(why)) => {
+                self.write(text).await?;
+                self.output.flush().await.map_err(Ended::Client)?;
+                Err(Ended::Refused(why))
+            }
             None => Ok(()),
         }
+    }
+
+    async fn write(&mut self, text: &[u8]) -> Result<(), Ended> {
+        self.output.write_all(text).await.map_err(Ended::Client)
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod proxy;
 mod relay;
 mod serve;
 mod servers;
+mod streams;
 
 use clap::Subcommand;
 
