@@ -13,6 +13,7 @@ mod disk;
 mod figure;
 mod group_commit;
 mod http;
+mod mcp;
 mod query;
 mod ram;
 mod read;
@@ -40,15 +41,24 @@ pub(crate) struct Plan {
     pub(crate) run_ms: u64,
     /// Length of a sustained run, in milliseconds.
     pub(crate) sustained_ms: u64,
+    /// How long servers flap, in milliseconds.
+    pub(crate) flapping_ms: u64,
     /// Sessions where many are wanted.
     pub(crate) many: usize,
 }
 
 impl Plan {
     /// The one whose figures are published.
-    pub(crate) const FULL: Self = Self { runs: 5, run_ms: 2_000, sustained_ms: 60_000, many: 100_000 };
+    pub(crate) const FULL: Self =
+        Self { runs: 5, run_ms: 2_000, sustained_ms: 60_000, flapping_ms: 20_000, many: 100_000 };
     /// Whether it works, and about how fast.
-    pub(crate) const QUICK: Self = Self { runs: 3, run_ms: 400, sustained_ms: 2_000, many: 2_000 };
+    pub(crate) const QUICK: Self = Self { runs: 3, run_ms: 400, sustained_ms: 2_000, flapping_ms: 6_000, many: 2_000 };
+
+    /// The same, with so long for what is measured for long.
+    pub(crate) fn lasting(self, seconds: u64) -> Self {
+        let long_ms = seconds.saturating_mul(1_000);
+        Self { sustained_ms: long_ms, flapping_ms: long_ms, ..self }
+    }
 }
 
 type Measuring<'a> = Pin<Box<dyn Future<Output = Result<Vec<Figure>, Failure>> + 'a>>;
@@ -82,6 +92,7 @@ measurements! {
     "restart": "coming back after kill -9 with many sessions, beside SQLite reading the same rows" => restart::take,
     "comeback": "kill -9 with 10,000 sessions at work: first answer, and all ready" => comeback::take,
     "sustained": "appends with everything applied, beside SQLite alone" => sustained::take,
+    "mcp": "what the proxy before a tool server costs, beside the same client without it; servers that flap" => mcp::take,
 }
 
 /// The payload of one append: 200 bytes of JSON.

@@ -22,7 +22,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use self::room::Room;
-pub(crate) use self::{corruption::Detection, tools::ToolServer};
+pub(crate) use self::{
+    corruption::Detection,
+    tools::{LATE_URI, ToolServer},
+};
 use crate::{
     client::{Call, Client, Endpoint, query},
     failure::Failure,

@@ -132,7 +132,7 @@ pub(crate) enum Verb {
     /// Whether what was acknowledged to such agents is there
     #[command(hide = true)]
     SwarmCheck(crate::swarm::steward::Check),
-    /// The tool server of a chaos run, which starts it
+    /// The tool server of a chaos run or a bench, which starts it
     #[command(hide = true)]
     ChaosTools(crate::chaos::ToolServer),
 }

@@ -75,7 +75,12 @@ fn carry_out(cli: Cli, place: Place) -> Result<(), Failure> {
     if let Some(url) = cli.common.url {
         context.url = Some(Endpoint::url(&url, std::env::var("SWARMKEEP_TOKEN").ok())?);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+    // A relay has one thing to do at a time: handing it from thread to thread is what it would cost.
+    let mut builder = match &cli.verb {
+        cli::Verb::Mcp(verb::mcp::Verb::Proxy(_)) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.enable_all().build().map_err(|error| {
         Failure::unavailable(
             format!("cannot start threads: {error}"),
             "end other programs, or raise the limit: ulimit -u",

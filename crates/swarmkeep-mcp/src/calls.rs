@@ -77,7 +77,7 @@ pub enum Ending {
         /// With a result that is no error.
         ok: bool,
         /// The result or the error, as JSON text.
-        body: String,
+        body: Bytes,
     },
     /// It was not carried out, for certain.
     NotExecuted {

@@ -44,6 +44,8 @@ const HELLO_TIME: Duration = Duration::from_secs(30);
 const LINKS: usize = 1_024;
 /// A link that is asked how it stands has so long.
 const STATUS_TIME: Duration = Duration::from_secs(2);
+/// Small lines for a shim go out in one piece, up to about this much.
+const PIECE_BYTES: usize = 64 * 1024;
 /// After a failed accept the loop rests.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
@@ -273,18 +275,24 @@ async fn relay(
     let writing = async {
         let mut text = Vec::new();
         while let Some(line) = answers.recv().await {
-            frame(&line, &mut text);
-            // What is there by now goes in one piece.
-            while text.len() < 64 * 1024
-                && let Ok(line) = answers.try_recv()
-            {
-                frame(&line, &mut text);
+            let mut next = Some(line);
+            // What is there by now goes in one piece; what is large goes as it is.
+            while let Some(line) = next.take() {
+                if let Some(large) = frame(line, &mut text) {
+                    if to.write_all(&text).await.is_err() || to.write_all(&large).await.is_err() {
+                        return;
+                    }
+                    text.clear();
+                    text.push(b'\n');
+                }
+                if text.len() < PIECE_BYTES {
+                    next = answers.try_recv().ok();
+                }
             }
             if to.write_all(&text).await.is_err() {
                 return;
             }
             text.clear();
-            text.shrink_to(256 * 1024);
         }
     };
     // Ends with whichever side ends first; dropping the client's sender ends the link.
@@ -298,19 +306,20 @@ async fn relay(
     let _ = (&mut over).await;
 }
 
-fn frame(line: &ToClient, text: &mut Vec<u8>) {
-    match line {
-        ToClient::Line { answers: Some(number), line } => wire::numbered(*number, line, text),
-        ToClient::Line { answers: None, line } => {
-            text.extend_from_slice(b"= ");
-            text.extend_from_slice(line);
-            text.push(b'\n');
-        }
-        ToClient::Taken(number) => {
-            text.extend_from_slice(number.to_string().as_bytes());
-            text.push(b'\n');
-        }
+/// Adds a frame to `text`: whole, or, of a line that is large, up to that line, which is to follow with a line feed.
+fn frame(line: ToClient, text: &mut Vec<u8>) -> Option<Bytes> {
+    let (head, line) = match line {
+        ToClient::Line { answers: Some(number), line } => (format!("{number} "), line),
+        ToClient::Line { answers: None, line } => ("= ".to_owned(), line),
+        ToClient::Taken(number) => (number.to_string(), Bytes::new()),
+    };
+    text.extend_from_slice(head.as_bytes());
+    if line.len() >= PIECE_BYTES {
+        return Some(line);
     }
+    text.extend_from_slice(&line);
+    text.push(b'\n');
+    None
 }
 
 /// What a client calls itself: in its `initialize`, or (2026-07-28 and later) in every request.

@@ -297,6 +297,12 @@ impl Envelope {
         self.body.as_ref().map(|span| self.at(span))
     }
 
+    /// The same, as a part of the message's bytes.
+    #[must_use]
+    pub fn body_bytes(&self) -> Option<Bytes> {
+        self.body.clone().map(|span| self.text.slice(span))
+    }
+
     /// The member `name` of the params, as JSON text.
     #[must_use]
     pub fn param(&self, name: &str) -> Option<&str> {

@@ -27,7 +27,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use axum::{
@@ -39,7 +39,10 @@ use axum::{
     routing,
 };
 use futures_util::stream;
-use swarmkeep::{OsEntropy, core::clock::Entropy};
+use swarmkeep::{
+    OsEntropy, SystemClock,
+    core::clock::{Clock, Entropy},
+};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -114,8 +117,7 @@ pub async fn serve(
     let folder = Folder::open(&terms.folder)?;
     let (close, closing) = watch::channel(false);
     let is_public = !listener.local_addr()?.ip().is_loopback();
-    let boot = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let boot = u64::try_from(boot).unwrap_or_default();
+    let boot = SystemClock::new().now_ms();
     let front =
         Arc::new(Front { terms, folder, dials, is_public, talks: Mutex::default(), closing: closing.clone(), boot });
     front.take_up();

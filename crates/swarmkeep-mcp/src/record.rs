@@ -142,6 +142,8 @@ impl Record {
     pub async fn finish(&self, effect: EntityId, attempt: u32, ending: Ending) -> Result<(), Error> {
         let command = match ending {
             Ending::Answered { ok, body } => {
+                // A message is UTF-8, and so is a part of it.
+                let body = String::from_utf8_lossy(&body);
                 let outcome = EffectOutcome { ok: ok && !says_is_error(&body), value: stored(&body) };
                 Command::FinishEffect { effect, attempt, outcome }
             }

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, future::Future, io, time::Duration};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    runtime::Handle,
     sync::mpsc,
     time::{Instant, sleep},
 };
@@ -24,6 +25,8 @@ use crate::{
 const QUEUE: usize = 64;
 /// Bytes that a client may have unsettled: then it is not read until something is.
 const UNSETTLED_BYTES: usize = 256 << 20;
+/// What is written in one piece, if so much is there.
+const PIECE_BYTES: usize = 64 * 1024;
 /// Before a daemon is called for again.
 const REDIAL: Duration = Duration::from_millis(50);
 /// After this long without a daemon the client is told.
@@ -74,7 +77,7 @@ where
     F: Future<Output = io::Result<S>>,
 {
     let (to_shim, from_client) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    let reading = async move {
         let mut lines = Lines::new(input, LINE_BYTES);
         let mut number = 0;
         loop {
@@ -94,7 +97,13 @@ where
                 }
             }
         }
-    });
+    };
+    // On a thread of its own: the input may block whoever reads it, and one wake-up a line is enough.
+    let runtime = Handle::current();
+    std::thread::Builder::new()
+        .name("client".to_owned())
+        .spawn(move || runtime.block_on(reading))
+        .map_err(Ended::Client)?;
     let (to_client, given) = mpsc::channel(QUEUE);
     let carrying = carry(ask, Known::default(), from_client, to_client, dial);
     let (carried, written) = tokio::join!(carrying, write(given, output));
@@ -103,14 +112,28 @@ where
 
 /// Writes what a client is given; until there is no more.
 async fn write(mut given: mpsc::Receiver<ToClient>, mut output: impl AsyncWrite + Unpin) -> Result<(), Ended> {
-    while let Some(given) = given.recv().await {
-        if let ToClient::Line { line, .. } = given {
-            let mut text = Vec::with_capacity(line.len() + 1);
-            text.extend_from_slice(&line);
-            text.push(b'\n');
-            output.write_all(&text).await.map_err(Ended::Client)?;
-            output.flush().await.map_err(Ended::Client)?;
+    let mut text = Vec::new();
+    while let Some(first) = given.recv().await {
+        let mut next = Some(first);
+        while let Some(line) = next.take() {
+            if let ToClient::Line { line, .. } = line {
+                // A large one is not copied.
+                if line.len() < PIECE_BYTES {
+                    text.extend_from_slice(&line);
+                } else {
+                    output.write_all(&text).await.map_err(Ended::Client)?;
+                    text.clear();
+                    output.write_all(&line).await.map_err(Ended::Client)?;
+                }
+                text.push(b'\n');
+            }
+            if text.len() < PIECE_BYTES {
+                next = given.try_recv().ok();
+            }
         }
+        output.write_all(&text).await.map_err(Ended::Client)?;
+        output.flush().await.map_err(Ended::Client)?;
+        text.clear();
     }
     Ok(())
 }
@@ -187,14 +210,21 @@ impl Shim {
                     None => return Ok(self.has_said_all && self.known.unsettled.is_empty()),
                 },
                 line = from_client.recv(), if may_read => {
-                    let text = match line {
-                        Some(Ok((number, line))) => self.take(number, line),
-                        Some(Err(error)) => return Err(Ended::Client(error)),
-                        None => {
-                            self.has_said_all = true;
-                            b"end\n".to_vec()
+                    let mut text = Vec::new();
+                    let mut next = Some(line);
+                    while let Some(line) = next.take() {
+                        match line {
+                            Some(Ok((number, line))) => self.take(number, line, &mut text),
+                            Some(Err(error)) => return Err(Ended::Client(error)),
+                            None => {
+                                self.has_said_all = true;
+                                text.extend_from_slice(b"end\n");
+                            }
                         }
-                    };
+                        if text.len() < PIECE_BYTES && !self.has_said_all && self.unsettled_bytes < UNSETTLED_BYTES {
+                            next = from_client.try_recv().ok().map(Some);
+                        }
+                    }
                     // A daemon that is gone is noticed by its side of the stream, once what it wrote is read.
                     let _ = to_daemon.write_all(&text).await;
                 }
@@ -218,17 +248,15 @@ impl Shim {
         Ok(text)
     }
 
-    fn take(&mut self, number: u64, line: Bytes) -> Vec<u8> {
+    fn take(&mut self, number: u64, line: Bytes, text: &mut Vec<u8>) {
         if self.known.initialize.is_none()
             && Envelope::parse(line.clone()).is_ok_and(|message| message.method() == Some("initialize"))
         {
             self.known.initialize = Some((number, line.clone()));
         }
-        let mut text = Vec::with_capacity(line.len() + 24);
-        wire::numbered(number, &line, &mut text);
+        wire::numbered(number, &line, text);
         self.unsettled_bytes += line.len();
         self.known.unsettled.insert(number, line);
-        text
     }
 
     fn settle(&mut self, number: u64) -> bool {

@@ -30,6 +30,7 @@ pub use self::{
 };
 use self::{
     handshake::{Handshake, Own},
+    outcome::Finishes,
     queue::Queue,
     trouble::Trouble,
 };
@@ -114,6 +115,7 @@ struct Upstream {
     /// The end of the last connection: over before the next one is opened.
     closing: Option<transport::Ending>,
     beside: JoinSet<Done>,
+    finishes: Finishes,
     to_server: Queue<Outbound>,
     to_client: mpsc::Sender<ToClient>,
     for_client: Queue<ToClient>,
@@ -162,6 +164,7 @@ impl Upstream {
             inbox: None,
             closing: None,
             beside: JoinSet::new(),
+            finishes: Finishes::default(),
             to_server: Queue::new(),
             to_client,
             for_client: Queue::new(),
@@ -198,8 +201,14 @@ impl Upstream {
         self.link(link::Event::Start);
         while !self.is_over {
             let breaches_ms = self.trouble.breaches.due_ms();
-            let due_ms =
-                [self.link.due_ms(), self.calls.due_ms(), self.handshake.due_ms(), self.draining_until_ms, breaches_ms];
+            let due_ms = [
+                self.link.due_ms(),
+                self.calls.due_ms(),
+                self.handshake.due_ms(),
+                self.draining_until_ms,
+                breaches_ms,
+                self.finishes.due_ms,
+            ];
             let due_ms = due_ms.into_iter().flatten().min();
             let due = due_ms.map(|due_ms| self.began + Duration::from_millis(due_ms));
             let reads_client = self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none();
@@ -310,11 +319,13 @@ impl Upstream {
     }
 
     async fn drain_beside(&mut self) {
-        while let Some(done) = self.beside.join_next().await {
-            match done {
-                Ok(Done::Opened(_, Ok(connection))) => connection.ending.close().await,
-                Ok(Done::Begun(call, record, begun)) => self.begun(call, *record, begun),
-                _ => {}
+        loop {
+            self.write_finishes();
+            match self.beside.join_next().await {
+                Some(Ok(Done::Opened(_, Ok(connection)))) => connection.ending.close().await,
+                Some(Ok(Done::Begun(call, record, begun))) => self.begun(call, *record, begun),
+                Some(_) => {}
+                None => return,
             }
         }
     }
@@ -337,6 +348,9 @@ impl Upstream {
         if self.handshake.due_ms().is_some_and(|due_ms| now_ms >= due_ms) {
             let generation = self.link.generation();
             self.lose(generation, "it did not finish its handshake in time".to_owned());
+        }
+        if self.finishes.due_ms.is_some_and(|due_ms| now_ms >= due_ms) {
+            self.write_finishes();
         }
         self.link(link::Event::Tick);
         let listed = self.trouble.breaches.tick(now_ms);

@@ -43,6 +43,11 @@ impl Daemon {
         Ok(Self { address, child })
     }
 
+    /// Its process; 0 when it is over.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id().unwrap_or(0)
+    }
+
     /// `kill -9`.
     pub(super) async fn kill(mut self) -> Result<(), Failure> {
         self.child.kill().await.map_err(system("kill"))

@@ -157,9 +157,18 @@ pub(crate) fn load() -> f64 {
 
 /// Bytes of RAM that a process has, by its id; this one for `None`. 0 where the system does not say.
 pub(crate) fn resident_bytes(pid: Option<u32>) -> u64 {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most that a process has ever had, by its id. 0 where the system does not say.
+pub(crate) fn peak_bytes(pid: u32) -> u64 {
+    status_bytes(Some(pid), "VmHWM:")
+}
+
+fn status_bytes(pid: Option<u32>, field: &str) -> u64 {
     let path = pid.map_or("/proc/self/status".to_owned(), |pid| format!("/proc/{pid}/status"));
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let kilobytes =
-        text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        text.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
 }

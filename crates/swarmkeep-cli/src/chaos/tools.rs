@@ -1,42 +1,85 @@
-//! The tool server of the connection's scenario: real enough to be killed. It has one tool, which does something outside and
-//! says so; each call that reaches it is one line in a file, synced.
+//! The tool server of the connection's scenario and of the bench: real enough to be killed.
+//!
+//! | asked for | does |
+//! |---|---|
+//! | tool `act` | something outside, and says so: each call that reaches it is one line in a file, synced |
+//! | tool `echo`, any resource | answers at once with what it was given |
+//! | tool `late`, the resource [`LATE_URI`] | the same after [`LATE`], however many are called at once |
+//! | tool `large` | answers with as many bytes as it is asked for |
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     io::{self, BufRead, Write},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::Args;
 use serde_json::{Value, json};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
-use crate::{failure::Failure, swarm::outside, verb::field};
+use crate::{
+    failure::Failure,
+    swarm::outside,
+    verb::{field, number},
+};
+
+/// What a call of `late` takes.
+const LATE: Duration = Duration::from_millis(5);
+/// The resource whose reading takes as long.
+pub(crate) const LATE_URI: &str = "tools:late";
 
 /// See the module.
 #[derive(Debug, Args)]
 pub(crate) struct ToolServer {
     /// What was done
     #[arg(long)]
-    outside: PathBuf,
+    outside: Option<PathBuf>,
     /// While this file is there, it does not start
     #[arg(long)]
-    gate: PathBuf,
+    gate: Option<PathBuf>,
     /// Where it says which process it is
     #[arg(long)]
-    pid: PathBuf,
+    pid: Option<PathBuf>,
+    /// Where it adds a line each time that it is started, whether it is let or not
+    #[arg(long)]
+    starts: Option<PathBuf>,
 }
 
 impl ToolServer {
     pub(crate) fn run(&self) -> Result<(), Failure> {
-        if self.gate.exists() {
+        let broken = |error| Failure::unavailable(format!("the tool server: {error}"), "look into the folder's log");
+        self.note_start().map_err(broken)?;
+        if self.gate.as_ref().is_some_and(|gate| gate.exists()) {
             return Err(Failure::unavailable("it is not to be reached", "wait until the scenario lets it"));
         }
-        let done = fs::write(&self.pid, std::process::id().to_string()).and_then(|()| self.serve());
-        done.map_err(|error| Failure::unavailable(format!("the tool server: {error}"), "look into the folder's log"))
+        self.serve().map_err(broken)
+    }
+
+    fn note_start(&self) -> io::Result<()> {
+        match &self.starts {
+            Some(path) => writeln!(OpenOptions::new().create(true).append(true).open(path)?, "{}", std::process::id()),
+            None => Ok(()),
+        }
     }
 
     fn serve(&self) -> io::Result<()> {
-        let mut out = io::stdout().lock();
+        if let Some(pid) = &self.pid {
+            fs::write(pid, std::process::id().to_string())?;
+        }
+        let (late, mut due) = mpsc::unbounded_channel::<(Instant, Value)>();
+        // All of them take as long: who comes first is due first.
+        tokio::spawn(async move {
+            while let Some((at, answer)) = due.recv().await {
+                sleep_until(at).await;
+                if say(&answer).is_err() {
+                    return;
+                }
+            }
+        });
         for line in io::stdin().lock().lines() {
             let Ok(message) = serde_json::from_str::<Value>(&line?) else { continue };
             let id = field(&message, "id");
@@ -46,12 +89,18 @@ impl ToolServer {
             let answer = match self.answer(&message)? {
                 Some(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
                 None => {
-                    let error = json!({ "code": -32601, "message": "there is no such method here" });
+                    let error = json!({ "code": -32601, "message": "there is no such method or tool here" });
                     json!({ "jsonrpc": "2.0", "id": id, "error": error })
                 }
             };
-            writeln!(out, "{answer}")?;
-            out.flush()?;
+            if message.pointer("/params/name").and_then(Value::as_str) == Some("late")
+                || message.pointer("/params/uri").and_then(Value::as_str) == Some(LATE_URI)
+            {
+                // Whoever says it ends with the output, and then so does this.
+                let _ = late.send((Instant::now() + LATE, answer));
+            } else {
+                say(&answer)?;
+            }
         }
         Ok(())
     }
@@ -60,20 +109,54 @@ impl ToolServer {
         let text = |pointer: &str| message.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         Ok(match text("/method") {
             "initialize" => Some(json!({
-                "protocolVersion": text("/params/protocolVersion"), "capabilities": { "tools": {} },
+                "protocolVersion": text("/params/protocolVersion"),
+                "capabilities": { "tools": {}, "resources": {} },
                 "serverInfo": { "name": "chaos-tools", "version": env!("CARGO_PKG_VERSION") },
             })),
             "ping" => Some(json!({})),
-            "tools/list" => Some(json!({ "tools": [{
-                "name": "act", "description": "Does it, once per call.",
-                "inputSchema": { "type": "object", "properties": { "key": { "type": "string" } }, "required": ["key"] },
-            }] })),
-            "tools/call" => {
-                let key = text("/params/arguments/key");
-                outside::act(&self.outside, key)?;
-                Some(json!({ "content": [{ "type": "text", "text": key }] }))
+            "tools/list" => Some(json!({ "tools": [
+                tool("act", "Does it, once per call.", "key", "string"),
+                tool("echo", "Says it again.", "text", "string"),
+                tool("late", "Says it again, after a while.", "text", "string"),
+                tool("large", "Says much.", "bytes", "integer"),
+            ] })),
+            "tools/call" => self
+                .called(message, text("/params/name"))?
+                .map(|text| json!({ "content": [{ "type": "text", "text": text }] })),
+            "resources/read" => {
+                let uri = text("/params/uri");
+                Some(json!({ "contents": [{ "uri": uri, "text": uri }] }))
             }
             _ => None,
         })
     }
+
+    fn called(&self, message: &Value, tool: &str) -> io::Result<Option<String>> {
+        let Some(arguments) = message.pointer("/params/arguments") else { return Ok(None) };
+        let said = |name| field(arguments, name).as_str().unwrap_or_default().to_owned();
+        Ok(match (tool, &self.outside) {
+            ("act", Some(outside)) => {
+                let key = said("key");
+                outside::act(outside, &key)?;
+                Some(key)
+            }
+            ("echo" | "late", _) => Some(said("text")),
+            ("large", _) => Some("x".repeat(usize::try_from(number(arguments, "bytes")).unwrap_or(0))),
+            _ => None,
+        })
+    }
+}
+
+/// One line, in one piece.
+fn say(answer: &Value) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(format!("{answer}\n").as_bytes())?;
+    out.flush()
+}
+
+fn tool(name: &str, what: &str, argument: &str, kind: &str) -> Value {
+    json!({
+        "name": name, "description": what,
+        "inputSchema": { "type": "object", "properties": { argument: { "type": kind } }, "required": [argument] },
+    })
 }

@@ -18,6 +18,9 @@ pub(crate) struct Bench {
     /// Short runs and few sessions: whether it works, not a figure to publish
     #[arg(long)]
     quick: bool,
+    /// Length of what is measured for long: a sustained run, servers that flap
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: Option<u64>,
     /// What there is to measure
     #[arg(long)]
     list: bool,
@@ -39,6 +42,7 @@ impl Bench {
             ));
         }
         let plan = if self.quick { Plan::QUICK } else { Plan::FULL };
+        let plan = self.seconds.map_or(plan, |seconds| plan.lasting(seconds));
         let scratch = Scratch::beside(&context.place.dir)?;
         let paint = context.paint;
         let load = crate::bench::load();

@@ -7,6 +7,7 @@ pub(crate) mod proxy;
 mod relay;
 mod serve;
 mod servers;
+mod streams;
 
 use clap::Subcommand;
 

@@ -1,5 +1,7 @@
 //! What comes in and is no request of the client: answers, notifications, and what the server asks.
 
+use bytes::Bytes;
+
 use super::{Ask, Calls, Command, Ending, Standing, Stray, TOKENS, settle};
 use crate::{
     envelope::{Edit, Envelope, Kind},
@@ -47,7 +49,7 @@ impl Calls {
             commands.push(Command::Answer { call: id, line: message.edited(edit) });
         }
         let ok = message.kind() == Kind::Result;
-        let ending = Ending::Answered { ok, body: message.body().unwrap_or("null").to_owned() };
+        let ending = Ending::Answered { ok, body: message.body_bytes().unwrap_or(Bytes::from_static(b"null")) };
         if call.message.param("task").is_some()
             && let Some(token) = call.message.token()
         {

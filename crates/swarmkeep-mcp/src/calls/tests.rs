@@ -153,7 +153,7 @@ fn a_call_is_recorded_then_sent_then_answered_under_its_own_id() {
     );
     let commands = run.server(FIRST, r#"{"jsonrpc":"2.0","id":1,"result":{"x":1.0}}"#);
     assert_eq!(delivered(&commands), [r#"{"jsonrpc":"2.0","id":"1","result":{"x":1.0}}"#]);
-    assert_eq!(endings(&commands), [&Ending::Answered { ok: true, body: r#"{"x":1.0}"#.to_owned() }]);
+    assert_eq!(endings(&commands), [&Ending::Answered { ok: true, body: r#"{"x":1.0}"#.into() }]);
     assert_eq!(run.calls.in_flight(), 0);
     assert_eq!(run.calls.open().count(), 0);
 }

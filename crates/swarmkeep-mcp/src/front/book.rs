@@ -545,8 +545,8 @@ impl Book {
     }
 
     /// Somebody used it.
-    pub(super) fn touch(&self) -> io::Result<()> {
-        self.journal.as_ref().map_or(Ok(()), Journal::touch)
+    pub(super) fn touch(&self, now_ms: u64) -> io::Result<()> {
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.touch(now_ms))
     }
 }
 

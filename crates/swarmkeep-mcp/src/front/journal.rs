@@ -10,6 +10,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -161,8 +162,8 @@ impl Journal {
     }
 
     /// Something was written now, although nothing was: whoever comes back later finds it.
-    pub(super) fn touch(&self) -> io::Result<()> {
-        self.file.set_modified(std::time::SystemTime::now())
+    pub(super) fn touch(&self, now_ms: u64) -> io::Result<()> {
+        self.file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms))
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use swarmkeep::{SystemClock, core::clock::Clock};
 use tokio::{
     net::UnixStream,
     sync::{Notify, mpsc, oneshot, watch},
@@ -171,7 +172,7 @@ impl Talk {
         used.0 = now;
         if now.duration_since(used.1) > TOUCH {
             used.1 = now;
-            if let Err(error) = self.book().touch() {
+            if let Err(error) = self.book().touch(SystemClock::new().now_ms()) {
                 tracing::debug!(%error, "that a conversation is used could not be written down");
             }
         }

@@ -1,7 +1,8 @@
 //! What the log has to do with a call.
 
 use bytes::Bytes;
-use swarmkeep::{Error, ErrorKind};
+use futures_util::future::join_all;
+use swarmkeep::{EntityId, Error, ErrorKind};
 
 use super::{CallId, Done, Ending, Upstream};
 use crate::{
@@ -9,14 +10,58 @@ use crate::{
     record::{Begun, Record, whole},
 };
 
+/// What a call came to waits this long for the beginning of the next one, to be synced with it: a client that calls again at
+/// once would else wait for two syncs, one after the other.
+const FINISH_MS: u64 = 2;
+
+/// An answer that is larger waits for nothing.
+const LARGE_BYTES: usize = 64 * 1024;
+
+/// What calls came to, on its way into the log.
+#[derive(Default)]
+pub(super) struct Finishes {
+    waiting: Vec<Finish>,
+    pub(super) due_ms: Option<u64>,
+}
+
+struct Finish {
+    record: Record,
+    effect: EntityId,
+    attempt: u32,
+    ending: Ending,
+}
+
+impl Finishes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Writes all that wait.
+    fn write(&mut self, upstream: &str) -> impl Future<Output = Vec<()>> + use<> {
+        self.due_ms = None;
+        let upstream = upstream.to_owned();
+        let all = std::mem::take(&mut self.waiting).into_iter().map(move |finish| {
+            let upstream = upstream.clone();
+            async move {
+                if let Err(error) = finish.record.finish(finish.effect, finish.attempt, finish.ending).await {
+                    tracing::warn!(%upstream, %error, "what a call came to could not be recorded; it counts as unknown");
+                }
+            }
+        });
+        join_all(all)
+    }
+}
+
 impl Upstream {
     pub(super) fn begin(&mut self, call: CallId) {
         let Some((message, asked)) = self.calls.get(call) else { return };
         let Some(key) = self.places.get(&call).and_then(|place| place.key.clone()) else { return };
         let (record, class, message) = (self.record.clone(), asked.class, message.clone());
         let deadline_ms = self.terms.limits.call_most_ms;
+        let finishes = self.finishes.write(&self.terms.upstream);
         self.beside.spawn(async move {
-            let (record, begun) = record.begin(key, class, &message, deadline_ms).await;
+            // In this order, at once: they leave together.
+            let (_, (record, begun)) = tokio::join!(finishes, record.begin(key, class, &message, deadline_ms));
             Done::Begun(call, Box::new(record), begun)
         });
     }
@@ -84,11 +129,24 @@ impl Upstream {
         let Some(place) = self.places.get(&call) else { return };
         let Some(key) = place.key.clone() else { return };
         let record = place.begun_in.clone().unwrap_or_else(|| self.record.clone());
-        let (attempt, upstream) = (place.attempt, self.terms.upstream.clone());
+        // To hash a large answer takes a while, which no beginning is to wait for.
+        let is_large = matches!(&ending, Ending::Answered { body, .. } if body.len() > LARGE_BYTES);
+        self.finishes.waiting.push(Finish { record, effect: key, attempt: place.attempt, ending });
+        let due_ms = self.now_ms().saturating_add(FINISH_MS);
+        self.finishes.due_ms.get_or_insert(due_ms);
+        if is_large {
+            self.write_finishes();
+        }
+    }
+
+    /// Writes what calls came to, without waiting for the next one.
+    pub(super) fn write_finishes(&mut self) {
+        if self.finishes.is_empty() {
+            return;
+        }
+        let finishes = self.finishes.write(&self.terms.upstream);
         self.beside.spawn(async move {
-            if let Err(error) = record.finish(key, attempt, ending).await {
-                tracing::warn!(%upstream, %error, "what a call came to could not be recorded; it counts as unknown");
-            }
+            finishes.await;
             Done::Written
         });
     }

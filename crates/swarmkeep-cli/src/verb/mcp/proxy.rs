@@ -10,9 +10,9 @@ use swarmkeep_mcp::{
     transport::{Program, Recipe, Site},
     wire::Ask,
 };
-use tokio::{io::BufReader, net::UnixStream};
+use tokio::net::UnixStream;
 
-use super::{listen, servers};
+use super::{listen, servers, streams};
 use crate::{client::connect_socket, context::Context, failure::Failure, verb::Name};
 
 /// See the module.
@@ -86,8 +86,7 @@ impl Proxy {
         if let Some(address) = self.listen {
             return listen::run(context, ask, address, self.token_file, self.allow_origin).await;
         }
-        let input = BufReader::with_capacity(64 * 1024, tokio::io::stdin());
-        let done = shim::run(ask, input, tokio::io::stdout(), || dial(context)).await;
+        let done = shim::run(ask, streams::Input::new(), streams::Output, || dial(context)).await;
         done.map_err(|ended| match ended {
             Ended::Refused(why) => Failure::refused("refused", why, "`swarmkeep mcp proxy --help` says what it takes"),
             Ended::NoDaemon(error) => Failure::unavailable(
