@@ -82,6 +82,9 @@ def main():
             say({"jsonrpc": "2.0", "id": id, "result": {"tools": tools()}})
         elif method == "tools/call":
             call(id, message["params"])
+        elif method == "notifications/cancelled" and "PEER_CANCELLED" in os.environ:
+            with open(os.environ["PEER_CANCELLED"], "a") as cancelled:
+                cancelled.write(f"{message['params']['requestId']}\n")
         elif method == "ping" or method == "resources/subscribe" or method == "logging/setLevel":
             if method == "resources/subscribe" and "PEER_EFFECTS" in os.environ:
                 with open(os.environ["PEER_EFFECTS"], "a") as effects:
