@@ -298,9 +298,11 @@ impl Front {
         ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, fresh)], Body::from_stream(events)).into_response()
     }
 
-    /// The answer to what was asked: whole if it is there in a moment, else as a stream.
+    /// The answer to what was asked: whole if it is there in a moment, else as a stream. Where the client knows streams that
+    /// begin with a name, always as one: so an answer that is lost on its way can be asked for again.
     async fn answer(self: &Arc<Self>, mut reading: Reading, how: How) -> Response {
-        let (events, is_over) = match timeout(AT_ONCE, reading.next()).await {
+        let at_once = if how.is_primed && !how.is_batch { Duration::ZERO } else { AT_ONCE };
+        let (events, is_over) = match timeout(at_once, reading.next()).await {
             Ok(Some((events, is_over))) => (events, is_over),
             Ok(None) => return Refused::unavailable("the request was given up".to_owned()).into_response(),
             Err(_) => (Vec::new(), false),
@@ -308,6 +310,7 @@ impl Front {
         if let [only] = events.as_slice()
             && is_over
             && !how.is_batch
+            && !how.is_primed
         {
             return json(how.status_of(&only.line), only.line.clone());
         }

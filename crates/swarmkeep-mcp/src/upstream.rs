@@ -587,8 +587,8 @@ impl Upstream {
 
     fn client_message(&mut self, number: u64, part: usize, message: Envelope) {
         match (message.kind(), message.method()) {
-            (Kind::Request, Some("initialize")) => self.initialize(number, message),
-            // Later revisions do not have it: the server says so.
+            (Kind::Request, Some("initialize")) if !message.is_modern() => self.initialize(number, message),
+            // Later revisions have neither: the server says so.
             (Kind::Request, Some("ping")) if !message.is_modern() => {
                 let line = compose::result(message.id().unwrap_or("null"), "{}");
                 self.give(Some(number), line);

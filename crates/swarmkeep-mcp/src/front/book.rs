@@ -24,6 +24,8 @@ pub(super) const GENERAL: u64 = 0;
 /// What was given and may be asked for again, in all and on the general stream.
 const KEPT_BYTES: usize = 4 << 20;
 const KEPT_EVENTS: usize = 1_000;
+/// A longer line is not kept for another process.
+const KEPT_LINE_BYTES: usize = 1 << 20;
 /// Streams that are over and may be asked for again.
 const KEPT_STREAMS: usize = 64;
 /// What waits for a client that does not read; then the server is not read, or what nobody reads is dropped.
@@ -403,8 +405,7 @@ impl Book {
         let seq = of.last;
         of.events.push_back(Event { seq, line: line.clone() });
         if of.is_named && self.journal.is_some() {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            self.write(&[Entry::Given { stream, seq, line }]);
+            self.write(&[Entry::Given { stream, seq, line: kept(&line) }]);
         }
     }
 
@@ -429,8 +430,7 @@ impl Book {
         let Some(of) = self.streams.get_mut(&stream).filter(|of| !of.is_named) else { return };
         of.is_named = true;
         if self.journal.is_some() {
-            let text = |line: &Bytes| String::from_utf8_lossy(line).into_owned();
-            let events = of.events.iter().map(|event| Entry::Given { stream, seq: event.seq, line: text(&event.line) });
+            let events = of.events.iter().map(|event| Entry::Given { stream, seq: event.seq, line: kept(&event.line) });
             let events: Vec<Entry> = events.collect();
             self.write(&events);
         }
@@ -529,7 +529,7 @@ impl Book {
         });
         let named = self.streams.iter().filter(|(_, of)| of.is_named);
         let given = named.flat_map(|(stream, of)| {
-            of.events.iter().map(|event| Entry::Given { stream: *stream, seq: event.seq, line: text(&event.line) })
+            of.events.iter().map(|event| Entry::Given { stream: *stream, seq: event.seq, line: kept(&event.line) })
         });
         let began = self.began.iter().map(|(number, line)| Entry::Began { number: *number, line: text(line) });
         began.chain(agreed).chain(said).chain(given).collect()
@@ -548,6 +548,20 @@ impl Book {
     pub(super) fn touch(&self, now_ms: u64) -> io::Result<()> {
         self.journal.as_ref().map_or(Ok(()), |journal| journal.touch(now_ms))
     }
+}
+
+/// What of a line outlives the process: of a large one, that it was.
+fn kept(line: &Bytes) -> String {
+    if line.len() <= KEPT_LINE_BYTES {
+        return String::from_utf8_lossy(line).into_owned();
+    }
+    let message = Envelope::parse(line.clone()).ok().filter(|message| message.kind() != Kind::Notification);
+    let why = format!(
+        "{} bytes, too many to be given again after a restart of the proxy; the session's log says what came of the call",
+        line.len()
+    );
+    let id = message.as_ref().and_then(Envelope::id).unwrap_or("null");
+    String::from_utf8_lossy(&compose::error(id, -32_011, &why, None)).into_owned()
 }
 
 #[cfg(test)]

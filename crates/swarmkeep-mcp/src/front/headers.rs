@@ -179,10 +179,10 @@ pub(super) fn is_modern(headers: &HeaderMap, message: &Envelope) -> bool {
         .ok()
         .flatten()
         .is_some_and(|version| version >= WITHOUT_SESSIONS && !WITH_SESSIONS.contains(&version));
-    let begins_session = message.method() == Some("initialize");
-    !begins_session
-        && !headers.contains_key(SESSION)
-        && (says || message.is_modern() || message.method() == Some("server/discover"))
+    // Who begins a session says nothing of its revision but in the params.
+    let begins_session = message.method() == Some("initialize") && !message.is_modern();
+    let is_discovery = message.method() == Some("server/discover");
+    !begins_session && !headers.contains_key(SESSION) && (says || message.is_modern() || is_discovery)
 }
 
 /// A revision that a client with a session names has to be one.
