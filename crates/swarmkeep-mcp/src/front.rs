@@ -222,41 +222,29 @@ impl Front {
 
     /// The conversation of a session, if it was ever begun.
     fn session(&self, name: &str) -> Result<Arc<Talk>, Refused> {
-        if let Some(talk) = self.talks().get(name).filter(|talk| talk.ended().is_none()) {
-            return Ok(talk.clone());
-        }
-        let unreadable = |error: io::Error| Refused::unavailable(format!("the session cannot be read: {error}"));
-        let found: Option<(Journal, _)> = self.folder.read(name).map_err(unreadable)?;
-        let Some((journal, entries)) = found else { return Err(Refused::unknown_session()) };
-        self.check_room()?;
-        let book = Book::restored(self.base(), journal, entries);
+        // Held throughout: of two who take up a session, one has its file.
         let mut talks = self.talks();
-        // Somebody else may have been faster.
         if let Some(talk) = talks.get(name).filter(|talk| talk.ended().is_none()) {
             return Ok(talk.clone());
         }
-        let talk = Talk::start(self.ask(name, true), book, self.dials.clone());
+        check_room(&talks)?;
+        let unreadable = |error: io::Error| Refused::unavailable(format!("the session cannot be read: {error}"));
+        let found: Option<(Journal, _)> = self.folder.read(name).map_err(unreadable)?;
+        let Some((journal, entries)) = found else { return Err(Refused::unknown_session()) };
+        let talk = Talk::start(self.ask(name, true), Book::restored(self.base(), journal, entries), self.dials.clone());
         talks.insert(name.to_owned(), talk.clone());
         Ok(talk)
-    }
-
-    fn check_room(&self) -> Result<(), Refused> {
-        if self.talks().len() < TALKS {
-            return Ok(());
-        }
-        Err(Refused::unavailable(format!("{TALKS} clients are served already: end one first")))
     }
 
     /// The conversation of all clients of one name that have no sessions.
     fn shared(&self, client: &str) -> Result<Arc<Talk>, Refused> {
         let name = format!("~{client}");
-        if let Some(talk) = self.talks().get(&name).filter(|talk| talk.ended().is_none()) {
+        let mut talks = self.talks();
+        if let Some(talk) = talks.get(&name).filter(|talk| talk.ended().is_none()) {
             return Ok(talk.clone());
         }
-        self.check_room()?;
-        let drawn = draw();
-        let mut talks = self.talks();
-        let talk = Talk::start(self.ask(&drawn, false), Book::new(self.base()), self.dials.clone());
+        check_room(&talks)?;
+        let talk = Talk::start(self.ask(&draw(), false), Book::new(self.base()), self.dials.clone());
         talks.insert(name, talk.clone());
         Ok(talk)
     }
@@ -365,7 +353,7 @@ impl Front {
     }
 
     async fn initialized(self: &Arc<Self>, message: &Envelope, frame: &Frame) -> Result<Response, Refused> {
-        self.check_room()?;
+        check_room(&self.talks())?;
         let name = draw();
         let talk = Talk::start(self.ask(&name, true), Book::new(self.base()), self.dials.clone());
         let reading = talk.say(frame).await.map_err(|malformed| Refused::malformed(&malformed))?;
@@ -441,6 +429,13 @@ impl How {
     }
 }
 
+fn check_room(talks: &BTreeMap<String, Arc<Talk>>) -> Result<(), Refused> {
+    if talks.len() < TALKS {
+        return Ok(());
+    }
+    Err(Refused::unavailable(format!("{TALKS} clients are served already: end one first")))
+}
+
 fn draw() -> String {
     let mut bytes = [0; 16];
     OsEntropy.fill(&mut bytes);
@@ -491,6 +486,7 @@ async fn delete(State(front): State<Arc<Front>>, request: Request) -> Response {
         let name = headers::session(head)?;
         let talk = front.session(name)?;
         talk.end();
+        talk.book().unkeep();
         front.talks().remove(name);
         front.folder.remove(name).map_err(|error| Refused::unavailable(format!("the session stays: {error}")))
     });

@@ -119,7 +119,11 @@ impl Book {
         let mut book = Self::new(base);
         for entry in entries {
             match entry {
+                Entry::Drawn { number } => book.next = book.next.max(number),
                 Entry::Said { number, stream, requests, line } => {
+                    // The number of a line is the last that was drawn for it. A wall clock that was set back is no reason to use one
+                    // again: in the session's log it is another call's.
+                    book.next = book.next.max(number);
                     book.saw(!requests.is_empty(), &line);
                     let ids = requests.iter().map(|(id, _)| *id).collect();
                     let of = book.streams.entry(stream).or_default();
@@ -166,6 +170,11 @@ impl Book {
     pub(super) fn keep(&mut self, folder: &Folder, name: &str) -> io::Result<()> {
         self.journal = Some(folder.begin(name, &self.entries())?);
         Ok(())
+    }
+
+    /// It was ended: nothing is kept of it any more.
+    pub(super) fn unkeep(&mut self) {
+        self.journal = None;
     }
 
     /// What whoever carries its lines has to know.
@@ -532,7 +541,8 @@ impl Book {
             of.events.iter().map(|event| Entry::Given { stream: *stream, seq: event.seq, line: kept(&event.line) })
         });
         let began = self.began.iter().map(|(number, line)| Entry::Began { number: *number, line: text(line) });
-        began.chain(agreed).chain(said).chain(given).collect()
+        let drawn = std::iter::once(Entry::Drawn { number: self.next });
+        drawn.chain(began).chain(agreed).chain(said).chain(given).collect()
     }
 
     fn write(&mut self, entries: &[Entry]) {
@@ -662,7 +672,13 @@ mod tests {
         let reader = book.read(stream).unwrap();
         let missed = book.take(stream, reader, 1).unwrap();
         assert_eq!((texts(&missed), missed.is_over), (vec![r#"{"id":1,"result":{}}"#.to_owned()], true));
-        assert!(said(&mut book, r#"{"id":1,"method":"x"}"#).0.number > 2_000);
+        let last = said(&mut book, r#"{"id":1,"method":"x"}"#).0.number;
+        assert!(last > 2_000);
+        drop(book);
+        // The wall clock was set back in between.
+        let (journal, entries) = folder.read(name).unwrap().unwrap();
+        let mut book = Book::restored(0, journal, entries);
+        assert!(said(&mut book, r#"{"id":1,"method":"x"}"#).0.number > last);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(super) enum Entry {
     Given { stream: u64, seq: u64, line: String },
     /// Nothing more comes on that stream, and nobody takes it up again.
     Over { stream: u64 },
+    /// Numbers are used up to here.
+    Drawn { number: u64 },
     /// The client's `initialize`.
     Began { number: u64, line: String },
     /// The revision that was agreed upon.
@@ -208,6 +210,7 @@ mod tests {
             Entry::Settled { number: 9 },
             given(3),
             Entry::Over { stream: 2 },
+            Entry::Drawn { number: 1 << 50 },
             Entry::Began { number: 1, line: "ü".to_owned() },
             Entry::Agreed { revision: "2025-11-25".to_owned() },
         ] {
