@@ -350,6 +350,12 @@ impl Envelope {
         self.is_ambiguous
     }
 
+    /// Whether it opens a stream of the server's own words, which ends when one of the two does.
+    #[must_use]
+    pub fn is_subscription(&self) -> bool {
+        self.kind == Kind::Request && self.method.as_deref() == Some("subscriptions/listen")
+    }
+
     /// Whether it carries on something that the server began (`requestState`, `inputResponses`).
     #[must_use]
     pub fn is_continuation(&self) -> bool {

@@ -207,7 +207,7 @@ impl Shim {
                 frame = frames.recv() => match frame {
                     Some(frame) => self.frame(&frame).await?,
                     // The daemon closes when a client that has said all has its answers; else it is gone.
-                    None => return Ok(self.has_said_all && self.known.unsettled.is_empty()),
+                    None => return Ok(self.has_said_all && !self.is_owed()),
                 },
                 line = from_client.recv(), if may_read => {
                     let mut text = Vec::new();
@@ -257,6 +257,12 @@ impl Shim {
         wire::numbered(number, &line, text);
         self.unsettled_bytes += line.len();
         self.known.unsettled.insert(number, line);
+    }
+
+    /// Whether an answer is due. A subscription is over when its client is, and never answered before.
+    fn is_owed(&self) -> bool {
+        let is_subscription = |line: &Bytes| Envelope::parse(line.clone()).is_ok_and(|line| line.is_subscription());
+        !self.known.unsettled.values().all(is_subscription)
     }
 
     fn settle(&mut self, number: u64) -> bool {

@@ -338,7 +338,10 @@ impl Upstream {
 
     fn is_drained(&mut self) {
         if let Some(until_ms) = self.draining_until_ms {
-            let waits = !self.places.is_empty() || self.handshake.is_under_way() || !self.for_client.lines.is_empty();
+            let is_awaited = |call| self.calls.get(call).is_some_and(|(message, _)| !message.is_subscription());
+            let waits = self.places.keys().copied().any(is_awaited)
+                || self.handshake.is_under_way()
+                || !self.for_client.lines.is_empty();
             self.is_over |= !waits || self.now_ms() >= until_ms;
         }
     }

@@ -90,6 +90,8 @@ def main():
                 with open(os.environ["PEER_EFFECTS"], "a") as effects:
                     effects.write(f"subscribe {message['params']['uri']} {os.getpid()}\n")
             say({"jsonrpc": "2.0", "id": id, "result": {}})
+        elif method == "subscriptions/listen":
+            pass  # Open for as long as the client is there.
         elif id is not None and method is not None:
             say({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": f"Method not found: {method}"}})
 

@@ -200,6 +200,20 @@ async fn a_client_that_closes_its_input_gets_its_answers() {
     daemon.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_listened_and_is_gone_is_not_waited_for() {
+    let (home, outside) = (tempfile::tempdir().unwrap(), Outside::new());
+    let daemon = Running::start(home.path()).await;
+    let mut client = Shim::start(&outside, Some("work/here"), home.path().join("mcp.sock"));
+    client.initialize().await;
+    client.say(json!({ "jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": {} })).await;
+    client.call(2, "echo", json!({})).await;
+    assert_eq!(text(&client.answer(2).await), "echo");
+    client.to.shutdown().await.unwrap();
+    timeout(PATIENCE, client.over).await.expect("ends in time").unwrap().unwrap();
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn what_the_daemon_refuses_the_client_is_told_by_the_shims_end() {
     let outside = Outside::new();
