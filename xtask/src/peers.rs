@@ -190,6 +190,10 @@ impl Peers<'_> {
                 }
             });
         }
+        add(match self.python(PYTHON_2.0, PYTHON_2.1) {
+            Err(why) => skipped(&why),
+            Ok(python) => self.listen(&python),
+        });
         let node = match self.node() {
             Ok(node) => node,
             Err(why) => {
@@ -267,6 +271,17 @@ impl Peers<'_> {
         let good = is_well(&ended);
         self.stop(&store);
         one(good)
+    }
+
+    /// A client over HTTP, whose proxy is killed.
+    fn listen(&self, python: &Path) -> Count {
+        let folder = self.scratch.join("listen");
+        let mut command = Command::new(python);
+        command.arg(self.repo.root.join("xtask/peers/listen.py"));
+        let server = self.repo.root.join("crates/swarmkeep-mcp/tests/peer/peer.py");
+        let ended = stage::run(&self.scratch, self.at_home(&mut command).arg(self.program()).arg(&folder).arg(server));
+        self.stop(&folder.join("store"));
+        one(is_well(&ended))
     }
 
     /// Real servers behind the proxy.
