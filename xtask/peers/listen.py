@@ -80,6 +80,7 @@ def main():
     finally:
         front.end()
     print("a client over HTTP outlives the kills of its proxy; what was on its way is answered once")
+    print("all well")
 
 
 main()
