@@ -54,6 +54,12 @@ impl Front {
         Self::start(store, &address)
     }
 
+    /// Ended first: it would start another daemon.
+    fn end(self, store: &Store) {
+        drop(self);
+        store.run(&["stop"]).ok();
+    }
+
     fn ask(&self, method: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -200,7 +206,7 @@ fn a_session_over_http_outlives_the_kills_of_front_daemon_and_server() {
     assert_eq!(effects(&store), 3);
     let calls = store.run(&["mcp", "calls", "work/web", "--json"]).ok().json();
     assert!(calls["calls"].as_array().unwrap().len() >= 4, "{calls}");
-    store.run(&["stop"]).ok();
+    front.end(&store);
 }
 
 #[test]
@@ -249,7 +255,7 @@ fn a_stream_that_broke_off_is_taken_up_after_a_kill_with_exactly_what_was_missed
     assert_eq!(missed.last().unwrap()["id"], 3);
     let headers = [("Mcp-Session-Id", session.as_str()), ("Last-Event-ID", "1-2-3")];
     assert_eq!(front.ask("GET", &headers, "").status, 400, "a stream that never was");
-    store.run(&["stop"]).ok();
+    front.end(&store);
 }
 
 #[test]
@@ -284,7 +290,7 @@ fn clients_without_sessions_share_a_server_and_leaving_cancels() {
     let cancelled = || fs::read_to_string(store.path("cancelled")).unwrap_or_default().lines().count();
     fs::write(store.path("gate"), "").unwrap();
     until("the server is told that nobody waits", || cancelled() == 1);
-    store.run(&["stop"]).ok();
+    front.end(&store);
 }
 
 #[test]
@@ -318,5 +324,5 @@ fn what_is_wrong_with_a_request_over_http_is_said() {
     let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/../swarmkeep-mcp/tests/peer/peer.py");
     let refused = store.run(&[&same[..], &[peer]].concat());
     assert!(refused.err.contains("another process answers"), "{}", refused.err);
-    store.run(&["stop"]).ok();
+    front.end(&store);
 }
