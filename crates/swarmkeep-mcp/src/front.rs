@@ -167,11 +167,6 @@ fn is_session(name: &str) -> bool {
     !name.starts_with('~')
 }
 
-/// An answer that says what is wrong with a request.
-fn refusal(status: StatusCode, id: &str, code: i64, what: &str) -> Response {
-    json(status, compose::error(id, code, what, None))
-}
-
 fn json(status: StatusCode, text: Bytes) -> Response {
     let json = HeaderValue::from_static("application/json");
     (status, [(header::CONTENT_TYPE, json)], text).into_response()
@@ -179,7 +174,7 @@ fn json(status: StatusCode, text: Bytes) -> Response {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        refusal(self.status, &self.id, self.code, &self.what)
+        json(self.status, compose::error(&self.id, self.code, &self.what, None))
     }
 }
 
@@ -204,20 +199,14 @@ impl Front {
                 Ok(Some((journal, entries))) => {
                     let book = Book::restored(self.base(), journal, entries);
                     if book.is_waiting() {
-                        self.begin(name, book, true);
+                        let talk = Talk::start(self.ask(&name, true), book, self.dials.clone());
+                        self.talks().insert(name, talk);
                     }
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, session = name, "a session cannot be read"),
             }
         }
-    }
-
-    fn begin(&self, name: String, book: Book, is_lasting: bool) -> Arc<Talk> {
-        let ask = self.ask(name.trim_start_matches('~'), is_lasting);
-        let talk = Talk::start(ask, book, self.dials.clone());
-        self.talks().insert(name, talk.clone());
-        talk
     }
 
     /// The conversation of a session, if it was ever begun.

@@ -718,15 +718,7 @@ impl Log for EmbeddedLog {
             if !matches!(stored, Err(LogError::NotFound)) || self.lanes.is_leaving(session) {
                 return stored;
             }
-            let Some(seq) = self.mender.missing(session, id).await? else { return stored };
-            let what = format!("blob {id} is not there");
-            let damage = vec![Damage { session: Some(session), seqs: Some(seq.0..=seq.0), what }];
-            // Whatever comes of it: if it stands elsewhere, it is here now.
-            self.mender.met(session, &damage).await;
-            match self.stored_blob(session, id).await {
-                Err(LogError::NotFound) => Err(LogError::Corrupt(damage)),
-                stored => stored,
-            }
+            self.missed_blob(session, id).await
         })
     }
 

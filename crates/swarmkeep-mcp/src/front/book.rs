@@ -119,6 +119,10 @@ impl Book {
         let mut book = Self::new(base);
         for entry in entries {
             match entry {
+                Entry::Taken { seq } => {
+                    let general = book.streams.entry(GENERAL).or_default();
+                    (general.taken, general.last) = (seq, general.last.max(seq));
+                }
                 Entry::Drawn { number } => book.next = book.next.max(number),
                 Entry::Said { number, stream, requests, line } => {
                     // The number of a line is the last that was drawn for it. A wall clock that was set back is no reason to use one
@@ -454,8 +458,13 @@ impl Book {
     pub(super) fn take(&mut self, stream: u64, reader: u64, after: u64) -> Option<Taken> {
         let of = self.streams.get_mut(&stream).filter(|of| of.reader == Some(reader))?;
         let events: Vec<Event> = of.events.iter().filter(|event| event.seq > after).cloned().collect();
-        of.taken = of.taken.max(events.last().map_or(after, |event| event.seq));
+        let taken = of.taken.max(events.last().map_or(after.min(of.last), |event| event.seq));
+        let has_more = taken > std::mem::replace(&mut of.taken, taken);
         let is_over = stream != GENERAL && of.waiting == 0;
+        if stream == GENERAL && has_more {
+            // Who comes back to it without saying from where is not given it twice: a server's question is in it, perhaps.
+            self.write(&[Entry::Taken { seq: taken }]);
+        }
         self.tidy();
         Some(Taken { events, is_over })
     }
@@ -542,7 +551,8 @@ impl Book {
         });
         let began = self.began.iter().map(|(number, line)| Entry::Began { number: *number, line: text(line) });
         let drawn = std::iter::once(Entry::Drawn { number: self.next });
-        drawn.chain(began).chain(agreed).chain(said).chain(given).collect()
+        let taken = self.streams.get(&GENERAL).map(|general| Entry::Taken { seq: general.taken });
+        drawn.chain(taken).chain(began).chain(agreed).chain(said).chain(given).collect()
     }
 
     fn write(&mut self, entries: &[Entry]) {
@@ -679,6 +689,28 @@ mod tests {
         let (journal, entries) = folder.read(name).unwrap().unwrap();
         let mut book = Book::restored(0, journal, entries);
         assert!(said(&mut book, r#"{"id":1,"method":"x"}"#).0.number > last);
+    }
+
+    #[test]
+    fn what_was_read_by_itself_is_not_given_twice_over_a_kill_unless_it_is_asked_for() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = Folder::open(home.path()).unwrap();
+        let name = "00112233445566778899aabbccddeeff";
+        let mut book = Book::new(0);
+        book.keep(&folder, name).unwrap();
+        let reader = book.read(GENERAL).unwrap();
+        let log = || given(None, r#"{"method":"notifications/message"}"#);
+        book.given(log());
+        assert_eq!(book.take(GENERAL, reader, 0).unwrap().events.len(), 1);
+        book.leave(GENERAL, reader);
+        book.given(log());
+        drop(book);
+        let (journal, entries) = folder.read(name).unwrap().unwrap();
+        let mut book = Book::restored(1_000, journal, entries);
+        let (reader, after) = (book.read(GENERAL).unwrap(), book.taken(GENERAL).unwrap());
+        let seqs = |taken: Taken| taken.events.iter().map(|event| event.seq).collect::<Vec<_>>();
+        assert_eq!(seqs(book.take(GENERAL, reader, after).unwrap()), [2]);
+        assert_eq!(seqs(book.take(GENERAL, reader, 0).unwrap()), [1, 2]);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(super) enum Entry {
     Given { stream: u64, seq: u64, line: String },
     /// Nothing more comes on that stream, and nobody takes it up again.
     Over { stream: u64 },
+    /// On the general stream the client was given everything up to here.
+    Taken { seq: u64 },
     /// Numbers are used up to here.
     Drawn { number: u64 },
     /// The client's `initialize`.
@@ -211,6 +213,7 @@ mod tests {
             given(3),
             Entry::Over { stream: 2 },
             Entry::Drawn { number: 1 << 50 },
+            Entry::Taken { seq: 4 },
             Entry::Began { number: 1, line: "ü".to_owned() },
             Entry::Agreed { revision: "2025-11-25".to_owned() },
         ] {

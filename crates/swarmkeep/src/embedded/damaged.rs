@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use swarmkeep_core::{Error, Seq, SessionId, log::LogError, recovery::Plan};
+use swarmkeep_core::{
+    BlobId, Error, Seq, SessionId,
+    log::{Damage, LogError},
+    recovery::Plan,
+};
 
 use super::{
     EmbeddedLog,
@@ -80,6 +84,19 @@ impl EmbeddedLog {
     /// Sessions whose recovery was interrupted, or that were met damaged and not looked into.
     pub(crate) fn unfinished(&self) -> Vec<SessionId> {
         self.mender.cases.each(|session, case| case.is_open().then_some(session))
+    }
+
+    /// A blob that is not there: put back, if a record refers to it and it stands elsewhere.
+    pub(super) async fn missed_blob(&self, session: SessionId, id: BlobId) -> Result<Bytes, LogError> {
+        let Some(seq) = self.mender.missing(session, id).await? else { return Err(LogError::NotFound) };
+        let what = format!("blob {id} is not there");
+        let damage = vec![Damage { session: Some(session), seqs: Some(seq.0..=seq.0), what }];
+        // Whatever comes of it: if it stands elsewhere, it is here now.
+        self.mender.met(session, &damage).await;
+        match self.stored_blob(session, id).await {
+            Err(LogError::NotFound) => Err(LogError::Corrupt(damage)),
+            stored => stored,
+        }
     }
 
     /// Records as records.db has them. Of a session that is set aside as far as they can be had, whatever is wrong further on:
