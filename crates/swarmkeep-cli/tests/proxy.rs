@@ -21,11 +21,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use binary::{Store, signal};
+use binary::{PATIENCE, Store, effects, signal, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client that has the proxy in its server's place.
 struct Client {
@@ -104,18 +102,6 @@ fn peer(file: &str) -> String {
 
 fn text(answer: &Value) -> &str {
     answer["result"]["content"][0]["text"].as_str().unwrap_or("")
-}
-
-fn effects(store: &Store) -> usize {
-    fs::read_to_string(store.path("effects")).unwrap_or_default().lines().count()
-}
-
-fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is() {
-        assert!(Instant::now() < deadline, "{what} within {PATIENCE:?}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

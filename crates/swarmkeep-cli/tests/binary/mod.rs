@@ -1,15 +1,34 @@
 //! The binary, run as people run it: own folder, own environment, and no daemon left behind.
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, clippy::disallowed_methods, reason = "each test file uses a part; and tests wait for real time")]
 
 use std::{
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+/// Generous: a machine that compiles beside the tests is slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for something that comes by itself.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < deadline, "{what} within {PATIENCE:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// What a scripted tool server did outside, which it writes down before anything else.
+pub(crate) fn effects(store: &Store) -> usize {
+    fs::read_to_string(store.path("effects")).unwrap_or_default().lines().count()
+}
 
 /// A folder for one test, with a store in it that may or may not be there yet.
 pub(crate) struct Store {
