@@ -23,9 +23,14 @@ use serde_json::Value;
 /// A store at rest. Its session `work` has rows of records of its own for `first`, `second` and `third`, and nothing in the
 /// journal or a kept copy any more.
 fn at_rest() -> Store {
+    at_rest_with("journal_keep = \"0\"\n")
+}
+
+/// As [`at_rest`], with settings of its own.
+fn at_rest_with(settings: &str) -> Store {
     let store = Store::new();
     fs::create_dir_all(store.dir()).unwrap();
-    fs::write(store.dir().join("swarmkeep.toml"), "journal_keep = \"0\"\n").unwrap();
+    fs::write(store.dir().join("swarmkeep.toml"), settings).unwrap();
     store.run(&["session", "create", "work"]).ok();
     store.run(&["session", "create", "well"]).ok();
     for (key, bytes) in [("first", 3_300), ("second", 1_300), ("third", 300)] {
@@ -357,6 +362,62 @@ fn a_session_without_a_name_goes_by_its_id() {
     let unknown = store.run(&["quarantine", "show", &"0".repeat(32)]);
     assert!(unknown.code == 1 && unknown.err.contains("quarantine ls"), "{unknown:?}");
     store.run(&["quarantine", "discard", id]).ok();
+    end(daemon);
+}
+
+#[test]
+fn a_copy_that_is_back_in_its_place_restores_the_session_without_a_restart() {
+    let store = at_rest_with("segment_bytes = \"1MiB\"\n");
+    let (kept, away) = (store.dir().join("kept"), store.path("away"));
+    let copies = || -> Vec<_> {
+        let Ok(entries) = fs::read_dir(&kept) else { return Vec::new() };
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".kept")).collect()
+    };
+    // Another session's work, until the journal has given up what `work` wrote.
+    let (daemon, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+    let filler = format!("\"{}\"", "0123456789abcdef".repeat(3_800));
+    for nth in 0.. {
+        assert!(nth < 2_000, "the journal gives nothing up");
+        if copies().len() >= 2 {
+            break;
+        }
+        let what = format!("PUT /v1/sessions/default/well/memory/shared/filler-{}", nth % 8);
+        assert_eq!(asked(&url, &what, &filler).0, 200);
+    }
+    store.run(&["stop"]).ok();
+    drop(daemon);
+    let copies = copies();
+    fs::create_dir_all(&away).unwrap();
+    for name in &copies {
+        fs::rename(kept.join(name), away.join(name)).unwrap();
+    }
+    spoil(&store, "second-needle-");
+    let (daemon, _) = store.serve(&[]);
+    decided_by_nobody(store.run(&["memory", "set", "work", "fourth", "4"]));
+    decided_by_nobody(store.run(&["quarantine", "restore", "work"]));
+
+    for name in &copies {
+        fs::rename(away.join(name), kept.join(name)).unwrap();
+    }
+    let plan = store.run(&["quarantine", "restore", "work", "--dry-run", "--json"]).ok().json();
+    assert_eq!((&plan["plan"]["reaches"], &plan["plan"]["known_head"]), (&4.into(), &4.into()), "{plan}");
+    let done = store.run(&["quarantine", "restore", "work", "--json"]).ok().json();
+    let recovery = &done["recovery"];
+    assert_eq!(recovery["event"], "session_recovered", "{done}");
+    assert_eq!((&recovery["data_loss_percent"], &recovery["integrity_score"]), (&0.0.into(), &100.0.into()), "{done}");
+    assert!(!recovery["restored"].as_array().unwrap().is_empty(), "{done}");
+    assert!(store.run(&["quarantine", "ls"]).ok().out.contains("no session waits"));
+    for key in ["first", "second", "third"] {
+        let value = store.run(&["memory", "get", "work", key]).ok().out;
+        assert!(value.contains(&format!("{key}-needle-{key}-needle-")), "{value}");
+    }
+    store.run(&["memory", "set", "work", "fourth", "4"]).ok();
+    store.run(&["verify"]).ok();
+    end(daemon);
+    let (daemon, _) = store.serve(&[]);
+    assert!(store.run(&["memory", "get", "work", "fourth"]).ok().out.contains('4'));
     end(daemon);
 }
 

@@ -221,6 +221,7 @@ impl Mender {
     pub(super) async fn plan(self: Arc<Self>, session: SessionId, accept_loss: bool) -> Result<Option<Plan>, LogError> {
         self.settle().await?;
         let _turn = self.made.turn.lock().await;
+        self.look_for_copies().await;
         let policy = self.policy_of(accept_loss);
         self.off(move |mender| {
             let case = mender.cases.get(session).unwrap_or_default();
@@ -229,6 +230,14 @@ impl Mender {
             Ok(Some(plan).filter(|plan| !plan.is_plain() || sight.is_aside))
         })
         .await
+    }
+
+    /// Somebody may have put a copy back, and asks for that reason.
+    async fn look_for_copies(&self) {
+        let Some(keeper) = self.keeper.clone() else { return };
+        if let Ok(Err(error)) = self.workers.offload(move || keeper.look_again()).await {
+            tracing::warn!(%error, "second copies that were put back are not seen");
+        }
     }
 
     /// What is allowed of a session whose loss a person accepts, or does not.
@@ -282,14 +291,8 @@ impl Mender {
         case.settle(self.clock.now_ms());
         let mut accepted_by =
             case.recovery.as_ref().filter(|_| case.is_open()).and_then(|last| last.accepted_by.clone());
-        if !matches!(why, Why::Met(_))
-            && let Some(keeper) = self.keeper.clone()
-        {
-            // Somebody may have put a copy back, and asks for that reason.
-            let looked = self.workers.offload(move || keeper.look_again()).await;
-            if let Ok(Err(error)) = looked {
-                tracing::warn!(%error, "second copies that were put back are not seen");
-            }
+        if !matches!(why, Why::Met(_)) {
+            self.look_for_copies().await;
         }
         match why {
             Why::Met(_) if case.waits() => {

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use swarmkeep::embedded::EmbeddedLog;
 use swarmkeep_core::{
-    BlobId, Seq, SessionId,
+    Seq, SessionId,
     log::{Head, Log, LogError},
     record,
-    session::fold_record,
-    state::State,
+    state::{ApplyError, State},
 };
 
 use super::world::{Life, Owed, Story};
@@ -111,11 +110,14 @@ async fn session(
         checked.acknowledged += u64::from(at.seq.0 <= owed.acknowledged);
         if at.seq > state.head.seq {
             let record = view.decode().map_err(|error| error.to_string())?;
-            let mut base = |blob| {
-                let bytes = at_once(log, id, blob)?;
-                State::from_canonical(&zstd::stream::decode_all(&bytes[..]).map_err(|error| error.to_string())?)
-            };
-            fold_record(&mut state, &record, &mut base).map_err(|error| error.to_string())?;
+            match state.apply(&record) {
+                Err(ApplyError::NeedsBase(blob)) => {
+                    let packed = log.blob(id, blob).await.map_err(said)?;
+                    let base = zstd::stream::decode_all(&packed[..]).map_err(|error| error.to_string())?;
+                    state.apply_base(&record, &State::from_canonical(&base)?).map_err(|error| error.to_string())?;
+                }
+                applied => applied.map_err(|error| error.to_string())?,
+            }
         }
     }
     if at.seq != head.seq {
@@ -133,14 +135,4 @@ async fn session(
         }
     }
     Ok(Some(seq))
-}
-
-/// A blob, from where nothing can be awaited: the embedded log answers at once.
-fn at_once(log: &EmbeddedLog, id: SessionId, blob: BlobId) -> Result<bytes::Bytes, String> {
-    let mut asked = log.blob(id, blob);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match asked.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(bytes) => bytes.map_err(|error| format!("{SAID}{error:?}")),
-        std::task::Poll::Pending => Err("the log does not answer at once".into()),
-    }
 }
