@@ -2,7 +2,7 @@
 //! what is allowed.
 
 mod known;
-mod value;
+pub(crate) mod value;
 
 use std::{collections::BTreeMap, fmt, fs, path::Path};
 

@@ -394,6 +394,54 @@ fn the_next_daemon_goes_on_with_what_failed_before() {
     store.run(&["stop"]).ok();
 }
 
+#[test]
+fn queued_calls_wait_for_their_server_over_an_open_breaker_and_a_kill_of_the_daemon() {
+    let store = Store::new();
+    let (program, away) = shop(&store);
+    let args = ["--session", "work/here", "--queue", "pa*", "--queue-for", "1h", "--", program.to_str().unwrap()];
+    let mut client = Client::before(&store, &args);
+    client.initialize();
+    client.call(1, "pay", &json!({ "call": 1 }));
+    client.answer(1);
+    fs::rename(&program, &away).unwrap();
+    signal(last_peer(&store), Signal::KILL);
+    for id in 10..20 {
+        client.call(id, "pay", &json!({ "call": id }));
+    }
+    let links = || store.run(&["mcp", "status", "--json"]).ok().json()["links"].clone();
+    let mut ask = asking(&mut client);
+    until("the breaker is open", || {
+        ask();
+        links()[0]["link"]["breaker_open"] == true
+    });
+    drop(ask);
+    // What is not queued is answered at once.
+    client.call(2, "look", &json!({}));
+    assert_eq!(client.answer(2)["result"]["_meta"]["swarmkeep/outcome"]["executed"], "no");
+    let shown = store.run(&["mcp", "status"]).ok().out;
+    assert_eq!(shown.matches("tools/call pay: queued for").count(), 10, "{shown}");
+
+    let killed = store.holder().unwrap();
+    signal(killed, Signal::KILL);
+    client.say(&json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 14 } }));
+    until("they wait in the next daemon", || {
+        let calls = links()[0]["link"]["calls"].as_array().cloned().unwrap_or_default();
+        store.holder().is_some_and(|pid| pid != killed)
+            && calls.iter().filter(|call| call["is_queued"] == true).count() == 9
+    });
+    fs::rename(&away, &program).unwrap();
+    for id in (10..20).filter(|id| *id != 14) {
+        let answer = client.answer(id);
+        assert_eq!(text(&answer), "pay", "{answer}");
+    }
+    let effects = fs::read_to_string(store.path("effects")).unwrap();
+    let order: Vec<&str> =
+        effects.lines().filter_map(|line| line.strip_prefix("pay {\"call\": ")?.split('}').next()).collect();
+    assert_eq!(order, ["1", "10", "11", "12", "13", "15", "16", "17", "18", "19"], "each once, and in their order");
+    client.end();
+    store.run(&["stop"]).ok();
+}
+
 /// The scripted server over HTTP, as a process; it ends when its input does.
 fn http_server(store: &Store, port: &str) -> (Child, String) {
     let mut server = Command::new("python3");

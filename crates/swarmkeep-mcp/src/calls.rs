@@ -12,10 +12,13 @@
 //! finished after. Each sending has an id of its own, which is never used again: whatever comes back late, twice, from an
 //! earlier connection or with an id that nobody gave out changes nothing, and is counted.
 //!
+//! A call of a tool that a person has named for it waits longer, in order ([`Queue`]): offline does not settle it.
+//!
 //! Requests of the server to the client (sampling, elicitation, roots) go the other way ([`Calls::from_server`]): an
 //! answer to one of an earlier connection is not sent to the present one, and the client is told to stop.
 
 mod incoming;
+mod queue;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -25,7 +28,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use self::settle::{CODE_FULL, CODE_OFFLINE, CODE_UNKNOWN};
+pub use self::{
+    queue::Queue,
+    settle::{CODE_EXPIRED, CODE_FULL, CODE_OFFLINE, CODE_UNKNOWN},
+};
 use crate::{
     class::{Asked, Catalogue, Class, NotAgain, Tool},
     envelope::{Edit, Envelope, compose},
@@ -54,6 +60,8 @@ pub struct Limits {
     pub call_most_ms: u64,
     /// Calls under way at once.
     pub calls: usize,
+    /// Calls that wait for their server.
+    pub queue: Queue,
 }
 
 impl Default for Limits {
@@ -65,6 +73,7 @@ impl Default for Limits {
             call_ms: 10 * 60_000,
             call_most_ms: 60 * 60_000,
             calls: 1_024,
+            queue: Queue::default(),
         }
     }
 }
@@ -179,12 +188,23 @@ struct Call {
     sent_ms: u64,
     /// When it is settled without an answer.
     until_ms: u64,
+    /// It waits in the queue up to then, for as long as it was never sent.
+    queued_until_ms: Option<u64>,
     /// When the client hears that it is held.
     hold_progress_ms: Option<u64>,
     hold_progressed: u32,
     is_cancelled: bool,
     /// The client has its answer: what still comes is recorded only.
     is_settled: bool,
+}
+
+impl Call {
+    /// It waits in the queue.
+    fn is_queued(&self) -> bool {
+        self.queued_until_ms.is_some()
+            && !self.was_sent
+            && matches!(self.standing, Standing::Accepted | Standing::Ready)
+    }
 }
 
 /// A request of the server to the client.
@@ -218,6 +238,11 @@ const BOUNCES: u32 = 3;
 /// Tokens kept for tasks; the oldest is dropped first.
 const TOKENS: usize = 1_024;
 
+/// The tool that a message calls.
+fn tool_of(message: &Envelope) -> Option<&str> {
+    message.name().filter(|_| message.method() == Some("tools/call"))
+}
+
 impl Calls {
     /// An empty one.
     #[must_use]
@@ -243,13 +268,15 @@ impl Calls {
         id
     }
 
-    /// A client's request. `asked` is its class; `known` what is known of its tool.
+    /// A client's request. `asked` is its class; `known` what is known of its tool; `waited_ms` for how long it has waited in
+    /// the queue of an earlier daemon.
     pub fn request(
         &mut self,
         now_ms: u64,
         message: Envelope,
         asked: Asked,
         known: Option<Tool>,
+        waited_ms: u64,
         commands: &mut Vec<Command>,
     ) -> Option<CallId> {
         let id = message.id().unwrap_or("null").to_owned();
@@ -261,6 +288,14 @@ impl Calls {
             commands.push(Command::Deliver(settle::full(&message, self.limits.calls)));
             return None;
         }
+        let queue = &self.limits.queue;
+        let is_plain = !message.is_ambiguous() && !message.is_continuation();
+        let is_queued = is_plain && tool_of(&message).is_some_and(|tool| queue.takes(tool));
+        if is_queued && self.passing.is_none() && !self.has_queue_room(&message) {
+            commands.push(Command::Deliver(settle::queue_full(&self.limits.upstream, &message, queue)));
+            return None;
+        }
+        let queued_until_ms = is_queued.then(|| now_ms.saturating_add(queue.for_ms.saturating_sub(waited_ms)));
         let call = CallId(self.next_call);
         self.next_call += 1;
         let wants_progress = message.token().is_some();
@@ -279,7 +314,8 @@ impl Calls {
                 bounces: 0,
                 accepted_ms: now_ms,
                 sent_ms: 0,
-                until_ms: now_ms.saturating_add(self.limits.hold_ms),
+                until_ms: queued_until_ms.unwrap_or_else(|| now_ms.saturating_add(self.limits.hold_ms)),
+                queued_until_ms,
                 hold_progress_ms: wants_progress.then(|| now_ms.saturating_add(self.limits.hold_progress_ms)),
                 hold_progressed: 0,
                 is_cancelled: false,
@@ -296,21 +332,44 @@ impl Calls {
     pub fn recorded(&mut self, now_ms: u64, id: CallId, commands: &mut Vec<Command>) {
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.standing == Standing::Recording) else { return };
         (call.standing, call.is_recorded) = (Standing::Ready, true);
+        let is_queued = call.queued_until_ms.is_some();
         if call.is_cancelled {
             self.settle_unsent(id, "the client cancelled it before it was sent", None, commands);
-            return;
         }
-        if let Some(generation) = self.passing {
+        match self.passing {
+            Some(generation) if is_queued => self.forward_queued(now_ms, generation, commands),
+            Some(generation) => self.forward(now_ms, id, generation, commands),
+            None => {}
+        }
+    }
+
+    /// What was queued goes out in the order in which it came: what is recorded, up to the first that is not.
+    fn forward_queued(&mut self, now_ms: u64, generation: Generation, commands: &mut Vec<Command>) {
+        let waits = |call: &Call| matches!(call.standing, Standing::Accepted | Standing::Recording | Standing::Ready);
+        let queued = self.calls.iter().filter(|(_, call)| call.queued_until_ms.is_some() && waits(call));
+        let ready = queued.take_while(|(_, call)| call.standing == Standing::Ready);
+        for id in ready.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.forward(now_ms, id, generation, commands);
         }
     }
 
+    fn has_queue_room(&self, message: &Envelope) -> bool {
+        let waiting = self.calls.values().filter(|call| call.is_queued());
+        let (calls, bytes) = waiting
+            .fold((0, message.bytes().len()), |(calls, bytes), call| (calls + 1, bytes + call.message.bytes().len()));
+        calls < self.limits.queue.calls && bytes <= self.limits.queue.bytes
+    }
+
     /// The call's effect could not be begun, or was begun before the program's last end and is in doubt: the client gets
     /// `line`, and nothing is sent.
-    pub fn refused(&mut self, id: CallId, line: Bytes, commands: &mut Vec<Command>) {
+    pub fn refused(&mut self, now_ms: u64, id: CallId, line: Bytes, commands: &mut Vec<Command>) {
         let Some(call) = self.remove(id) else { return };
         if !call.is_cancelled {
             commands.push(Command::Answer { call: id, line });
+        }
+        // Others may have waited for their turn after it.
+        if let Some(generation) = self.passing {
+            self.forward_queued(now_ms, generation, commands);
         }
     }
 
@@ -355,14 +414,17 @@ impl Calls {
                     continue;
                 }
             } else if is_new
-                && let Some(name) = call.message.name().filter(|_| call.message.method() == Some("tools/call"))
+                && let Some(name) = tool_of(&call.message)
                 && let Err(why) = Asked::may_be_sent_late(name, call.known, catalogue)
             {
                 self.settle_unsent(id, &format!("it was held, and is not sent: {why}"), Some(0), commands);
                 continue;
             }
-            self.forward(now_ms, id, generation, commands);
+            if call.queued_until_ms.is_none() || call.standing == Standing::Accepted {
+                self.forward(now_ms, id, generation, commands);
+            }
         }
+        self.forward_queued(now_ms, generation, commands);
     }
 
     /// Calls may not go for now; they are held.
@@ -370,13 +432,14 @@ impl Calls {
         self.passing = None;
     }
 
-    /// Nobody can be reached for `retry_after_ms`: what is held is answered.
+    /// Nobody can be reached for `retry_after_ms`: what is held is answered, but for what is queued.
     pub fn offline(&mut self, retry_after_ms: u64, commands: &mut Vec<Command>) {
         self.passing = None;
         let held: Vec<CallId> = self
             .calls
             .iter()
             .filter(|(_, call)| matches!(call.standing, Standing::Accepted | Standing::Ready) && !call.is_settled)
+            .filter(|(_, call)| !call.is_queued())
             .map(|(id, _)| *id)
             .collect();
         for id in held {
@@ -454,7 +517,10 @@ impl Calls {
         call.wire = None;
         call.standing = if call.is_recorded { Standing::Ready } else { Standing::Accepted };
         call.bounces += 1;
-        call.until_ms = now_ms.saturating_add(self.limits.hold_ms);
+        call.until_ms = match call.queued_until_ms {
+            Some(until_ms) if !call.was_sent => until_ms,
+            _ => now_ms.saturating_add(self.limits.hold_ms),
+        };
         if call.is_cancelled || call.is_settled {
             self.settle_unsent(id, "it was not sent", None, commands);
         } else if call.bounces > BOUNCES {
@@ -492,7 +558,12 @@ impl Calls {
                         && let Some(token) = call.message.token()
                     {
                         call.hold_progressed += 1;
-                        let line = settle::held(&self.limits.upstream, token, call.hold_progressed, call.was_sent);
+                        let state = match () {
+                            () if call.was_sent => "sent once, to be sent again",
+                            () if call.is_queued() => "queued, not sent yet",
+                            () => "not sent yet",
+                        };
+                        let line = settle::held(&self.limits.upstream, token, call.hold_progressed, state);
                         call.hold_progress_ms = Some(now_ms.saturating_add(self.limits.hold_progress_ms));
                         commands.push(Command::Deliver(line));
                     }
@@ -533,6 +604,12 @@ impl Calls {
         self.calls.iter().map(|(id, call)| (*id, &call.message, &call.asked, call.standing))
     }
 
+    /// Whether a call waits in the queue.
+    #[must_use]
+    pub fn is_queued(&self, id: CallId) -> bool {
+        self.calls.get(&id).is_some_and(Call::is_queued)
+    }
+
     /// A call that is not over: its message and its class.
     #[must_use]
     pub fn get(&self, id: CallId) -> Option<(&Envelope, &Asked)> {
@@ -549,7 +626,7 @@ impl Calls {
     #[must_use]
     pub fn has_tool_waiting(&self) -> bool {
         let waits = |call: &Call| matches!(call.standing, Standing::Accepted | Standing::Ready);
-        self.calls.values().any(|call| waits(call) && call.message.method() == Some("tools/call"))
+        self.calls.values().any(|call| waits(call) && tool_of(&call.message).is_some())
     }
 
     /// When a call came.
@@ -616,10 +693,24 @@ impl Calls {
 
     /// Held too long, or nobody can be reached.
     fn settle_held(&mut self, id: CallId, retry_after_ms: Option<u64>, commands: &mut Vec<Command>) {
-        if self.calls.get(&id).is_some_and(|call| call.was_sent) {
+        let Some(call) = self.calls.get(&id) else { return };
+        if call.was_sent {
             self.settle_unknown(id, "the connection was lost, and the server did not come back in time", commands);
+        } else if call.is_queued() && call.bounces <= BOUNCES {
+            self.settle_expired(id, commands);
         } else {
             self.settle_unsent(id, "the server cannot be reached", Some(retry_after_ms.unwrap_or(0)), commands);
+        }
+    }
+
+    /// It has waited in the queue for as long as it may.
+    fn settle_expired(&mut self, id: CallId, commands: &mut Vec<Command>) {
+        let why = "it waited in the queue for as long as it may, and the server did not come back".to_owned();
+        self.finish(id, Ending::NotExecuted { why }, commands);
+        let Some(call) = self.remove(id) else { return };
+        if !call.is_cancelled && !call.is_settled {
+            let line = settle::expired(&self.limits.upstream, &call.message, id, self.limits.queue.for_ms);
+            commands.push(Command::Answer { call: id, line });
         }
     }
 

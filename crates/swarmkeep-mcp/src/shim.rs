@@ -60,6 +60,8 @@ struct Shim {
     ask: Ask,
     output: mpsc::Sender<ToClient>,
     known: Known,
+    /// When unsettled lines came.
+    since: BTreeMap<u64, Instant>,
     unsettled_bytes: usize,
     has_said_all: bool,
 }
@@ -156,7 +158,9 @@ where
     F: Future<Output = io::Result<S>>,
 {
     let unsettled_bytes = known.unsettled.values().map(Bytes::len).sum();
-    let mut shim = Shim { ask, output, known, unsettled_bytes, has_said_all: false };
+    let now = Instant::now();
+    let since = known.unsettled.keys().map(|number| (*number, now)).collect();
+    let mut shim = Shim { ask, output, known, since, unsettled_bytes, has_said_all: false };
     let mut alone_since: Option<Instant> = None;
     loop {
         match dial().await {
@@ -236,7 +240,12 @@ impl Shim {
         let answered = self.known.initialize.as_ref();
         let answered = answered.filter(|(number, _)| !self.known.unsettled.contains_key(number));
         let initialize = answered.map(|(_, line)| String::from_utf8_lossy(line).into_owned());
-        let ask = Ask { initialize, ..self.ask.clone() };
+        let waited = |since: &Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let waited_ms = match self.ask.queue.tools.is_empty() {
+            true => BTreeMap::new(),
+            false => self.since.iter().map(|(number, since)| (*number, waited(since))).collect(),
+        };
+        let ask = Ask { initialize, waited_ms, ..self.ask.clone() };
         let mut text = serde_json::to_vec(&Hello { version: VERSION, wants: Wants::Proxy(Box::new(ask)) })?;
         text.push(b'\n');
         for (number, line) in &self.known.unsettled {
@@ -257,6 +266,7 @@ impl Shim {
         wire::numbered(number, &line, text);
         self.unsettled_bytes += line.len();
         self.known.unsettled.insert(number, line);
+        self.since.insert(number, Instant::now());
     }
 
     /// Whether an answer is due. A subscription is over when its client is, and never answered before.
@@ -267,6 +277,7 @@ impl Shim {
 
     fn settle(&mut self, number: u64) -> bool {
         let line = self.known.unsettled.remove(&number);
+        self.since.remove(&number);
         self.unsettled_bytes -= line.as_ref().map_or(0, Bytes::len);
         line.is_some()
     }

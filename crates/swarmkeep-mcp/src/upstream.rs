@@ -375,6 +375,7 @@ impl Upstream {
             standing,
             for_ms: now_ms.saturating_sub(self.calls.accepted_ms(call).unwrap_or(now_ms)),
             effect: self.places.get(&call).and_then(|place| place.key.clone()),
+            is_queued: self.calls.is_queued(call),
         };
         Status {
             upstream: self.terms.upstream.clone(),
@@ -618,7 +619,8 @@ impl Upstream {
         let mut made = None;
         let places = &mut self.places;
         let mut commands = Vec::new();
-        if let Some(call) = self.calls.request(now_ms, message, asked, known, &mut commands) {
+        let waited_ms = self.terms.waited_ms.remove(&number).unwrap_or_default();
+        if let Some(call) = self.calls.request(now_ms, message, asked, known, waited_ms, &mut commands) {
             places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false });
             made = Some(call);
         }

@@ -15,10 +15,12 @@
 //!
 //! A daemon understands the hellos of older shims: fields are added with a default, and what is unknown is skipped.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{class::Trust, transport::Recipe};
+use crate::{calls::Queue, class::Trust, transport::Recipe};
 
 /// The version of this conversation.
 pub const VERSION: u32 = 1;
@@ -65,6 +67,12 @@ pub struct Ask {
     /// What its hints are worth.
     #[serde(default)]
     pub trust: Trust,
+    /// Which calls wait for a server that is away.
+    #[serde(default)]
+    pub queue: Queue,
+    /// For how long the lines have waited that are offered again, in milliseconds, by number.
+    #[serde(default)]
+    pub waited_ms: BTreeMap<u64, u64>,
     /// The client's `initialize`, if it was answered before.
     #[serde(default)]
     pub initialize: Option<String>,

@@ -11,7 +11,7 @@ mod takeover;
 use std::{collections::BTreeMap, sync::Arc};
 
 use swarmkeep::{
-    Error, Turn,
+    BlobId, Error, Turn,
     disk::{
         Disk,
         simulated::{Call, Loss, SimDisk},
@@ -151,6 +151,8 @@ struct World {
     is_parked: bool,
     /// What rotted, as it was.
     rotten: Option<Rotten>,
+    /// What had rotted and was put back, and the last question that was asked before.
+    was_rotten: Option<(usize, BlobId, u64)>,
     /// A second copy was harmed.
     copy_rotted: bool,
     /// Sessions to be removed before the store is opened for its clients again.
@@ -213,6 +215,7 @@ impl World {
             parking: false,
             is_parked: false,
             rotten: None,
+            was_rotten: None,
             copy_rotted: false,
             removing: Vec::new(),
             stopped_at_ms: 0,

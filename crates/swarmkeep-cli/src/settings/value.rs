@@ -92,6 +92,11 @@ pub(crate) fn number(value: &str) -> Option<u64> {
     value.parse().ok()
 }
 
+/// A time with its unit, in milliseconds.
+pub(crate) fn time(value: &str) -> Option<u64> {
+    if timed(value) { number(value) } else { None }
+}
+
 /// What stands between commas.
 pub(crate) fn list(value: &str) -> Vec<String> {
     value.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()

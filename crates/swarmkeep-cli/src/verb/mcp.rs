@@ -20,7 +20,7 @@ pub(crate) enum Verb {
     /// Session tools for an MCP client, on stdin and stdout: the line to put into its settings
     Serve(serve::Serve),
     /// What a client's settings name in the server's place: starts the server, and keeps the link to it
-    Proxy(proxy::Proxy),
+    Proxy(Box<proxy::Proxy>),
     /// A server of a daemon, which starts it: it is told when the daemon is gone
     #[command(hide = true)]
     Child {

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::CallId;
+use super::{CallId, Queue};
 use crate::envelope::{Envelope, compose};
 
 /// The server cannot be reached; it was not carried out.
@@ -15,6 +15,8 @@ pub const CODE_OFFLINE: i64 = -32010;
 pub const CODE_UNKNOWN: i64 = -32011;
 /// Too many calls are under way; it was not carried out.
 pub const CODE_FULL: i64 = -32012;
+/// It waited in the queue for as long as it may; it was not carried out.
+pub const CODE_EXPIRED: i64 = -32013;
 
 /// Progress is told in these steps while a call is held: the server's own begins above.
 pub(super) const HOLD_STEP: f64 = 1e-6;
@@ -87,14 +89,31 @@ pub(super) fn full(message: &Envelope, most: usize) -> Bytes {
     tell(message, &Telling { code: CODE_FULL, text, upstream: "", executed: "no", retry_after_ms: None, call: None })
 }
 
+pub(super) fn queue_full(upstream: &str, message: &Envelope, queue: &Queue) -> Bytes {
+    let text = format!(
+        "`{upstream}` is offline, and its queue is full ({} calls or {} bytes at most). This call was not carried out.",
+        queue.calls, queue.bytes
+    );
+    tell(message, &Telling { code: CODE_FULL, text, upstream, executed: "no", retry_after_ms: None, call: None })
+}
+
+pub(super) fn expired(upstream: &str, message: &Envelope, call: CallId, for_ms: u64) -> Bytes {
+    let text = format!(
+        "`{upstream}` did not come back within the {} s that a call waits for it. Nothing was carried out; the call may be \
+         made again.",
+        for_ms / 1_000
+    );
+    let call = Some(call);
+    tell(message, &Telling { code: CODE_EXPIRED, text, upstream, executed: "no", retry_after_ms: None, call })
+}
+
 /// Under no id, as an answer with the id would settle the call that has it.
 pub(super) fn duplicate(id: &str) -> Bytes {
     let data = json!({ "id": id });
     compose::error("null", -32600, "a request with this id is under way: ids are used once", Some(&data))
 }
 
-pub(super) fn held(upstream: &str, token: &str, step: u32, was_sent: bool) -> Bytes {
-    let state = if was_sent { "sent once, to be sent again" } else { "not sent yet" };
+pub(super) fn held(upstream: &str, token: &str, step: u32, state: &str) -> Bytes {
     let progress = f64::from(step) * HOLD_STEP;
     let message = Value::from(format!("`{upstream}` is offline; the call waits for it ({state})"));
     let params = format!(r#"{{"progressToken":{token},"progress":{progress},"message":{message}}}"#);

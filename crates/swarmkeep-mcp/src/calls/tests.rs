@@ -30,6 +30,11 @@ fn catalogue(look: &str) -> Catalogue {
     catalogue
 }
 
+/// With a queue for these tools.
+fn queueing(tools: &str) -> Limits {
+    Limits { queue: Queue { tools: vec![tools.to_owned()], ..Queue::default() }, ..Limits::default() }
+}
+
 /// A ledger whose log is always there.
 struct Run {
     calls: Calls,
@@ -80,7 +85,7 @@ impl Run {
         let asked = class::of(&request, &trust, Some(&self.tools));
         let known = request.name().and_then(|name| self.tools.tool(name));
         self.take(|calls, now_ms, commands| {
-            calls.request(now_ms, request.clone(), asked.clone(), known, commands);
+            calls.request(now_ms, request.clone(), asked.clone(), known, 0, commands);
         })
     }
 
@@ -165,7 +170,7 @@ fn nothing_is_sent_before_its_record_is_durable() {
     calls.pass(0, FIRST, None, &mut commands);
     let request = message(&tool("1", "pay"));
     let asked = class::of(&request, &Trust::default(), None);
-    calls.request(0, request, asked, None, &mut commands);
+    calls.request(0, request, asked, None, 0, &mut commands);
     assert_eq!(commands, [Command::Record(CallId(1))]);
     // The connection is lost meanwhile: it is held, and sent for the first time on the next one.
     calls.lost(0, FIRST, &mut commands);
@@ -274,6 +279,68 @@ fn what_is_held_too_long_or_offline_is_answered_as_not_executed() {
     let commands = run.take(|calls, _, commands| calls.offline(60_000, commands));
     assert!(delivered(&commands)[0].contains("60000"));
     assert_eq!(run.calls.open().count(), 0);
+}
+
+#[test]
+fn what_is_queued_waits_over_an_open_breaker_and_goes_out_in_its_order() {
+    let mut run = Run { calls: Calls::new(queueing("pa*")), ..Run::new() };
+    for (id, name) in [("1", "pay"), ("2", "look"), ("3", "pay")] {
+        run.ask(&tool(id, name));
+    }
+    let commands = run.take(|calls, _, commands| calls.offline(60_000, commands));
+    assert_eq!((delivered(&commands).len(), run.calls.open().count()), (1, 2), "only the other is answered");
+    assert!(run.calls.open().all(|(call, ..)| run.calls.is_queued(call)));
+    let told = run.tick(6 * 60_000);
+    assert!(delivered(&told).iter().all(|line| line.contains("queued, not sent yet")), "{told:?}");
+    // The second is recorded first, and waits for its turn.
+    let (mut commands, tools) = (Vec::new(), run.tools.clone());
+    run.calls.pass(run.now_ms, FIRST, Some(&tools), &mut commands);
+    assert_eq!(sent(&commands).len(), 0);
+    run.calls.recorded(run.now_ms, CallId(3), &mut commands);
+    assert_eq!(sent(&commands).len(), 0);
+    run.calls.recorded(run.now_ms, CallId(1), &mut commands);
+    let calls: Vec<_> = commands
+        .iter()
+        .filter_map(|said| if let Command::Send { call, .. } = said { Some(call.0) } else { None })
+        .collect();
+    assert_eq!(calls, [1, 3]);
+}
+
+#[test]
+fn a_queue_ends_in_time_has_bounds_and_begins_where_the_last_daemons_ended() {
+    let mut limits = queueing("pay");
+    limits.queue.calls = 2;
+    let mut run = Run { calls: Calls::new(limits), ..Run::new() };
+    run.ask(&tool("1", "pay"));
+    // This one had waited for nine minutes in another daemon's queue.
+    let mut commands = Vec::new();
+    let request = message(&tool("2", "pay"));
+    let asked = class::of(&request, &Trust::default(), None);
+    run.calls.request(0, request, asked, None, 9 * 60_000, &mut commands);
+    let full = delivered(&run.ask(&tool("3", "pay")));
+    assert!(full[0].contains("-32012") && full[0].contains(r#""executed":"no""#), "{full:?}");
+    let ended = delivered(&run.tick(60_000));
+    assert!(ended.iter().any(|line| line.contains("-32013") && line.contains(r#""id":2"#)), "{ended:?}");
+    let ended = delivered(&run.tick(9 * 60_000));
+    assert!(ended.iter().any(|line| line.contains("-32013") && line.contains(r#""id":1"#)), "{ended:?}");
+    assert_eq!(run.calls.open().count(), 0);
+}
+
+#[test]
+fn what_is_queued_and_cancelled_or_changed_is_not_sent() {
+    let mut run = Run { calls: Calls::new(queueing("pay")), ..Run::new() };
+    run.ask(&tool("1", "pay"));
+    run.ask(&tool("2", "pay"));
+    run.client(r#"{"method":"notifications/cancelled","params":{"requestId":1}}"#);
+    run.tools = Catalogue::default();
+    let commands = run.pass(FIRST);
+    assert_eq!(sent(&commands), []);
+    assert!(delivered(&commands)[0].contains(r#""executed":"no""#) && run.calls.open().count() == 0);
+    // Once it was sent it waits in no queue: nobody knows what came of it.
+    let mut run = Run { calls: Calls::new(queueing("pay")), ..Run::new() };
+    run.pass(FIRST);
+    run.ask(&tool("1", "pay"));
+    assert!(delivered(&run.lose(FIRST))[0].contains(r#""executed":"unknown""#));
 }
 
 #[test]
@@ -460,10 +527,11 @@ proptest! {
     /// Whatever happens in whatever order: one answer each, nothing that may not be repeated goes out twice, nothing goes out
     /// before it is recorded, and nothing is left behind.
     #[test]
-    fn every_call_is_settled_once(moves in moves()) {
+    fn every_call_is_settled_once(moves in moves(), is_queued in any::<bool>()) {
         let tools = catalogue(r#""readOnlyHint":true"#);
         let trust = Trust { hints: true, ..Trust::default() };
-        let mut calls = Calls::new(Limits::default());
+        let mut calls = Calls::new(if is_queued { queueing("p*") } else { Limits::default() });
+        let mut last_pay = None;
         let (mut now_ms, mut generation) = (0u64, 1u64);
         let mut asked: Vec<(CallId, bool, bool)> = Vec::new();
         let mut cancelled = BTreeSet::new();
@@ -504,7 +572,7 @@ proptest! {
                     let request = message(&text);
                     let class = class::of(&request, &trust, Some(&tools));
                     let known = request.name().and_then(|name| tools.tool(name));
-                    let id = calls.request(now_ms, request, class.clone(), known, &mut commands).unwrap();
+                    let id = calls.request(now_ms, request, class.clone(), known, 0, &mut commands).unwrap();
                     asked.push((id, class.class.is_recorded(), class.class == Class::AtMostOnce));
                 }
                 Move::Recorded(index) if !recording.is_empty() => {
@@ -555,7 +623,11 @@ proptest! {
                         prop_assert_eq!(of, current);
                         prop_assert!(wires.iter().all(|(other, _, _)| *other != wire), "an id is used once");
                         wires.push((wire, of, call));
-                        *sendings.entry(call).or_default() += 1;
+                        let times = sendings.entry(call).or_default();
+                        *times += 1;
+                        if is_queued && *times == 1 && is_recorded && asked[call.0 as usize - 1].2 {
+                            prop_assert!(last_pay.replace(call) < Some(call), "what is queued goes in its order");
+                        }
                     }
                     Command::Deliver(line) | Command::Answer { line, .. } => {
                         let line = message(std::str::from_utf8(&line).unwrap());

@@ -85,12 +85,12 @@ impl Upstream {
             Ok(Begun::Before(outcome)) => {
                 let line =
                     self.recorded_before(call, outcome.ok, outcome.value.as_str(), whole(&outcome.value).is_some());
-                self.ledger(|calls, commands| calls.refused(call, line, commands));
+                self.ledger(|calls, commands| calls.refused(now_ms, call, line, commands));
             }
             Ok(Begun::Unknown(why)) => {
                 let why = format!("the call was sent before the proxy's last end, and no answer is on record ({why})");
                 let line = self.calls.unknown_line(call, &why).unwrap_or_default();
-                self.ledger(|calls, commands| calls.refused(call, line, commands));
+                self.ledger(|calls, commands| calls.refused(now_ms, call, line, commands));
             }
             Err(error) => {
                 tracing::warn!(upstream = %self.terms.upstream, %error, "a call could not be recorded, and is not sent");
@@ -102,7 +102,7 @@ impl Upstream {
                     );
                 }
                 let line = self.not_recorded(call, &error);
-                self.ledger(|calls, commands| calls.refused(call, line, commands));
+                self.ledger(|calls, commands| calls.refused(now_ms, call, line, commands));
             }
         }
     }

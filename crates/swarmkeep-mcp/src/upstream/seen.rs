@@ -93,9 +93,10 @@ impl Upstream {
         let answer = |(call, request, ..): (CallId, &Envelope, _, _)| Some((call, self.tools_as_seen(request)?));
         let answers: Vec<(CallId, Bytes)> =
             self.calls.open().filter(|(.., standing)| *standing != Standing::Sent).filter_map(answer).collect();
+        let now_ms = self.now_ms();
         for (call, line) in answers {
             self.gave_seen = true;
-            self.ledger(|calls, commands| calls.refused(call, line, commands));
+            self.ledger(|calls, commands| calls.refused(now_ms, call, line, commands));
         }
     }
 

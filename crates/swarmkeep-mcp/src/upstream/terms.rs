@@ -36,6 +36,8 @@ pub struct Terms {
     /// What it had said that ought to be, and the server had agreed to, before this daemon: from
     /// [`desired_in`](super::desired_in).
     pub desired: Vec<String>,
+    /// For how long lines that are offered again had waited in the queue when their shim came to this daemon, by number.
+    pub waited_ms: BTreeMap<u64, u64>,
     /// Tries that had failed in a row before this daemon: from [`failures_in`](super::failures_in).
     pub failures: u32,
     /// What the server said when it was last there: from [`seen_in`](super::seen_in).
@@ -116,6 +118,8 @@ pub struct OpenCall {
     pub for_ms: u64,
     /// Its effect in the session's log.
     pub effect: Option<EntityId>,
+    /// It waits in the queue for its server.
+    pub is_queued: bool,
 }
 
 /// The task's two ends.

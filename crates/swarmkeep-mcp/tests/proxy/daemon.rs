@@ -1,10 +1,11 @@
 //! Shims and the daemon's end over a local socket; the daemon goes and another one comes.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 use swarmkeep::{Swarmkeep, core::state::EffectStatus};
 use swarmkeep_mcp::{
+    calls::Queue,
     class::Trust,
     daemon::Daemon,
     shim::{self, Ended},
@@ -60,6 +61,8 @@ impl Shim {
             recipe: outside.recipe(),
             trust: Trust::default(),
             initialize: None,
+            queue: Queue::default(),
+            waited_ms: BTreeMap::new(),
             is_lasting: false,
         };
         let (ours, theirs) = tokio::io::duplex(1 << 20);

@@ -125,7 +125,7 @@ impl World {
         let code = error.refusal.as_ref().map(|refusal| refusal.code);
         self.say(format_args!("client {nth} hears {:?} {code:?}: {}", error.kind, error.message));
         let refused = match (error.kind, code) {
-            (ErrorKind::Corrupt, _) if self.is_rotten(&waiting.ask) => {
+            (ErrorKind::Corrupt, _) if self.is_rotten(waiting) => {
                 self.figures.said += 1;
                 true
             }

@@ -7,7 +7,7 @@ use swarmkeep::{BlobId, lock};
 
 use super::{Event, World, faults::Mend};
 use crate::{
-    client::Ask,
+    client::{Ask, Waiting},
     holder::{STORE, id},
 };
 
@@ -74,12 +74,17 @@ impl World {
     pub(super) fn puts_back(&mut self) {
         let Some(Rotten { session, blob, bytes }) = self.rotten.take() else { return };
         self.oracle.rotten = None;
+        self.was_rotten = Some((session, blob, self.next_call));
         let path = self.blob_file(session, blob);
         self.disk.alter(&path, |rotten| *rotten = bytes);
     }
 
-    pub(super) fn is_rotten(&self, ask: &Ask) -> bool {
-        matches!(ask, Ask::Fetch { session, blob } if self.oracle.rotten == Some((*session, *blob)))
+    /// Whether the blob that is asked for is damaged, or was when it may have been read: an answer is on its way for a while.
+    pub(super) fn is_rotten(&self, waiting: &Waiting) -> bool {
+        let Ask::Fetch { session, blob } = &waiting.ask else { return false };
+        let is = |(of, what)| (of, what) == (*session, *blob);
+        self.oracle.rotten.is_some_and(is)
+            || self.was_rotten.is_some_and(|(of, what, last_call)| is((of, what)) && waiting.call <= last_call)
     }
 
     /// Whether the findings of a proof are of what is known to have rotted.

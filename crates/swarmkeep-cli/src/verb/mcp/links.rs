@@ -49,7 +49,7 @@ pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
                     text(field(link, "link"), "upstream"),
                     text(call, "method"),
                     text(call, "name"),
-                    text(call, "standing"),
+                    if field(call, "is_queued").as_bool() == Some(true) { "queued" } else { text(call, "standing") },
                     number(call, "for_ms"),
                 );
             }

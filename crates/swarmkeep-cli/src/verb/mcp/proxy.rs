@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, ffi::OsString, io, net::SocketAddr, os::unix::p
 
 use clap::Args;
 use swarmkeep_mcp::{
+    calls::Queue,
     class::Trust,
     shim::{self, Ended},
     transport::{Program, Recipe, Site},
@@ -34,6 +35,13 @@ pub(crate) struct Proxy {
     /// This tool must not be, whatever the server says; may be given several times
     #[arg(long, value_name = "TOOL")]
     at_most_once: Vec<String>,
+    /// Calls of this tool wait for a server that is away, in their order, instead of being answered that it is; `*` stands for
+    /// any part of a name; may be given several times
+    #[arg(long, value_name = "TOOL")]
+    queue: Vec<String>,
+    /// With --queue: for so long [default: 10min]
+    #[arg(long, value_name = "TIME", value_parser = servers::queue_time)]
+    queue_for: Option<u64>,
     #[command(flatten)]
     server: Server,
     /// Answer clients over Streamable HTTP at this address (127.0.0.1:PORT; port 0: one that is free) instead of one on stdin
@@ -105,13 +113,15 @@ impl Proxy {
             Some(path) => Some(servers::read(path, self.name.as_deref(), &folder, variables())?),
             None => None,
         };
-        let (mut trust, recipe, name, session) = match file {
-            Some(file) => (file.trust, file.recipe, Some(file.name), file.session),
-            None => (Trust::default(), self.recipe(folder.clone())?, self.name.clone(), None),
+        let (mut trust, mut queue, recipe, name, session) = match file {
+            Some(file) => (file.trust, file.queue, file.recipe, Some(file.name), file.session),
+            None => (Trust::default(), Queue::default(), self.recipe(folder.clone())?, self.name.clone(), None),
         };
         // What this line says goes before the file.
         trust.hints |= self.trust_hints;
         trust.say(&self.idempotent, &self.at_most_once);
+        queue.tools.extend_from_slice(&self.queue);
+        queue.for_ms = self.queue_for.unwrap_or(queue.for_ms);
         Ok(Ask {
             client: format!("{:032x}", crate::context::random()?),
             session: self.session.as_ref().map(ToString::to_string).or(session),
@@ -120,6 +130,8 @@ impl Proxy {
             recipe,
             trust,
             initialize: None,
+            queue,
+            waited_ms: BTreeMap::new(),
             is_lasting: false,
         })
     }

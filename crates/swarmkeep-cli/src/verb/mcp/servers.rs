@@ -11,11 +11,12 @@ use std::{
 
 use serde::Deserialize;
 use swarmkeep_mcp::{
+    calls::Queue,
     class::Trust,
     transport::{Program, Recipe, Site},
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, settings::value};
 
 /// A server, as the file has it.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Server {
     pub(super) session: Option<String>,
     pub(super) recipe: Recipe,
     pub(super) trust: Trust,
+    pub(super) queue: Queue,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,6 +58,8 @@ struct Ours {
     trust_hints: bool,
     idempotent: Vec<String>,
     at_most_once: Vec<String>,
+    queue: Vec<String>,
+    queue_for: Option<String>,
 }
 
 /// The server of this name in a file; without a name, its only one. `folder`: where it is started, `variables`: what `${NAME}`
@@ -94,10 +98,20 @@ fn find(text: &str, name: Option<&str>, folder: &Path, variables: BTreeMap<Strin
     };
     let at = |(what, next): Wrong| (format!("server `{name}`: {what}"), next);
     let recipe = entry.recipe(folder, variables).map_err(at)?;
-    let Ours { session, trust_hints, idempotent, at_most_once } = &entry.swarmkeep;
+    let Ours { session, trust_hints, idempotent, at_most_once, queue, queue_for } = &entry.swarmkeep;
     let mut trust = Trust { hints: *trust_hints, ..Trust::default() };
     trust.say(idempotent, at_most_once);
-    Ok(Server { name: name.clone(), session: session.clone(), recipe, trust })
+    let mut queue = Queue { tools: queue.clone(), ..Queue::default() };
+    if let Some(text) = queue_for {
+        queue.for_ms = queue_time(text).map_err(|next| at((format!("`queueFor` is `{text}`"), next)))?;
+    }
+    Ok(Server { name: name.clone(), session: session.clone(), recipe, trust, queue })
+}
+
+/// How long a call may wait for its server, in milliseconds.
+pub(super) fn queue_time(text: &str) -> Result<u64, String> {
+    let is_within = |ms: &u64| (1_000..=24 * 60 * 60_000).contains(ms);
+    value::time(text).filter(is_within).ok_or_else(|| "give a time from 1s to 24h: 30s, 10min".to_owned())
 }
 
 impl Entry {
@@ -180,7 +194,8 @@ mod tests {
 
     const SHOP: &str = r#"{ "mcpServers": {
         "shop": { "command": "npx", "args": ["-y", "shop", "--key=${KEY}"], "env": { "A": "${B:-b}" }, "disabled": false,
-                  "swarmkeep": { "session": "work/shop", "idempotent": ["look"], "atMostOnce": ["pay"] } },
+                  "swarmkeep": { "session": "work/shop", "idempotent": ["look"], "atMostOnce": ["pay"],
+                                  "queue": ["pay*"], "queueFor": "30s" } },
         "far": { "type": "http", "url": "http://${HOST}/mcp", "headers": { "Authorization": "Bearer ${KEY}" } },
         "old": { "transport": "sse", "url": "http://h/sse" },
         "socket": { "url": "ws://h/" } } }"#;
@@ -204,6 +219,7 @@ mod tests {
         assert_eq!((shop.name.as_str(), shop.session.as_deref()), ("shop", Some("work/shop")));
         assert_eq!(shop.trust.tools["look"], ToolTrust::Idempotent);
         assert_eq!(shop.trust.tools["pay"], ToolTrust::AtMostOnce);
+        assert_eq!((shop.queue.takes("payment"), shop.queue.for_ms), (true, 30_000));
         let Recipe::Http(far) = of(SHOP, Some("far")).unwrap().recipe else { panic!() };
         assert_eq!((far.url.as_str(), far.headers["Authorization"].as_str()), ("http://h:1/mcp", "Bearer k"));
         assert!(matches!(of(SHOP, Some("old")).unwrap().recipe, Recipe::Sse(_)));
@@ -229,6 +245,11 @@ mod tests {
                 "`type` is `grpc`; with a URL it is one of: http, sse, ws",
             ),
             (one(r#"{"command": "x", "type": "http"}"#), None, "with a command it is stdio"),
+            (
+                one(r#"{"command": "x", "swarmkeep": {"queueFor": "10"}}"#),
+                None,
+                "`queueFor` is `10`; give a time from 1s to 24h",
+            ),
             (
                 one(r#"{"command": "${NONE}"}"#),
                 None,
