@@ -378,6 +378,8 @@ class Swarm:
         self.actor = actor or self.ids.client
         self._local = threading.local()
         self.retries = 0
+        # Set while the session is damaged and waits for a person's decision: how much of it can be had.
+        self.damage = None
 
     # connections and retries
 
@@ -449,6 +451,11 @@ class Swarm:
         connection.request(method, url, body=data, headers=headers)
         answer = connection.getresponse()
         payload = answer.read()
+        left = answer.headers.get("swarmkeep-damage") if url.startswith(self._root) else self.damage
+        if left and left != self.damage:
+            warnings.warn(f"{self.session} is damaged, and waits for a decision: what is read is what can be had of it, {left}",
+                          RuntimeWarning, stacklevel=4)
+        self.damage = left
         if answer.will_close:
             self._drop()
         return answer.status, answer.headers, payload

@@ -136,6 +136,8 @@ impl Call {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Bytes,
+    /// It is about a session of which this is not all: how much of it can be had.
+    pub(crate) left: Option<String>,
 }
 
 impl Answer {
@@ -224,25 +226,25 @@ impl Client {
     /// Makes one call and reads the whole answer.
     pub(crate) async fn call(&mut self, call: &Call) -> Result<Answer, CallError> {
         let answer = tokio::time::timeout(call.timeout, self.send(call)).await;
-        let (status, body) = match answer {
-            Ok(Ok(response)) => response,
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 self.sender = None;
-                return Err(error);
+                Err(error)
             }
             Err(_) => {
                 self.sender = None;
-                return Err(CallError::Lost(format!("nothing came within {} s", call.timeout.as_secs())));
+                Err(CallError::Lost(format!("nothing came within {} s", call.timeout.as_secs())))
             }
-        };
-        Ok(Answer { status, body })
+        }
     }
 
-    async fn send(&mut self, call: &Call) -> Result<(u16, Bytes), CallError> {
+    async fn send(&mut self, call: &Call) -> Result<Answer, CallError> {
         let response = self.begin(call).await?;
         let status = response.status().as_u16();
+        let left = response.headers().get("swarmkeep-damage").and_then(|left| left.to_str().ok()).map(str::to_owned);
         let body = response.into_body().collect().await.map_err(|error| CallError::Lost(error.to_string()))?.to_bytes();
-        Ok((status, body))
+        Ok(Answer { status, body, left })
     }
 
     /// Makes one call whose answer is read as it comes; the connection belongs to it.

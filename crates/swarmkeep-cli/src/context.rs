@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     client::{Answer, Call, CallError, Client, Endpoint},
     daemon::{self, Start},
-    failure::Failure,
+    failure::{Exit, Failure},
     paint::Paint,
     place::Place,
     say::say,
@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) may_make_store: bool,
     pub(crate) paint: Paint,
     client: Option<Client>,
+    /// A session that was read is damaged, and this is how much of it can be had.
+    left: Option<(String, String)>,
 }
 
 impl Context {
@@ -52,7 +54,17 @@ impl Context {
             may_make_store: false,
             paint,
             client: None,
+            left: None,
         }
+    }
+
+    /// What was read was not all of it: done, and yet not well.
+    pub(crate) fn was_left(&mut self) -> Option<Failure> {
+        let (session, left) = self.left.take()?;
+        Some(Failure::corrupt(
+            format!("{session} is damaged, and waits for a decision: what is shown is what can be had of it, {left}"),
+            format!("`swarmkeep quarantine show {session}` says what is lost, and what to do"),
+        ))
     }
 
     /// The daemon's settings, as they would be if it were started now, with these flags.
@@ -163,6 +175,9 @@ impl Context {
                 Ok(answer) => {
                     self.client = Some(client);
                     if answer.status != 503 {
+                        if let (Some(left), Some(session)) = (&answer.left, session_of(&call)) {
+                            self.left = Some((session, left.clone()));
+                        }
                         return match answer.ok() {
                             Ok(answer) => Ok(answer),
                             Err(failure) => Err(self.fitting(failure, &call).await),
@@ -203,6 +218,15 @@ impl Context {
     async fn fitting(&mut self, mut failure: Failure, call: &Call) -> Failure {
         let Some(session) = session_of(call) else { return failure };
         failure.next = failure.next.replace(" NAME", &format!(" {session}"));
+        if failure.code == "not_found"
+            && let Some((_, left)) = &self.left
+        {
+            failure.exit = Exit::Corrupt;
+            failure.what +=
+                &format!("; {session} is damaged, and this was looked for in what can be had of it, {left}");
+            failure.next = format!("`swarmkeep quarantine show {session}` says what is lost, and what to do");
+            return failure;
+        }
         if failure.code == "not_found"
             && failure.what.starts_with("no record at seq")
             && let Some(client) = &mut self.client

@@ -87,6 +87,7 @@ fn carry_out(cli: Cli, place: Place) -> Result<(), Failure> {
         )
     })?;
     let done = runtime.block_on(cli.verb.run(&mut context));
+    let done = done.and_then(|()| context.was_left().map_or(Ok(()), Err));
     // A thread that waits for input would hold the end up.
     runtime.shutdown_background();
     done

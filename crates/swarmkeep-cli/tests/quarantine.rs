@@ -14,6 +14,7 @@ mod binary;
 use std::{
     fs,
     io::{Read, Write},
+    path::PathBuf,
     process::Child,
 };
 
@@ -45,8 +46,13 @@ fn at_rest_with(settings: &str) -> Store {
 
 /// Flips a byte wherever the store has this text.
 fn spoil(store: &Store, text: &str) {
+    spoil_in(&[store.dir(), store.dir().join("journal")], text);
+}
+
+/// Flips a byte wherever these folders have this text.
+fn spoil_in(folders: &[PathBuf], text: &str) {
     let mut spoilt = 0;
-    for folder in [store.dir(), store.dir().join("journal")] {
+    for folder in folders {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let Ok(mut bytes) = fs::read(&path) else { continue };
@@ -91,6 +97,17 @@ fn get(address: &str, path: &str) -> (u16, Value) {
 }
 
 fn asked(address: &str, what: &str, body: &str) -> (u16, Value) {
+    let text = answered(address, what, body);
+    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap())
+}
+
+/// The head of the answer.
+fn head_of(address: &str, what: &str) -> String {
+    answered(address, what, "").split_once("\r\n\r\n").unwrap().0.to_ascii_lowercase()
+}
+
+fn answered(address: &str, what: &str, body: &str) -> String {
     let address = address.strip_prefix("http://").unwrap();
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     let port = address.rsplit(':').next().unwrap();
@@ -103,8 +120,7 @@ fn asked(address: &str, what: &str, body: &str) -> (u16, Value) {
     .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap())
+    text
 }
 
 fn end(mut daemon: Child) {
@@ -122,10 +138,11 @@ fn a_session_that_needs_a_decision_is_read_and_not_written_until_there_is_one() 
     let url = said["addresses"][0].as_str().unwrap().to_owned();
 
     // Read: what is before the damage, marked as not being all.
-    assert!(store.run(&["memory", "get", "work", "first"]).ok().out.contains("first-needle"));
+    let value = decided_by_nobody(store.run(&["memory", "get", "work", "first"]));
+    assert!(value.out.contains("first-needle") && value.err.contains("up to seq 2 of 4"), "{value:?}");
     let shown = decided_by_nobody(store.run(&["session", "show", "work"]));
     assert!(shown.out.contains("needs_decision") && shown.err.contains("quarantine discard work"), "{shown:?}");
-    let state = store.run(&["session", "state", "work", "--json"]).ok().json();
+    let state = decided_by_nobody(store.run(&["session", "state", "work", "--json"])).json();
     assert_eq!(state["head"]["seq"], 2, "{state}");
     let history = decided_by_nobody(store.run(&["session", "history", "work"]));
     assert!(history.out.contains("session_created"), "{history:?}");
@@ -247,11 +264,12 @@ fn what_verifies_in_a_damaged_row_is_read_while_the_session_waits() {
 
     let (daemon, said) = store.serve(&[]);
     let url = said["addresses"][0].as_str().unwrap().to_owned();
-    let state = store.run(&["session", "state", "work", "--json"]).ok().json();
+    let state = decided_by_nobody(store.run(&["session", "state", "work", "--json"])).json();
     assert_eq!((&state["head"]["seq"], &state["info"]["status"]), (&2.into(), &"needs_decision".into()), "{state}");
     assert!(state["info"]["status_reason"].as_str().unwrap().contains("up to seq 2 of 4"), "{state}");
-    assert_eq!(store.run(&["session", "state", "work", "--at", "1", "--json"]).ok().json()["head"]["seq"], 1);
-    assert!(store.run(&["memory", "get", "work", "first"]).ok().out.contains("first-needle-"));
+    let first = decided_by_nobody(store.run(&["session", "state", "work", "--at", "1", "--json"])).json();
+    assert_eq!(first["head"]["seq"], 1);
+    assert!(decided_by_nobody(store.run(&["memory", "get", "work", "first"])).out.contains("first-needle-"));
     let shown = decided_by_nobody(store.run(&["session", "show", "work"]));
     assert!(shown.out.contains("up to seq 2 of 4") && shown.err.contains("quarantine discard work"), "{shown:?}");
     let history = decided_by_nobody(store.run(&["session", "history", "work", "--json"])).json();
@@ -418,6 +436,42 @@ fn a_copy_that_is_back_in_its_place_restores_the_session_without_a_restart() {
     end(daemon);
     let (daemon, _) = store.serve(&[]);
     assert!(store.run(&["memory", "get", "work", "fourth"]).ok().out.contains('4'));
+    end(daemon);
+}
+
+#[test]
+fn what_stands_a_second_time_is_read_before_anybody_has_decided() {
+    let store = at_rest_with("");
+    let (tables, journal) = ([store.dir()], [store.dir().join("journal")]);
+    spoil_in(&tables, "second-needle-");
+    spoil_in(&tables, "third-needle-");
+    spoil_in(&journal, "third-needle-");
+    let (daemon, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+    let reads = || {
+        let value = decided_by_nobody(store.run(&["memory", "get", "work", "second"]));
+        assert!(value.out.contains("second-needle-second-needle-"), "{value:?}");
+        assert!(value.err.contains("up to seq 3 of 4") && value.err.contains("quarantine show work"), "{value:?}");
+        let state = decided_by_nobody(store.run(&["session", "state", "work", "--json"])).json();
+        assert_eq!(state["head"]["seq"], 3, "{state}");
+        let nothing = decided_by_nobody(store.run(&["memory", "get", "work", "third"]));
+        assert!(nothing.err.contains("what can be had of it"), "{nothing:?}");
+    };
+    reads();
+    let shown = decided_by_nobody(store.run(&["session", "show", "work"]));
+    assert!(shown.out.contains("up to seq 3 of 4"), "{shown:?}");
+    // Whoever speaks HTTP sees it in a header.
+    let told = head_of(&url, "GET /v1/sessions/default/work/memory/shared/second");
+    assert!(told.contains("swarmkeep-damage: up to seq 3 of 4 that are known"), "{told}");
+    assert!(!head_of(&url, "GET /v1/sessions/default/well").contains("swarmkeep-damage"));
+    end(daemon);
+
+    let (daemon, _) = store.serve(&[]);
+    reads();
+    let recovery = store.run(&["quarantine", "discard", "work", "--json"]).ok().json()["recovery"].clone();
+    assert_eq!((&recovery["reaches"], &recovery["old_head"]["seq"]), (&3.into(), &4.into()), "{recovery}");
+    assert!(store.run(&["memory", "get", "work", "second"]).ok().out.contains("second-needle-"));
+    store.run(&["verify"]).ok();
     end(daemon);
 }
 

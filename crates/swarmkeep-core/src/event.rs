@@ -502,13 +502,18 @@ impl Event {
         )
     }
 
+    /// The blob with the state that it begins from: without that nothing after it can be folded.
+    #[must_use]
+    pub fn base(&self) -> Option<BlobId> {
+        match self {
+            Self::SessionForked { base, .. } | Self::SessionRewound { base, .. } => Some(*base),
+            _ => None,
+        }
+    }
+
     /// The blobs that it introduces or refers to.
     pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
-        let (base, named) = match self {
-            Self::SessionForked { base, .. } | Self::SessionRewound { base, .. } => (Some(*base), None),
-            Self::Custom { blobs, .. } => (None, Some(blobs)),
-            _ => (None, None),
-        };
-        base.into_iter().chain(named.into_iter().flat_map(BTreeMap::values).copied())
+        let named = if let Self::Custom { blobs, .. } = self { Some(blobs) } else { None };
+        self.base().into_iter().chain(named.into_iter().flat_map(BTreeMap::values).copied())
     }
 }

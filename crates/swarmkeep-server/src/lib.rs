@@ -28,6 +28,7 @@ mod effects;
 mod feed;
 mod guard;
 mod health;
+mod left;
 mod listing;
 mod memory;
 mod messages;
@@ -89,7 +90,9 @@ pub fn router_with(keep: Swarmkeep, settings: ServerSettings, beside: Option<Bes
 fn build(keep: Swarmkeep, settings: ServerSettings, beside: Option<Beside>) -> (App, Router) {
     let api = routes();
     let app = App::new(keep, settings, openapi::document(&api.operations).into());
-    let mut router = api.router.fallback(no_route).method_not_allowed_fallback(no_method).with_state::<()>(app.clone());
+    let marked = axum::middleware::from_fn_with_state(app.clone(), left::say);
+    let router = api.router.layer(marked).fallback(no_route).method_not_allowed_fallback(no_method);
+    let mut router = router.with_state::<()>(app.clone());
     if let Some(Beside { caller, mount }) = beside {
         let closing = app.clone();
         let ground = Ground {

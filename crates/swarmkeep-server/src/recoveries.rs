@@ -87,7 +87,7 @@ async fn asked(call: &Call) -> Result<SessionId, Problem> {
     match [Some(name.id()), id_in(&name)].into_iter().flatten().find(is_known) {
         Some(id) => Ok(id),
         // A typing error is no session without damage.
-        None => Ok(call.session().await?.id()),
+        None => Ok(call.app.session(&name.to_string()).await?.id()),
     }
 }
 

@@ -25,6 +25,7 @@ use swarmkeep::{
 
 use crate::{
     app::{App, Via},
+    left::About,
     problem::Problem,
 };
 
@@ -94,7 +95,11 @@ impl Call {
     /// The session that the path names; there must be one.
     pub(crate) async fn session(&self) -> Result<Session, Problem> {
         // Checked by the engine, as any name is.
-        self.app.session(&[self.param("namespace"), self.param("name")].join("/")).await
+        let session = self.app.session(&[self.param("namespace"), self.param("name")].join("/")).await?;
+        if let Some(about) = self.parts.extensions.get::<About>() {
+            about.set(session.id());
+        }
+        Ok(session)
     }
 
     /// The query string; unknown parameters are refused.

@@ -91,6 +91,20 @@ impl BlobFiles {
         })
     }
 
+    /// Whether a blob's file is there and has its content. An error: whether it has cannot be told now.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn is_whole(&self, session: SessionId, id: BlobId) -> io::Result<bool> {
+        match self.stored(session, id) {
+            Ok(bytes) => Ok(blake3::hash(&bytes).as_bytes() == &id.0),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
     /// A blob's bytes, verified.
     ///
     /// # Errors

@@ -28,6 +28,7 @@ mod settle;
 mod sight;
 mod standing;
 mod story;
+mod unreported;
 
 use std::{
     path::{Path, PathBuf},
@@ -58,9 +59,10 @@ use self::{
     progress::{Ask, Progress},
     recover::{Mender, Met},
     settle::Settle,
+    unreported::Unreported,
 };
 pub(crate) use self::{
-    closed::plans as closed_plans,
+    closed::{plans as closed_plans, untold},
     open::beforehand,
     recover::{Above, unpack_base},
 };
@@ -113,6 +115,7 @@ pub struct EmbeddedLog {
     workers: Workers,
     applying: Mutex<Applying>,
     lock: Mutex<Option<StoreLock>>,
+    unreported: Mutex<Unreported>,
 }
 
 impl EmbeddedLog {

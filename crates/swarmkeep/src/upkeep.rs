@@ -40,6 +40,8 @@ pub struct Plan {
     pub damage: Vec<String>,
     /// Damage that records.db does not have: what it held would be lost.
     pub lost: u64,
+    /// Ends of the journal that are damaged: whether something was acknowledged there cannot be told.
+    pub unknown: u64,
     /// records.db is made again first: which sessions lack records, and how many, is known after that.
     pub is_made_again: bool,
     /// What would be done, in order.
@@ -64,10 +66,18 @@ pub fn plan(folder: &Path) -> Result<Plan, Error> {
             (anchor.position, found)
         }
     };
+    let (mut damage, untold) = embedded::untold(Arc::new(RealDisk), folder).map_err(|error| {
+        Error::new(ErrorKind::Unavailable, format!("{}: {error}", folder.display())).caused_by(error)
+    })?;
+    damage.extend(found.damage.iter().map(|damage| format!("journal segment {}: {}", damage.segment, damage.what)));
+    let unknown = found.doubts.iter().filter(|doubt| !doubt.abandoned && doubt.spans.is_none());
+    damage.extend(unknown.clone().map(|doubt| {
+        format!("journal segment {}: after its end is, or was, what may have been acknowledged; whose it was cannot be told", doubt.segment)
+    }));
     let frames: Vec<_> = found.unapplied.iter().filter(|frame| frame.position > position).collect();
     let doubts = found.doubts.iter().filter(|doubt| !doubt.abandoned).flat_map(|doubt| doubt.spans.iter().flatten());
     let mut plan = Plan {
-        clean: before.is_none() && found.sealed && found.damage.is_empty() && found.doubts.is_empty(),
+        clean: before.is_none() && found.sealed && damage.is_empty() && found.doubts.is_empty(),
         records_position: position.0,
         journal_position: found.next.0.saturating_sub(1),
         frames: frames.len() as u64,
@@ -80,12 +90,9 @@ pub fn plan(folder: &Path) -> Result<Plan, Error> {
                 last: span.seqs.as_ref().map(|seqs| *seqs.end()),
             })
             .collect(),
-        damage: found
-            .damage
-            .iter()
-            .map(|damage| format!("journal segment {}: {}", damage.segment, damage.what))
-            .collect(),
-        lost: found.lost().count() as u64,
+        damage,
+        lost: found.lost().count() as u64 + untold,
+        unknown: unknown.count() as u64,
         is_made_again: before.is_some(),
         steps: Vec::new(),
     };

@@ -3,7 +3,11 @@
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use swarmkeep::{Settings, Swarmkeep, core::recovery::Policy, upkeep};
+use swarmkeep::{
+    Settings, Swarmkeep,
+    core::recovery::{Plan, Policy},
+    upkeep,
+};
 use swarmkeep_server::reading::{is_after_a_death, is_clean, seqs, set_aside, without_hint};
 
 use super::{Name, entries, field, number, quarantine, serve::refused, text, verify};
@@ -245,21 +249,7 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
         for (number, step) in plan.steps.iter().enumerate() {
             say!("  {}. {step}", number + 1);
         }
-        say!(
-            "Estimated loss: {}",
-            if plan.is_made_again {
-                paint.yellow(
-                    "what is in neither rows that verify nor kept copies nor the journal: known when it is made again",
-                )
-            } else if plan.lost == 0 {
-                paint.green("nothing that was acknowledged")
-            } else {
-                paint.red(format_args!(
-                    "{}, not to be had elsewhere",
-                    moment::counted(plan.lost as u64, "damaged range")
-                ))
-            }
-        );
+        say!("Estimated loss: {}", estimate(context, &plan, &plans));
         show_plans(context, &answer, &names);
         if let Some(error) = &unseen {
             say!(
@@ -282,6 +272,27 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             context.place.shown()
         ),
     ))
+}
+
+/// What would be lost, for people.
+fn estimate(context: &Context, plan: &upkeep::Plan, plans: &[Plan]) -> String {
+    let paint = context.paint;
+    let losing = plans.iter().filter(|plan| !plan.loss.state.is_empty()).count() as u64;
+    if plan.is_made_again {
+        let what = "what is in neither rows that verify nor kept copies nor the journal: known when it is made again";
+        return paint.yellow(what);
+    }
+    if plan.lost > 0 {
+        let ranges = moment::counted(plan.lost, "damaged range");
+        return paint.red(format_args!("{ranges}, not to be had elsewhere"));
+    }
+    if losing > 0 {
+        return paint.red(format_args!("of {}, as said below", moment::counted(losing, "session")));
+    }
+    if plan.unknown > 0 || !plan.possibly_acknowledged.is_empty() {
+        return paint.yellow("perhaps what was acknowledged last, as said above; else nothing");
+    }
+    paint.green("nothing that was acknowledged")
 }
 
 /// The plan of each session that is not well, as the daemon sees it; nobody's work stops for it.

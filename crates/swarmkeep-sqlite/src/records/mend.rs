@@ -46,6 +46,8 @@ pub struct Survey {
     pub blobs: Vec<BadRow>,
     /// Blobs that records refer to, and that are in no row which can be used: each with the record that does so first.
     pub missing: BTreeMap<BlobId, Seq>,
+    /// Blobs with a state that records begin from.
+    pub bases: BTreeMap<BlobId, Seq>,
     /// Rows of records that verify: the first seq of each, and where it ends. Ascending.
     pub good: Vec<(u64, Head)>,
     /// Checkpoints that verify: where they stand, and their bytes unpacked.
@@ -129,7 +131,7 @@ pub(super) struct Good {
     end: Head,
     id: i64,
     /// Blobs that its records refer to.
-    blobs: Vec<(BlobId, Seq)>,
+    blobs: Vec<(BlobId, Seq, bool)>,
 }
 
 impl RecordsReader<'_> {
@@ -194,8 +196,11 @@ impl RecordsReader<'_> {
         while let Some(found) = rows.next()? {
             match examine(found, session) {
                 Some(chunk) => {
-                    for (blob, seq) in &chunk.blobs {
+                    for (blob, seq, is_base) in &chunk.blobs {
                         survey.missing.entry(*blob).or_insert(*seq);
+                        if *is_base {
+                            survey.bases.entry(*blob).or_insert(*seq);
+                        }
                     }
                     good.push(chunk);
                 }
@@ -551,7 +556,10 @@ pub(super) fn examine(found: &Row<'_>, session: SessionId) -> Option<Good> {
         let stands = view.follows(session, at).ok()?;
         // A body that this version cannot read is no damage.
         let body = view.decode_verified(stands).ok().and_then(|record| record.body);
-        blobs.extend(body.iter().flat_map(|body| body.event.blobs()).map(|blob| (blob, stands.seq)));
+        for event in body.iter().map(|body| &body.event) {
+            let base = event.base();
+            blobs.extend(event.blobs().map(|blob| (blob, stands.seq, base == Some(blob))));
+        }
         head = Some(stands);
     }
     let end = head.filter(|head| head.seq.0 == chunk.last)?;

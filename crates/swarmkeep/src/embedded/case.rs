@@ -1,8 +1,8 @@
 //! Sessions that did not come back plainly: what was tried, what came of it, what is waited for. One file each,
 //! `recovery/SESSION.json`, durable before whatever it announces is begun: an attempt that ends the process is counted.
 //!
-//! The first line is the BLAKE3 hash of the rest. A file that does not verify is put aside and its session is looked at as
-//! if for the first time: that costs attempts, and no content.
+//! The first line is the BLAKE3 hash of the rest. There is a second copy, `recovery/SESSION.twin`: what a session waits for may
+//! stand nowhere else. A file that does not verify is put aside, and made again from the other.
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +27,9 @@ use crate::{
     recovery::{Ending, SessionRecovery, StepTaken},
 };
 
+/// How the names of the files end.
+const CASE: &str = ".json";
+const TWIN: &str = ".twin";
 /// A longer file is not one of these.
 const CASE_BYTES: u64 = 16 << 20;
 
@@ -40,6 +43,9 @@ pub(super) struct Case {
     /// The first seq that the journal lost; 0: it lost none, or that was settled.
     #[serde(default)]
     pub(super) missing_from: Seq,
+    /// Which losses of the journal are part of this already: a start that is cut off is followed by one that has them again.
+    #[serde(default)]
+    pub(super) told: Vec<String>,
     /// Checkpoints that verify and from which nothing could be folded.
     pub(super) distrusted: Vec<Seq>,
     /// Records that were listed as lost, by this recovery or an earlier one.
@@ -114,31 +120,42 @@ pub(super) struct Cases {
 }
 
 impl Cases {
-    /// Reads what is there; what is damaged is put aside.
-    pub(super) fn open(disk: Arc<dyn Disk>, store: &Path) -> io::Result<Self> {
+    /// Reads what is there. What is damaged is put aside, and made again from its second copy; the names of those of which that
+    /// cannot be had either.
+    pub(super) fn open(disk: Arc<dyn Disk>, store: &Path) -> io::Result<(Self, Vec<String>)> {
         let (cases, damaged) = Self::look(disk, store)?;
-        damaged.iter().try_for_each(|name| cases.put_aside(name))?;
-        Ok(cases)
+        let mut unknown = Vec::new();
+        for (session, name) in damaged {
+            cases.put_aside(&name)?;
+            match cases.get(session) {
+                Some(case) => cases.put(session, &case)?,
+                None if name.ends_with(CASE) => unknown.push(name),
+                None => {}
+            }
+        }
+        Ok((cases, unknown))
     }
 
-    /// Reads what is there, and the names of what is damaged. Changes nothing.
-    pub(super) fn look(disk: Arc<dyn Disk>, store: &Path) -> io::Result<(Self, Vec<String>)> {
+    /// Reads what is there, and what is damaged, by name. Changes nothing.
+    pub(super) fn look(disk: Arc<dyn Disk>, store: &Path) -> io::Result<(Self, Vec<(SessionId, String)>)> {
         let cases = Self { disk, store: store.to_owned(), all: Mutex::default(), any: AtomicBool::new(false) };
         let mut damaged = Vec::new();
         let folder = cases.folder();
-        let names = match cases.disk.list(&folder) {
+        let mut names = match cases.disk.list(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             names => names?,
         };
+        // The first copy is never the older one: where it is whole it counts.
+        names.sort_by_key(|name| name.ends_with(TWIN));
         for name in names {
-            let Some(session) = name.strip_suffix(".json").and_then(|id| id.parse::<SessionId>().ok()) else {
-                continue;
-            };
+            let stem = name.strip_suffix(CASE).or_else(|| name.strip_suffix(TWIN));
+            let Some(session) = stem.and_then(|id| id.parse::<SessionId>().ok()) else { continue };
             let file = cases.disk.open(&folder.join(&name), OpenHow::Read)?;
             match read_whole(file.as_ref(), CASE_BYTES).map(|bytes| parse(&bytes)) {
+                Ok(Some(_)) if cases.get(session).is_some() => {}
                 Ok(Some(case)) => cases.remember(session, case),
-                Ok(None) => damaged.push(name),
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => damaged.push(name),
+                Ok(None) => damaged.push((session, name)),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => damaged.push((session, name)),
                 Err(error) => return Err(error),
             }
         }
@@ -164,7 +181,7 @@ impl Cases {
     }
 
     fn put_aside(&self, name: &str) -> io::Result<()> {
-        tracing::error!(name, "the record of a recovery is damaged; put aside, its session is looked at anew");
+        tracing::error!(name, "the record of a recovery is damaged; put aside");
         let (folder, quarantine) = (self.folder(), self.store.join("quarantine"));
         self.disk.create_dir(&quarantine)?;
         self.disk.rename(&folder.join(name), &quarantine.join(format!("recovery-{name}")))?;
@@ -205,14 +222,15 @@ impl Cases {
         let folder = self.folder();
         self.disk.create_dir(&folder)?;
         self.disk.sync_dir(&self.store)?;
-        let path = folder.join(format!("{session}.json"));
-        let part = path.with_extension("part");
-        let file = self.disk.open(&part, OpenHow::Create)?;
-        file.set_len(0)?;
-        file.write_at(&bytes, 0)?;
-        file.sync_data()?;
-        self.disk.rename(&part, &path)?;
-        self.disk.sync_dir(&folder)?;
+        for end in [CASE, TWIN] {
+            let part = folder.join(format!("{session}.part"));
+            let file = self.disk.open(&part, OpenHow::Create)?;
+            file.set_len(0)?;
+            file.write_at(&bytes, 0)?;
+            file.sync_data()?;
+            self.disk.rename(&part, &folder.join(format!("{session}{end}")))?;
+            self.disk.sync_dir(&folder)?;
+        }
         self.remember(session, case.clone());
         Ok(())
     }
@@ -256,9 +274,10 @@ mod tests {
     }
 
     #[test]
-    fn a_case_comes_back_and_a_damaged_one_is_put_aside() {
+    fn a_case_comes_back_from_either_of_its_copies() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Cases::open(Arc::new(RealDisk), folder.path()).unwrap();
+        let opened = || Cases::open(Arc::new(RealDisk), folder.path()).unwrap();
+        let open = || opened().0;
         let session = SessionId([7; 16]);
         let case = Case { attempts: 2, known_head: Seq(9), cause: "met".into(), ..Case::default() };
         assert!(open().get(session).is_none());
@@ -266,17 +285,27 @@ mod tests {
         let read = open().get(session).unwrap();
         assert_eq!((read.attempts, read.known_head, read.cause.as_str()), (2, Seq(9), "met"));
         assert!(read.is_open() && !read.waits());
-        let path = folder.path().join(format!("recovery/{session}.json"));
-        let whole = std::fs::read(&path).unwrap();
-        for at in [0, 64, 70, whole.len() - 1] {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 4;
-            std::fs::write(&path, bytes).unwrap();
-            assert!(open().get(session).is_none(), "{at}");
-            assert!(!path.exists());
-            assert!(folder.path().join(format!("quarantine/recovery-{session}.json")).exists());
+        let at = |end: &str| folder.path().join(format!("recovery/{session}.{end}"));
+        let whole = std::fs::read(at("json")).unwrap();
+        for (end, other) in [("json", "twin"), ("twin", "json")] {
+            for place in [0, 64, 70, whole.len() - 1] {
+                let mut bytes = whole.clone();
+                bytes[place] ^= 4;
+                std::fs::write(at(end), bytes).unwrap();
+                let (cases, unknown) = opened();
+                assert_eq!((cases.get(session).unwrap().known_head, unknown.len()), (Seq(9), 0), "{end} {place}");
+                assert!(folder.path().join(format!("quarantine/recovery-{session}.{end}")).exists());
+                assert_eq!(std::fs::read(at(end)).unwrap(), whole, "made again");
+            }
+            std::fs::remove_file(at(end)).unwrap();
+            assert_eq!(open().get(session).unwrap().known_head, Seq(9), "the other is enough");
+            open().put(session, &case).unwrap();
+            assert_eq!(std::fs::read(at(other)).unwrap(), whole);
         }
-        std::fs::write(&path, &whole[..20]).unwrap();
-        assert!(open().get(session).is_none());
+        // Both: that is said, as nobody knows any more what was waited for.
+        std::fs::write(at("json"), &whole[..20]).unwrap();
+        std::fs::write(at("twin"), b"").unwrap();
+        let (cases, unknown) = opened();
+        assert!(cases.get(session).is_none() && unknown == [format!("{session}.json")], "{unknown:?}");
     }
 }

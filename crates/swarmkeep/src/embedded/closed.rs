@@ -12,10 +12,10 @@ use swarmkeep_sqlite::{ReaderPool, RecordsReader};
 use super::{
     case::Cases,
     lane::Lanes,
-    open::lost_cases,
     quarantine::Quarantine,
     recover::unkept,
     sight::{EachKept, Places},
+    unreported::Unreported,
 };
 use crate::{
     blobs::BlobFiles,
@@ -25,6 +25,11 @@ use crate::{
         kept::{self, KeptFile},
     },
 };
+
+/// What starts that were cut off had found: lines of damage, and how many of lost records there are.
+pub(crate) fn untold(disk: Arc<dyn Disk>, store_dir: &Path) -> io::Result<(Vec<String>, u64)> {
+    Ok(Unreported::look(disk, store_dir)?.damage())
+}
 
 /// The plans of all sessions that are not well, and how many were looked at.
 pub(crate) fn plans(
@@ -54,7 +59,9 @@ pub(crate) fn plans(
             _ => {}
         }
     }
-    let noted = lost_cases(found, &lanes, &cases, |session, case| {
+    let mut unreported = Unreported::look(disk.clone(), store_dir).map_err(|error| unkept(&error))?;
+    unreported.note_inspection(found);
+    let noted = unreported.set_lost_aside(&lanes, &cases, |session, case| {
         cases.remember(session, case);
         Ok(())
     });

@@ -99,16 +99,17 @@ impl EmbeddedLog {
         }
     }
 
-    /// Records as records.db has them. Of a session that is set aside as far as they can be had, whatever is wrong further on:
-    /// nothing when there is nothing more.
+    /// Records as records.db has them. Of a session that is set aside as far as they can be had, whatever is wrong further on,
+    /// and, while it waits for a decision, from wherever they stand a second time: nothing when there is nothing more.
     pub(super) fn stored(&self, session: SessionId, after: Seq, max_bytes: usize) -> Result<Bytes, LogError> {
         if !self.is_set_aside(session) {
             return self.read_records(|records| records.read(session, after, max_bytes));
         }
-        match self.read_records(|records| records.read_left(session, after, max_bytes)) {
-            Err(LogError::Corrupt(damage)) if !is_of_the_file(&damage) => Ok(Bytes::new()),
-            read => read,
-        }
+        let left = match self.read_records(|records| records.read_left(session, after, max_bytes)) {
+            Err(LogError::Corrupt(damage)) if !is_of_the_file(&damage) => Bytes::new(),
+            read => read?,
+        };
+        if left.is_empty() { self.mender.left(session, after, max_bytes) } else { Ok(left) }
     }
 
     /// Every session there is, and every one of which something is known to be damaged. Over a damaged row of one, the

@@ -17,18 +17,22 @@ use std::{
     time::Duration,
 };
 
-use swarmkeep_core::{clock::Clock, log::Position};
+use swarmkeep_core::{
+    Seq,
+    clock::Clock,
+    log::{Damage, Position},
+};
 use swarmkeep_sqlite::{Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
 
 use super::{
     applier::Applier,
-    case::Cases,
+    case::{Case, Cases},
     copying::Found,
     remake::{self, Broken, Site},
 };
 use crate::{
     disk::Disk,
-    journal::{Frame, Journal, StoreId, search},
+    journal::{Frame, Journal, StoreId, frame::Span, search},
     workers::Workers,
 };
 
@@ -80,7 +84,8 @@ impl Applier {
         self.log_in_doubt = true;
         let readers = self.surroundings.records.prepare()?;
         let position = self.records.position().0;
-        let lacking = self.journalled(position, had)?;
+        let (lacking, lost) = self.journalled(position, had)?;
+        self.lost(&lost)?;
         tracing::warn!(
             from = position.0,
             to = had.0,
@@ -135,10 +140,43 @@ impl Applier {
         Ok(())
     }
 
+    /// Frames that records.db lacks now, and that the journal does not have any more: whose they were takes nothing until it is
+    /// known whether that stands elsewhere.
+    fn lost(&self, lost: &Lost) -> Result<(), SqliteError> {
+        let cause = "the journal does not have what a records.db that was opened again lacks";
+        for Span { session, seqs } in &lost.spans {
+            let Some(seqs) = seqs.clone() else { continue };
+            let had = match self.records.reader().head(*session) {
+                Ok(head) => head.map_or(0, |(head, _)| head.seq.0),
+                Err(SqliteError::Damaged(_)) => 0,
+                Err(error) => return Err(error),
+            };
+            if had >= *seqs.end() || self.lanes.is_leaving(*session) {
+                continue;
+            }
+            let known = self.surroundings.cases.get(*session).unwrap_or_default();
+            let first = Seq((*seqs.start()).max(had + 1));
+            let case = Case {
+                known_head: known.known_head.max(Seq(*seqs.end())),
+                missing_from: if known.missing_from == Seq::ZERO { first } else { known.missing_from.min(first) },
+                cause: cause.to_owned(),
+                recovery: known.recovery.clone().filter(|_| known.waits()),
+                ..known
+            };
+            self.surroundings.cases.put(*session, &case)?;
+            self.lanes.set_aside(Damage { session: Some(*session), seqs: Some(seqs), what: cause.to_owned() });
+            self.progress.made_again.lock().push(format!("{cause}: session {session}"));
+        }
+        if lost.is_more {
+            self.progress.made_again.lock().push(format!("{cause}; whose it was cannot be told"));
+        }
+        Ok(())
+    }
+
     /// The frames after `beyond` up to `through`, from the journal.
-    fn journalled(&self, beyond: Position, through: Position) -> Result<Vec<Arc<Frame>>, SqliteError> {
+    fn journalled(&self, beyond: Position, through: Position) -> Result<(Vec<Arc<Frame>>, Lost), SqliteError> {
         if through <= beyond {
-            return Ok(Vec::new());
+            return Ok(Default::default());
         }
         let gone = || SqliteError::Io("the journal is closed".into());
         let journal = self.journal.upgrade().ok_or_else(gone)?;
@@ -191,23 +229,37 @@ impl Applier {
     }
 }
 
-/// The frames of a journal after `beyond` up to `through`, in order, as far as they verify.
+/// Frames of a journal that do not verify.
+#[derive(Default)]
+struct Lost {
+    /// What they held, where that can be told.
+    spans: Vec<Span>,
+    /// There are some of which it cannot.
+    is_more: bool,
+}
+
+/// The frames of a journal after `beyond` up to `through`, in order, as far as they verify; and what does not.
 fn frames(
     surroundings: &Surroundings,
     journal: &Journal,
     beyond: Position,
     through: Position,
-) -> io::Result<Vec<Arc<Frame>>> {
+) -> io::Result<(Vec<Arc<Frame>>, Lost)> {
     let (disk, folder) = (surroundings.disk.as_ref(), surroundings.folder.as_path());
-    let mut found: Vec<Arc<Frame>> = Vec::new();
+    let (mut found, mut lost): (Vec<Arc<Frame>>, Lost) = Default::default();
     for extent in search::extents(disk, folder, &journal.extents())? {
         let Some(segment) = search::Segment::read(disk, folder, surroundings.store, extent, through)? else { continue };
-        let (frames, _) = segment.frames();
+        let (frames, damaged) = segment.frames();
+        if damaged > 0 {
+            let (spans, is_more) = segment.damaged(beyond);
+            lost.spans.extend(spans);
+            lost.is_more |= is_more;
+        }
         found.extend(frames.into_iter().filter(|frame| frame.position > beyond && frame.position <= through));
     }
     found.sort_by_key(|frame| frame.position);
     found.dedup_by_key(|frame| frame.position);
-    Ok(found)
+    Ok((found, lost))
 }
 
 /// Puts a views.db aside that is damaged, or is not what it should be.

@@ -126,6 +126,19 @@ impl Run {
         self
     }
 
+    /// Those that follow `after`, as many as fit, and one at least; `None`: it does not have the next one.
+    pub(super) fn following(&self, after: Seq, max_bytes: usize) -> Option<Bytes> {
+        let skipped = usize::try_from(after.0.saturating_add(1).checked_sub(self.first)?).ok()?;
+        let mut out = BytesMut::new();
+        for (bytes, _) in self.records.get(skipped..)? {
+            if !out.is_empty() && out.len() + bytes.len() > max_bytes {
+                break;
+            }
+            out.extend_from_slice(bytes);
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
     pub(super) fn repairs(&self, session: SessionId) -> Vec<Repair> {
         let mut repairs: Vec<Repair> = Vec::new();
         for (seq, (_, from)) in (self.first..).zip(&self.records) {

@@ -10,9 +10,9 @@ use std::{
 };
 
 use swarmkeep_core::{
-    Error, ErrorKind, Seq, SessionId,
+    Error, ErrorKind,
     clock::{Clock, Entropy},
-    log::{Damage, Position, Remove, Watchers},
+    log::{Position, Remove, Watchers},
     recovery::Policy,
 };
 use swarmkeep_sqlite::{Found, Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
@@ -22,7 +22,7 @@ use self::look::{Look, Looked, OTHER_LOG, is_broken, look_marked, vouch};
 use super::{
     EmbeddedLog,
     applier::{Applier, Applying, RETIRE_BYTES},
-    case::{Case, Cases},
+    case::Cases,
     copying::{self, Begin, Copying},
     doubt::{Surroundings, views_aside},
     keeper::{self, Keeper},
@@ -31,6 +31,7 @@ use super::{
     quarantine::Quarantine,
     recover::{Made, Mender},
     remake::{self, Broken, Site},
+    unreported::Unreported,
 };
 use crate::{
     blobs::BlobFiles,
@@ -106,8 +107,10 @@ impl EmbeddedLog {
         let leap = if lock.is_a_copy() { leap(&*entropy) } else { 0 };
         let place = (ground.clone() as Arc<dyn Disk>, lock.home(), lock.fence(), leap);
         let mut opened = Self::open_fenced(place, settings, pace, clock.clone(), entropy)?;
-        let did_not_park = lock.previous().is_some_and(|previous| previous.parked == Some(false));
-        opened.report.crashed |= did_not_park && opened.incarnation > 1;
+        // The journal tells only what it has: one that is damaged is not one that was left in a hurry.
+        if let Some(parked) = lock.previous().and_then(|previous| previous.parked) {
+            opened.report.crashed = !parked && opened.incarnation > 1;
+        }
         opened.report.taken_over = lock.untold().cloned();
         opened.report.is_a_copy = leap > 0;
         lock.say(&holder(&*clock)).map_err(|error| unusable(folder, error))?;
@@ -170,7 +173,8 @@ impl EmbeddedLog {
         // SQLite syncs the folder of a write-ahead log that it makes, not of one that it finds: a process that was killed in
         // between leaves one whose name the power can take while it is being copied.
         sync_folder(disk.as_ref(), folder)?;
-        let (mut notices, mut losses) = (Vec::new(), Vec::new());
+        let mut unreported = Unreported::look(disk.clone(), folder).map_err(|error| unusable(folder, error))?;
+        let mut made_again = 0;
         let (looked, records) = loop {
             let (how, why) = match look_marked(disk.as_ref(), folder, settings.readers, &clock, &copying)? {
                 Look::Found(looked, copied) => {
@@ -187,21 +191,24 @@ impl EmbeddedLog {
                 }
                 Look::Broken(how, why) => (how, why),
                 Look::OtherLog => {
+                    let said = format!(
+                        "records.db: {OTHER_LOG}; put aside in quarantine, and the journal is applied again: nothing is missing"
+                    );
+                    unreported.add_made(true, said).map_err(|error| unusable(folder, error))?;
                     remake::set_log_aside(disk.as_ref(), folder, clock.now_ms())
                         .map_err(|error| unusable(folder, error))?;
-                    notices.push(format!(
-                        "records.db: {OTHER_LOG}; put aside in quarantine, and the journal is applied again: nothing is missing"
-                    ));
+                    made_again += 1;
                     continue;
                 }
             };
-            if notices.len() + losses.len() > 2 {
+            if made_again > 2 {
                 return Err(database(&records_path, SqliteError::damaged(None, None, why)));
             }
             let (now_ms, stamp) = (clock.now_ms(), copying.stamp() + 1);
             let site = Site { disk: &disk, folder, cases: &noted, now_ms, stamp, has: copying.has() };
             let made = remake::make(&site, how, &why).map_err(|error| database(&records_path, error))?;
-            if made.is_whole { &mut notices } else { &mut losses }.push(made.said);
+            unreported.add_made(made.is_whole, made.said).map_err(|error| unusable(folder, error))?;
+            made_again += 1;
             remake::end(disk.as_ref(), folder, now_ms).map_err(|error| unusable(folder, error))?;
             // They may have what cannot be had any more.
             views_aside(disk.as_ref(), &views_path, now_ms).map_err(|error| unusable(folder, error))?;
@@ -222,6 +229,7 @@ impl EmbeddedLog {
             }
         };
         inspection.incarnation = inspection.incarnation.saturating_add(leap);
+        unreported.add_inspection(&inspection).map_err(|error| unusable(folder, error))?;
         let place = (disk.clone(), folder);
         let mut opened = Journal::open_inspected(place, pace.journal, Some(vouch), inspection, clock.clone(), entropy)
             .map_err(|error| journal_error(folder, error))?;
@@ -238,10 +246,7 @@ impl EmbeddedLog {
         let progress = Arc::new(Progress::new(anchor.position, views.position()));
         let unapplied = std::mem::take(&mut opened.unapplied);
         let mut report = report_of(&opened.inspection, opened.incarnation, &unapplied);
-        report.records_rebuilt = !notices.is_empty() || !losses.is_empty();
-        report.clean &= !report.records_rebuilt;
-        report.notices = notices;
-        report.damage.extend(losses);
+        report.records_rebuilt = made_again > 0;
         report.views_rebuilt = views_rebuilt;
         report.at_ms = clock.now_ms();
         // As far as the journal tells; a holder that was quiet when it died left a seal, and its lock file says so.
@@ -250,8 +255,18 @@ impl EmbeddedLog {
         for frame in unapplied {
             hand_over(&lanes, &progress, &watchers, frame);
         }
-        let cases = Arc::new(Cases::open(mend_disk.clone(), folder).map_err(|error| unusable(folder, error))?);
-        set_lost_aside(&opened.inspection, &lanes, &cases).map_err(|error| unusable(folder, error))?;
+        let (cases, unknown) = Cases::open(mend_disk.clone(), folder).map_err(|error| unusable(folder, error))?;
+        let cases = Arc::new(cases);
+        for name in unknown {
+            let said = format!(
+                "recovery/{name}: what was known of a damaged session cannot be read, nor can its second copy; put aside in \
+                 quarantine/. Whether records of it are missing cannot be told"
+            );
+            unreported.add_made(false, said).map_err(|error| unusable(folder, error))?;
+        }
+        unreported.put_into(&mut report);
+        let noted = unreported.set_lost_aside(&lanes, &cases, |session, case| cases.put(session, &case));
+        noted.map_err(|error| unusable(folder, error))?;
         let mut broken = None;
         if !report.clean {
             match finish_removals(&records, &lanes, &blobs) {
@@ -369,6 +384,7 @@ impl EmbeddedLog {
             workers: pace.workers,
             applying: Mutex::new(applying),
             lock: Mutex::new(None),
+            unreported: Mutex::new(unreported),
         })
     }
 }
@@ -407,38 +423,6 @@ fn leap(entropy: &dyn Entropy) -> u64 {
     let mut bytes = [0; 4];
     entropy.fill(&mut bytes);
     u64::from(u32::from_le_bytes(bytes)) + 1
-}
-
-/// Acknowledged records that neither the journal nor records.db has: their sessions take nothing until it is known whether
-/// they stand elsewhere. That they were there is written down: the next start does not find it again.
-fn set_lost_aside(inspection: &Inspection, lanes: &Lanes, cases: &Cases) -> io::Result<()> {
-    lost_cases(inspection, lanes, cases, |session, case| cases.put(session, &case))
-}
-
-/// What is to be remembered of sessions whose records the journal lost.
-pub(super) fn lost_cases(
-    inspection: &Inspection,
-    lanes: &Lanes,
-    cases: &Cases,
-    mut keep: impl FnMut(SessionId, Case) -> io::Result<()>,
-) -> io::Result<()> {
-    for damage in inspection.lost() {
-        for span in damage.spans.iter().flatten() {
-            let Some(seqs) = span.seqs.clone().filter(|_| !lanes.is_leaving(span.session)) else { continue };
-            let mut case = cases.get(span.session).unwrap_or_default();
-            case.known_head = case.known_head.max(Seq(*seqs.end()));
-            let first = Seq(*seqs.start());
-            case.missing_from = if case.missing_from == Seq::ZERO { first } else { case.missing_from.min(first) };
-            case.cause = format!("journal segment {}: {}", damage.segment, damage.what);
-            if !case.waits() {
-                case = Case { recovery: None, ..case };
-            }
-            let what = case.cause.clone();
-            keep(span.session, case)?;
-            lanes.set_aside(Damage { session: Some(span.session), seqs: Some(seqs), what });
-        }
-    }
-    Ok(())
 }
 
 /// Blob files of sessions whose removal was carried out in records.db just before the end: nothing else would remove them.
@@ -497,25 +481,7 @@ fn open_views(
     Ok((ViewsDb::open(path, options).map_err(|error| database(path, error))?, true))
 }
 
-fn in_words(spans: &[journal::frame::Span]) -> String {
-    let words = spans.iter().map(|span| match &span.seqs {
-        Some(seqs) => format!("session {} seqs {} to {}", span.session, seqs.start(), seqs.end()),
-        None => format!("session {}", span.session),
-    });
-    words.collect::<Vec<_>>().join(", ")
-}
-
 fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]) -> RecoveryReport {
-    let spans = |spans: &[journal::frame::Span]| -> Vec<Span> {
-        spans
-            .iter()
-            .map(|span| Span {
-                session: span.session,
-                first: span.seqs.as_ref().map(|seqs| *seqs.start()),
-                last: span.seqs.as_ref().map(|seqs| *seqs.end()),
-            })
-            .collect()
-    };
     let tail_kept = match unapplied.last() {
         Some(last) if inspection.carried => last
             .entries
@@ -541,37 +507,8 @@ fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]
         frames_replayed: unapplied.len() as u64,
         bytes_replayed: unapplied.iter().map(|frame| frame.bytes as u64).sum(),
         tail_kept,
-        possibly_acknowledged: inspection
-            .doubts
-            .iter()
-            .filter(|doubt| !doubt.abandoned)
-            .flat_map(|doubt| spans(doubt.spans.as_deref().unwrap_or_default()))
-            .collect(),
-        damage: inspection
-            .damage
-            .iter()
-            .map(|damage| {
-                let saved = match (damage.in_records, &damage.spans) {
-                    (true, _) => "records.db has all of it".into(),
-                    (false, Some(spans)) => format!("NOT in records.db: {}", in_words(spans)),
-                    (false, None) => "NOT in records.db; whose it was cannot be told".into(),
-                };
-                format!(
-                    "journal segment {}: {} ({saved}); kept as quarantine/{}",
-                    damage.segment,
-                    damage.what,
-                    damage.quarantine_name()
-                )
-            })
-            .chain(inspection.doubts.iter().filter(|doubt| !doubt.abandoned && doubt.spans.is_none()).map(|doubt| {
-                format!(
-                    "journal segment {}: after its end is, or was, what may have been acknowledged; whose it was cannot be told; kept \
-                     as quarantine/{}",
-                    doubt.segment,
-                    doubt.quarantine_name()
-                )
-            }))
-            .collect(),
+        possibly_acknowledged: Vec::new(),
+        damage: Vec::new(),
         notices: Vec::new(),
         repaired: Vec::new(),
         taken_over: None,

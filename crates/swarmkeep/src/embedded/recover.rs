@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use swarmkeep_core::{
     BlobId, Seq, SessionId, State,
@@ -35,6 +36,7 @@ use super::{
     is_of_the_file,
     keeper::Keeper,
     lane::Lanes,
+    mend::Run,
     progress::{Ask, Progress},
     quarantine::Quarantine,
     sight::{Sight, lost_entities, old_head},
@@ -101,6 +103,8 @@ pub(super) struct Made {
     tried: Mutex<BTreeSet<SessionId>>,
     /// Blobs that were missing when somebody first asked for one that is not there.
     missing: Mutex<BTreeMap<SessionId, Arc<BTreeMap<BlobId, Seq>>>>,
+    /// What second copies have of sessions that wait for a decision, up to where these can be had.
+    left: Mutex<BTreeMap<SessionId, Arc<Vec<Run>>>>,
     repairs: Mutex<Vec<Repair>>,
     number: AtomicU64,
 }
@@ -113,6 +117,7 @@ impl Default for Made {
             closed: RwLock::new(false),
             tried: Mutex::default(),
             missing: Mutex::default(),
+            left: Mutex::default(),
             repairs: Mutex::default(),
             number: AtomicU64::new(0),
         }
@@ -200,6 +205,27 @@ impl Mender {
             }
         };
         Ok(missing.get(&blob).copied())
+    }
+
+    /// Records after `after` of a session that waits for a decision, from where they stand a second time: they are put back
+    /// with the decision. Nothing: there are no more.
+    pub(super) fn left(&self, session: SessionId, after: Seq, max_bytes: usize) -> Result<Bytes, LogError> {
+        let Some(case) = self.cases.get(session).filter(Case::waits) else { return Ok(Bytes::new()) };
+        let reaches = case.recovery.as_ref().map_or(Seq::ZERO, |recovery| recovery.reaches);
+        if after >= reaches {
+            return Ok(Bytes::new());
+        }
+        let known = self.made.left.lock().get(&session).cloned();
+        let runs = match known {
+            Some(runs) => runs,
+            None => {
+                let sight = self.while_open(|| self.look(session, &case))?;
+                let runs = sight.into_iter().flat_map(|sight| sight.runs.into_iter().chain([sight.behind]));
+                let runs = Arc::new(runs.map(|run| run.through(reaches.0)).collect::<Vec<_>>());
+                self.made.left.lock().entry(session).or_insert(runs).clone()
+            }
+        };
+        Ok(runs.iter().find_map(|run| run.following(after, max_bytes)).unwrap_or_default())
     }
 
     /// Recovers a session. Whoever asks may stop waiting for it: what was begun goes on.

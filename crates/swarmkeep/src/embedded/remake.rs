@@ -99,6 +99,19 @@ struct Known {
 }
 
 impl Known {
+    /// Of each session that the journal goes on with: its last record there.
+    fn ends(&self) -> BTreeMap<SessionId, u64> {
+        let entries = self.inspection.unapplied.iter().flat_map(|frame| &frame.entries);
+        let groups = entries.filter_map(|entry| if let Entry::Records(group) = entry { Some(group) } else { None });
+        groups.map(|group| (group.session, group.head.seq.0)).collect()
+    }
+
+    /// The journal is damaged, and what it held there cannot be told, or is nowhere.
+    fn is_doubted(&self) -> bool {
+        let is_unknown = self.inspection.doubts.iter().any(|doubt| !doubt.abandoned && doubt.spans.is_none());
+        is_unknown || self.inspection.lost().next().is_some()
+    }
+
     /// Of each session that the journal goes on with: after which record.
     fn follows(&self) -> BTreeMap<SessionId, u64> {
         let mut follows = BTreeMap::new();
@@ -197,7 +210,9 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
     disk.sync_dir(folder)?;
     disk.rename(&part, &made(folder))?;
     disk.sync_dir(folder)?;
+    let is_doubted = known.is_doubted();
     let rest = match (is_known, aside.len()) {
+        (true, 0) if is_doubted => "what the journal has lost is listed beside this".to_owned(),
         (true, 0) => "nothing is missing".to_owned(),
         (true, aside) => format!("{aside} sessions lack something, and wait for a decision or another copy"),
         (false, aside) => format!(
@@ -212,7 +227,7 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
         salvaged.sessions.len()
     );
     tracing::error!(said, "records.db was made again");
-    Ok(Remade { said, is_whole: is_known && aside.is_empty(), aside })
+    Ok(Remade { said, is_whole: is_known && !is_doubted && aside.is_empty(), aside })
 }
 
 /// Puts the file that [`make`] made in its place, if there is one.
@@ -540,6 +555,9 @@ fn journalled(site: &Site<'_>, known: &Known) -> Result<BTreeMap<SessionId, Vec<
     Ok(all)
 }
 
+/// What lacks of a session's end.
+const NEWEST: &str = "its newest records could not be read from records.db, and stand nowhere else";
+
 /// Writes down which sessions lack something: what is known of them goes before what was made.
 fn set_aside(
     site: &Site<'_>,
@@ -551,7 +569,7 @@ fn set_aside(
     records: &RecordsDb,
 ) -> Result<Vec<SessionId>, SqliteError> {
     // Those that the journal goes on with are known to be there, and whether what it has follows is seen when it is applied.
-    let journalled = known.follows();
+    let (journalled, ends) = (known.follows(), known.ends());
     let mut kept: BTreeMap<SessionId, u64> = BTreeMap::new();
     for file in &known.kept {
         for run in &file.runs {
@@ -585,17 +603,17 @@ fn set_aside(
             Err(SqliteError::Damaged(_)) => continue,
             Err(error) => return Err(error),
         };
+        let end = ends.get(&session).copied().unwrap_or_default();
         let missing = match head {
             // All of it is in the journal.
-            None if journalled.get(&session) == Some(&0) => continue,
+            None if journalled.get(&session) == Some(&0) && end >= last => continue,
+            None if journalled.get(&session) == Some(&0) => (end + 1, last, NEWEST),
             None => (1, last.max(1), "its records could not be read from records.db, and stand nowhere else"),
             Some(head) if journalled.get(&session).is_some_and(|after| *after > head) => {
                 let after = journalled.get(&session).copied().unwrap_or_default();
                 (head + 1, after, "records between records.db and the journal stand nowhere")
             }
-            Some(head) if head < last && !journalled.contains_key(&session) => {
-                (head + 1, last, "its newest records could not be read from records.db, and stand nowhere else")
-            }
+            Some(head) if head.max(end) < last => (head.max(end) + 1, last, NEWEST),
             Some(head) if !is_covered && !kept.contains_key(&session) && !journalled.contains_key(&session) => {
                 let what = "records.db is of an earlier time, and nothing tells whether the session went on since, or was removed";
                 (head + 1, head + 1, what)

@@ -127,7 +127,8 @@ impl Places<'_> {
             Seen { session, attempts: case.attempts, lost_before: case.history_lost.clone(), ..Seen::default() };
         let on_its_way = self.on_its_way(session, end);
         let good = survey.good.iter().map(|(first, end)| Range { first: Seq(*first), last: end.seq });
-        seen.readable = good.chain(on_its_way).collect();
+        let readable: Ranges = good.chain(on_its_way).collect();
+        seen.readable = readable.without(&self.without_base(session, &survey, &found)?);
         seen.removed_through = removed_through(&survey, &runs);
         let kept = groups.iter().filter_map(|(.., bytes)| verified(session, bytes));
         seen.copies = runs.iter().chain([&behind]).filter_map(Run::range).chain(kept).collect();
@@ -152,6 +153,25 @@ impl Places<'_> {
         seen.parts = parts(&survey, &found, case);
         seen.findings = findings(&survey, &seen);
         Ok(Some(Sight { survey, found, runs, behind, groups, is_aside, seen }))
+    }
+
+    /// Records that begin from a state which nobody has any more: from a checkpoint behind them on, or not at all, the session
+    /// goes on.
+    fn without_base(&self, session: SessionId, survey: &Survey, found: &Found) -> Result<Ranges, LogError> {
+        let mut lost = Vec::new();
+        for (id, seq) in &survey.bases {
+            let is_bad = survey.blobs.iter().any(|row| row.blob == Some(*id) && good_blob(row, found).is_none());
+            let is_there = match self.read(|records| records.blob(session, *id)) {
+                Ok(Some(_)) => true,
+                Ok(None) => self.blobs.is_whole(session, *id).map_err(|error| unkept(&error))?,
+                Err(LogError::NotFound | LogError::Corrupt(_)) => false,
+                Err(error) => return Err(error),
+            };
+            if (is_bad || !is_there) && !found.has_blob(id) {
+                lost.push(Range { first: *seq, last: *seq });
+            }
+        }
+        Ok(lost.into_iter().collect())
     }
 
     /// Records that follow what records.db has, and that the next start would apply.

@@ -22,12 +22,16 @@ impl EmbeddedLog {
     /// # Errors
     /// What records.db says.
     pub async fn keep_report(&self, report: RecoveryReport) -> Result<(), Error> {
+        let is_of_this_start = report.id == self.report.id;
         let text = serde_json::to_string(&report)
             .map_err(|error| Error::new(ErrorKind::Invalid, "the report cannot be written as JSON").caused_by(error))?;
         self.keep_text(swarmkeep_sqlite::Recovery { id: report.id, at_ms: report.at_ms, report: text }).await?;
         if report.taken_over.is_some() {
             // From here on it is this store's own history that knows it.
             self.lock.lock().iter_mut().for_each(StoreLock::told);
+        }
+        if is_of_this_start && let Err(error) = self.unreported.lock().is_told() {
+            tracing::warn!(%error, "what this start found will be told by the next one again");
         }
         Ok(())
     }

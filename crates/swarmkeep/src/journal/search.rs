@@ -75,6 +75,31 @@ impl Segment {
         (frames, damaged)
     }
 
+    /// What its frames after `beyond` held that do not verify, as far as their directories can be read, and whether there are some
+    /// of which that cannot be told.
+    #[must_use]
+    pub fn damaged(&self, beyond: Position) -> (Vec<Span>, bool) {
+        let (mut spans, mut is_more) = (Vec::new(), false);
+        let mut previous: Option<Position> = None;
+        self.walk(|header, offset| {
+            let is_beyond = header.position > beyond;
+            // Between the two there is a frame of which not even the header can be read.
+            is_more |= previous.is_some_and(|previous| {
+                header.position.0 > previous.0.saturating_add(1) && header.position.0 > beyond.0.saturating_add(1)
+            });
+            previous = Some(header.position);
+            let is_whole = header.verify(&self.bytes, offset, &self.key).is_some();
+            if !is_whole && is_beyond {
+                match header.spans(&self.bytes, offset, &self.key) {
+                    Some(found) => spans.extend(found),
+                    None => is_more = true,
+                }
+            }
+            is_whole
+        });
+        (spans, is_more)
+    }
+
     /// What its frames hold, by their directories alone: a body that is damaged is not found here.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {

@@ -171,7 +171,7 @@ pub fn inspect(disk: &dyn Disk, store_dir: &Path, vouch: Option<Vouch>) -> Resul
     for name in &names {
         let Some(number) = file_number(name) else { continue };
         inspection.number = inspection.number.max(number);
-        match read_header(disk, &dir.join(name), number, &mut inspection)? {
+        match read_header(disk, &dir.join(name), number, &names, &mut inspection)? {
             Some(segment) => drop(found.insert(number, segment)),
             None => unreadable.push(number),
         }
@@ -239,7 +239,7 @@ pub fn reach(disk: &dyn Disk, store_dir: &Path) -> Result<Option<Reach>, OpenErr
     let (mut found, mut inspection, mut has_unreadable) = (BTreeMap::new(), Inspection::default(), false);
     for name in &names {
         let Some(number) = file_number(name) else { continue };
-        match read_header(disk, &dir.join(name), number, &mut inspection)? {
+        match read_header(disk, &dir.join(name), number, &names, &mut inspection)? {
             Some(segment) => drop(found.insert(number, segment)),
             None => has_unreadable = true,
         }
@@ -266,6 +266,7 @@ fn read_header(
     disk: &dyn Disk,
     path: &Path,
     number: u64,
+    names: &[String],
     inspection: &mut Inspection,
 ) -> Result<Option<Found>, OpenError> {
     let file = disk.open(path, OpenHow::Read).map_err(OpenError::io(path))?;
@@ -281,7 +282,19 @@ fn read_header(
         }
     }
     let damaged = first.is_err() || second.is_err();
-    let header = first.or(second).ok().filter(|header| header.number == number);
+    let header = first.or(second).ok();
+    if let Some(other) = header.as_ref().map(|header| header.number).filter(|other| *other != number)
+        && names.iter().any(|name| file_number(name) == Some(other))
+    {
+        // One that was taken for reuse has an older header for a moment, and then there is no file of that number any more.
+        return Err(OpenError::Mixed {
+            what: format!(
+                "the file of segment {number} says that it is segment {other}, and there is another of that name"
+            ),
+            advice: "give the journal's files their own names back, or restore the whole folder from one copy",
+        });
+    }
+    let header = header.filter(|header| header.number == number);
     if damaged && header.is_some() {
         inspection.damage.push(Damage {
             segment: number,
@@ -374,6 +387,8 @@ struct Reading<'a> {
     /// The last frame, if it is a seal: its offset, its position, and the hash before it.
     seal: Option<(u64, Position, Hash)>,
     tail: Option<Tail>,
+    /// The end of the last segment's file is not there: whatever else is known, nobody knows what that held.
+    cut: Option<Tail>,
 }
 
 struct Unvouched {
@@ -405,6 +420,7 @@ impl<'a> Reading<'a> {
             unvouched: None,
             seal: None,
             tail: None,
+            cut: None,
         }
     }
 
@@ -507,8 +523,8 @@ impl<'a> Reading<'a> {
                 self.inspection.segments.push((header.number, found.bytes, next.data_position, end));
             }
             None => {
-                self.tail = remains(&bytes, offset, &key, header.recycled, header.number)
-                    .or_else(|| cut_off(bytes.len() as u64, header));
+                self.tail = remains(&bytes, offset, &key, header.recycled, header.number);
+                self.cut = cut_off(bytes.len() as u64, header);
                 self.inspection.last = Some((header.number, offset));
             }
         }
@@ -559,8 +575,10 @@ impl<'a> Reading<'a> {
         let spans = FrameHeader::read(bytes, *at.start(), key)
             .filter(|_| one)
             .and_then(|header| header.spans(bytes, *at.start(), key));
-        if positions.contains(&self.records) {
+        if let Some(vouch) = self.vouch.filter(|vouch| positions.contains(&vouch.position.0)) {
             self.confirmed = true;
+            // The next segment's header says so, too: at the start after this one there is nothing else that would.
+            self.inspection.data = (vouch.position, vouch.frame_hash);
         }
         let what =
             if one { "a frame is damaged".into() } else { format!("{} frames are damaged", resume - self.expected) };
@@ -577,7 +595,7 @@ impl<'a> Reading<'a> {
         let ended = self.expected.saturating_sub(1);
         if let Some(vouch) = self.vouch.filter(|_| self.records > ended) {
             let tail = self.tail.take();
-            if tail.is_none() && newer_unreadable.is_empty() {
+            if tail.is_none() && self.cut.is_none() && newer_unreadable.is_empty() {
                 return Err(OpenError::Mixed {
                     what: format!(
                         "records.db stands at position {} and the journal ends at {ended}: the journal is older",
@@ -586,13 +604,24 @@ impl<'a> Reading<'a> {
                     advice: "put back the journal that belongs to this records.db, or restore the whole folder from one copy",
                 });
             }
-            self.inspection.damage.extend(tail.map(|tail| Damage {
+            let what = if tail.is_some() { "a frame is damaged" } else { "frames are gone with the end of the file" };
+            self.inspection.damage.extend(tail.as_ref().or(self.cut.as_ref()).map(|tail| Damage {
+                segment: tail.segment,
+                bytes: Some(tail.bytes.clone()),
+                positions: self.expected..=self.records,
+                spans: tail.spans.clone(),
+                in_records: true,
+                what: what.into(),
+            }));
+            // Frames that records.db has are gone, and with them whatever came after.
+            let breaks_off = tail.filter(|tail| self.cut.is_none() && tail.position != Some(Position(self.records)));
+            self.inspection.damage.extend(breaks_off.map(|tail| Damage {
                 segment: tail.segment,
                 bytes: Some(tail.bytes),
-                positions: self.expected..=self.records,
-                spans: tail.spans,
-                in_records: true,
-                what: "a frame is damaged; records.db has it".into(),
+                positions: self.records.saturating_add(1)..=u64::MAX,
+                spans: None,
+                in_records: false,
+                what: "it breaks off, and what may have come after what records.db has is gone".into(),
             }));
             self.seal = None;
             self.expected = self.records.saturating_add(1);
@@ -609,8 +638,9 @@ impl<'a> Reading<'a> {
         for segment in newer_unreadable {
             self.inspection.damage.push(Damage::unreadable(segment, self.expected..=u64::MAX, false));
         }
-        self.inspection.sealed &= self.tail.is_none();
-        self.inspection.doubts.extend(self.tail.take().map(|tail| tail.doubt(false)));
+        self.inspection.sealed &= self.tail.is_none() && self.cut.is_none();
+        let tails = [self.tail.take(), self.cut.take()];
+        self.inspection.doubts.extend(tails.into_iter().flatten().map(|tail| tail.doubt(false)));
         self.inspection.next = Position(self.expected);
         self.inspection.last_hash = self.hash.unwrap_or_default();
         if let Some((offset, position, previous)) = self.seal {

@@ -49,6 +49,7 @@ impl Mender {
             mender.put(session, &over)
         })
         .await?;
+        self.made.left.lock().remove(&session);
         if sight.is_aside {
             self.lanes.take_back(session);
         }
@@ -107,6 +108,7 @@ impl Mender {
             })
             .await?;
         let Some(recovery) = recovery else { return Ok(Outcome::Nothing) };
+        self.made.left.lock().remove(&session);
         if let Some(above) = self.above.get() {
             above.changed(session);
         }

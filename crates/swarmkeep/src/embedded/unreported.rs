@@ -1,0 +1,240 @@
+//! What starts have found that no report in the store tells of yet: `unreported.json`.
+//!
+//! A start writes it down, durably, before it puts anything aside, and so before anything comes after what is lost: one that is cut
+//! off anywhere is followed by one that tells it all the same. The file goes when the report is in records.db. The first line is
+//! the BLAKE3 hash of the rest.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use swarmkeep_core::{Seq, SessionId, log::Damage};
+
+use super::{
+    case::{Case, Cases},
+    lane::Lanes,
+};
+use crate::{
+    disk::{Disk, OpenHow, read_whole},
+    journal::Inspection,
+    recovery::{RecoveryReport, Span},
+};
+
+const NAME: &str = "unreported.json";
+/// A longer file is not one of these.
+const BYTES_MAX: u64 = 16 << 20;
+const UNREADABLE: &str = "unreported.json: what a start that was cut off had found cannot be read; `swarmkeep verify` looks at \
+                          everything";
+
+/// Acknowledged records of a session that neither the journal nor records.db has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Lost {
+    session: SessionId,
+    first: Seq,
+    last: Seq,
+    cause: String,
+}
+
+/// What there is to tell.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Found {
+    damage: Vec<String>,
+    notices: Vec<String>,
+    possibly_acknowledged: Vec<Span>,
+    lost: Vec<Lost>,
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn add(&mut self, more: Self) {
+        merge(&mut self.damage, more.damage);
+        merge(&mut self.notices, more.notices);
+        merge(&mut self.possibly_acknowledged, more.possibly_acknowledged);
+        merge(&mut self.lost, more.lost);
+    }
+}
+
+fn merge<T: PartialEq>(all: &mut Vec<T>, more: Vec<T>) {
+    for one in more {
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Unreported {
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    found: Found,
+}
+
+impl Unreported {
+    /// Reads what earlier starts left to be told. Changes nothing.
+    pub(super) fn look(disk: Arc<dyn Disk>, folder: &Path) -> io::Result<Self> {
+        let file = match disk.open(&folder.join(NAME), OpenHow::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            file => Some(file?),
+        };
+        let found = match file.map(|file| read_whole(file.as_ref(), BYTES_MAX)) {
+            None => Found::default(),
+            Some(Ok(bytes)) => parse(&bytes).unwrap_or_else(unreadable),
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => unreadable(),
+            Some(Err(error)) => return Err(error),
+        };
+        Ok(Self { disk, folder: folder.to_owned(), found })
+    }
+
+    /// There is more, of records.db before it was put in its place: a line of damage, or of what is whole again.
+    pub(super) fn add_made(&mut self, is_whole: bool, said: String) -> io::Result<()> {
+        let mut more = Found::default();
+        if is_whole { &mut more.notices } else { &mut more.damage }.push(said);
+        self.add(more)
+    }
+
+    /// There is more, of the journal.
+    pub(super) fn add_inspection(&mut self, inspection: &Inspection) -> io::Result<()> {
+        self.add(found_in(inspection))
+    }
+
+    /// The same, to be known by whoever only looks.
+    pub(super) fn note_inspection(&mut self, inspection: &Inspection) {
+        self.found.add(found_in(inspection));
+    }
+
+    fn add(&mut self, more: Found) -> io::Result<()> {
+        let before = self.found.clone();
+        self.found.add(more);
+        if self.found == before { Ok(()) } else { self.write() }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let body = serde_json::to_vec(&self.found).map_err(io::Error::other)?;
+        let mut bytes = blake3::hash(&body).to_hex().as_bytes().to_vec();
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&body);
+        let path = self.folder.join(NAME);
+        let part = path.with_extension("part");
+        let file = self.disk.open(&part, OpenHow::Create)?;
+        file.set_len(0)?;
+        file.write_at(&bytes, 0)?;
+        file.sync_data()?;
+        self.disk.rename(&part, &path)?;
+        self.disk.sync_dir(&self.folder)
+    }
+
+    /// The report of this start tells all of it.
+    pub(super) fn put_into(&self, report: &mut RecoveryReport) {
+        let Found { damage, notices, possibly_acknowledged, lost: _ } = self.found.clone();
+        report.clean &= self.found.is_empty();
+        report.damage = damage;
+        report.notices = notices;
+        report.possibly_acknowledged = possibly_acknowledged;
+    }
+
+    /// Lines of damage, and how many of lost records there are.
+    pub(super) fn damage(self) -> (Vec<String>, u64) {
+        (self.found.damage, self.found.lost.len() as u64)
+    }
+
+    /// Sessions of which acknowledged records are lost take nothing until it is known whether these stand elsewhere. `keep` is
+    /// given what is to be remembered of each, unless it was before.
+    pub(super) fn set_lost_aside(
+        &self,
+        lanes: &Lanes,
+        cases: &Cases,
+        mut keep: impl FnMut(SessionId, Case) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for Lost { session, first, last, cause } in &self.found.lost {
+            let mut known = cases.get(*session).unwrap_or_default();
+            let told = format!("{cause}, seqs {first} to {last}");
+            if lanes.is_leaving(*session) || known.told.contains(&told) {
+                continue;
+            }
+            known.told.push(told);
+            let missing_from = if known.missing_from == Seq::ZERO { *first } else { known.missing_from.min(*first) };
+            let recovery = known.recovery.clone().filter(|_| known.waits());
+            let case =
+                Case { known_head: known.known_head.max(*last), missing_from, cause: cause.clone(), recovery, ..known };
+            keep(*session, case)?;
+            let damage = Damage { session: Some(*session), seqs: Some(first.0..=last.0), what: cause.clone() };
+            lanes.set_aside(damage);
+        }
+        Ok(())
+    }
+
+    /// The report is in the store.
+    pub(super) fn is_told(&mut self) -> io::Result<()> {
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        self.disk.remove(&self.folder.join(NAME))?;
+        self.disk.sync_dir(&self.folder)?;
+        self.found = Found::default();
+        Ok(())
+    }
+}
+
+fn unreadable() -> Found {
+    Found { damage: vec![UNREADABLE.to_owned()], ..Found::default() }
+}
+
+fn parse(bytes: &[u8]) -> Option<Found> {
+    let (hash, body) = bytes.split_at_checked(64)?;
+    let body = body.strip_prefix(b"\n")?;
+    let said = std::str::from_utf8(hash).ok()?;
+    (blake3::hash(body).to_hex().as_str() == said).then_some(())?;
+    serde_json::from_slice(body).ok()
+}
+
+fn found_in(inspection: &Inspection) -> Found {
+    let mut found = Found::default();
+    for damage in &inspection.damage {
+        let saved = match (damage.in_records, &damage.spans) {
+            (true, _) => "records.db has all of it".into(),
+            (false, Some(spans)) => format!("NOT in records.db: {}", in_words(spans)),
+            (false, None) => "NOT in records.db; whose it was cannot be told".into(),
+        };
+        let (segment, what, name) = (damage.segment, &damage.what, damage.quarantine_name());
+        found.damage.push(format!("journal segment {segment}: {what} ({saved}); kept as quarantine/{name}"));
+        if !damage.in_records {
+            let cause = format!("journal segment {segment}: {what}");
+            let lost = damage.spans.iter().flatten().filter_map(|span| {
+                let seqs = span.seqs.as_ref()?;
+                let (first, last) = (Seq(*seqs.start()), Seq(*seqs.end()));
+                Some(Lost { session: span.session, first, last, cause: cause.clone() })
+            });
+            found.lost.extend(lost);
+        }
+    }
+    for doubt in inspection.doubts.iter().filter(|doubt| !doubt.abandoned) {
+        match &doubt.spans {
+            Some(spans) => found.possibly_acknowledged.extend(spans.iter().map(|span| Span {
+                session: span.session,
+                first: span.seqs.as_ref().map(|seqs| *seqs.start()),
+                last: span.seqs.as_ref().map(|seqs| *seqs.end()),
+            })),
+            None => found.damage.push(format!(
+                "journal segment {}: after its end is, or was, what may have been acknowledged; whose it was cannot be told; kept \
+                 as quarantine/{}",
+                doubt.segment,
+                doubt.quarantine_name()
+            )),
+        }
+    }
+    found
+}
+
+fn in_words(spans: &[crate::journal::frame::Span]) -> String {
+    let words = spans.iter().map(|span| match &span.seqs {
+        Some(seqs) => format!("session {} seqs {} to {}", span.session, seqs.start(), seqs.end()),
+        None => format!("session {}", span.session),
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
