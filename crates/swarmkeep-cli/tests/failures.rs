@@ -514,6 +514,15 @@ fn ownership_conflict_is_one_folder_in_two_places_with_a_lock_each() {
     // It may read what the other one wrote by now, and find that it is not its own history.
     assert!(put(&url, "key", "1") >= 500, "it takes nothing any more");
     [first, second].into_iter().for_each(kill);
+    // What the first one had taken meanwhile is told by the next start, and its bytes are kept.
+    let plan = store.run(&["recover", "--dry-run", "--json"]).json();
+    assert!(!plan["possibly_acknowledged"].as_array().unwrap().is_empty(), "{plan}");
+    let (third, _) = store.serve(&[]);
+    let told = store.run(&["recover", "--json"]).json();
+    assert_eq!(told["possibly_acknowledged"], plan["possibly_acknowledged"], "{told}");
+    let kept = fs::read_dir(store.dir().join("quarantine")).unwrap();
+    assert!(kept.map(|entry| entry.unwrap().file_name()).any(|name| name.to_string_lossy().starts_with("journal-")));
+    kill(third);
 }
 
 #[test]

@@ -65,6 +65,7 @@ pub(crate) use self::{
     closed::{plans as closed_plans, untold},
     open::beforehand,
     recover::{Above, unpack_base},
+    unreported::COVERED,
 };
 pub use self::{
     copies::{OnceRange, OneCopy},

@@ -18,7 +18,7 @@ use swarmkeep_core::{
 use swarmkeep_sqlite::SqliteError;
 
 /// Failures listed for one life of a store; more are counted.
-const LISTED: usize = 1_000;
+pub(crate) const LISTED: usize = 1_000;
 /// What ids of stored incidents begin with.
 pub(crate) const PREFIX: &str = "failure-";
 
@@ -145,10 +145,17 @@ pub(crate) struct Incidents {
     blocking: AtomicUsize,
 }
 
-/// Whether somebody can tell that it is over.
-fn can_end(failure: &Failure) -> bool {
+/// Whether somebody can tell that it is over. What is damaged beside all sessions was met, and that is all.
+fn can_end(failure: &Failure, session: Option<SessionId>) -> bool {
+    match failure.kind() {
+        FailureType::StateCorruption | FailureType::CheckpointCorruption => session.is_some(),
+        kind => kind_can_end(kind),
+    }
+}
+
+fn kind_can_end(kind: FailureType) -> bool {
     matches!(
-        failure.kind(),
+        kind,
         FailureType::StorageUnavailable
             | FailureType::ResourceExhaustion
             | FailureType::AgentUnresponsive
@@ -196,7 +203,7 @@ impl Incidents {
             if was_over {
                 incident.took_ms = None;
                 incident.since_ms = began_ms(&incident.failure, now_ms);
-                self.opened(&incident.failure);
+                self.opened(&incident.failure, session);
             }
             return was_over;
         }
@@ -206,7 +213,9 @@ impl Incidents {
                 .listed
                 .iter()
                 .filter(|(_, listed)| !listed.is_news)
-                .filter(|(_, listed)| listed.incident.over_at_ms.is_some() || !can_end(&listed.incident.failure))
+                .filter(|(_, listed)| {
+                    listed.incident.over_at_ms.is_some() || !can_end(&listed.incident.failure, listed.incident.session)
+                })
                 .min_by_key(|(_, listed)| listed.incident.last_at_ms)
                 .map(|(key, _)| key.clone());
             let Some(old) = old else {
@@ -217,7 +226,7 @@ impl Incidents {
         }
         list.numbered += 1;
         tracing::warn!(failure = %failure, session = ?session, severity = %severity, what, "a failure");
-        self.opened(&failure);
+        self.opened(&failure, session);
         let began_ms = began_ms(&failure, now_ms);
         let incident = Incident {
             id: format!("{PREFIX}{}-{}", self.incarnation, list.numbered),
@@ -238,8 +247,25 @@ impl Incidents {
         true
     }
 
-    fn opened(&self, failure: &Failure) {
-        self.open.fetch_add(usize::from(can_end(failure)), Ordering::Relaxed);
+    /// Those of earlier lives of the store that are not over, and whose end this one can see.
+    pub(crate) fn restore(&self, stored: Vec<Incident>) {
+        let mut list = self.list.lock();
+        for incident in stored.into_iter().filter(|incident| incident.over_at_ms.is_none()) {
+            let goes_on = match incident.failure.kind() {
+                // Whoever had the connection says anew that it is lost, if it still is.
+                FailureType::ConnectionLost | FailureType::ProtocolError => false,
+                _ => can_end(&incident.failure, incident.session),
+            };
+            let key = (incident.failure.kind(), incident.session, incident.failure.about());
+            if goes_on && !list.listed.contains_key(&key) {
+                self.opened(&incident.failure, incident.session);
+                list.listed.insert(key, Listed { incident, is_news: false });
+            }
+        }
+    }
+
+    fn opened(&self, failure: &Failure, session: Option<SessionId>) {
+        self.open.fetch_add(usize::from(can_end(failure, session)), Ordering::Relaxed);
         self.blocking.fetch_add(usize::from(blocks(failure)), Ordering::Relaxed);
     }
 
@@ -254,7 +280,7 @@ impl Incidents {
         }
         for listed in self.list.lock().listed.values_mut() {
             let incident = &mut listed.incident;
-            if incident.over_at_ms.is_none() && can_end(&incident.failure) && is_over(incident) {
+            if incident.over_at_ms.is_none() && can_end(&incident.failure, incident.session) && is_over(incident) {
                 incident.over_at_ms = Some(now_ms);
                 let took_ms = now_ms.saturating_sub(incident.since_ms);
                 incident.lasted_ms += took_ms;
@@ -308,6 +334,15 @@ impl Incidents {
     /// Nobody wants a connection any more: whatever was wrong with it was not put right, and is no failure now.
     pub(crate) fn connection_is_gone(&self, session: SessionId, connection: &EntityId, now_ms: u64) {
         self.end(now_ms, false, |incident| is_of_connection(incident, session, connection));
+    }
+
+    /// A session was put right, or somebody decided what becomes of it.
+    pub(crate) fn session_is_recovered(&self, session: SessionId, now_ms: u64) {
+        self.over(now_ms, |incident| {
+            let kind = incident.failure.kind();
+            incident.session == Some(session)
+                && matches!(kind, FailureType::StateCorruption | FailureType::CheckpointCorruption)
+        });
     }
 
     /// Somebody knows what became of an effect.

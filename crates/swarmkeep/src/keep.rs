@@ -35,7 +35,7 @@ use crate::{
     clock::{OsEntropy, SystemClock},
     damage,
     embedded::{EmbeddedLog, OneCopy},
-    incident::{Incident, Incidents},
+    incident::{self, Incident, Incidents},
     level,
     log::Ephemeral,
     recovery::RecoveryReport,
@@ -250,6 +250,10 @@ impl Swarmkeep {
         });
         if let Some(embedded) = &engine.embedded {
             embedded.set_above(Box::new(recover::FromBelow(Arc::downgrade(&engine))));
+            match embedded.incidents(incident::LISTED) {
+                Ok(stored) => engine.incidents.restore(stored),
+                Err(error) => tracing::debug!(%error, "failures of earlier lives are not followed to their end"),
+            }
         }
         engine.notice_opening();
         let handles = tend::start(&engine, due);

@@ -300,7 +300,7 @@ impl Session {
     /// # Errors
     /// `not_found`; `corrupt` when the bytes are not those of the id.
     pub async fn blob(&self, id: BlobId) -> Result<Bytes, Error> {
-        self.engine.log.blob(self.id, id).await.map_err(damage::log)
+        self.engine.log.blob(self.id, id).await.map_err(|error| self.engine.said_by_log(error, self.id))
     }
 
     /// Names this process among those that carry out effects: what it began and did not finish is in doubt once another

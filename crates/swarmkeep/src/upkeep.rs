@@ -96,7 +96,7 @@ pub fn plan(folder: &Path) -> Result<Plan, Error> {
         is_made_again: before.is_some(),
         steps: Vec::new(),
     };
-    plan.steps = steps(&plan, found.doubts.len() + found.damage.len(), folder.join("views.db").exists());
+    plan.steps = steps(&plan, found.doubts.len() + found.damage.len(), has_views(folder));
     if let Some((what, _)) = before {
         plan.damage.insert(0, what.clone());
         plan.steps.insert(0, what);
@@ -164,6 +164,11 @@ pub fn session_names(folder: &Path, ids: &[SessionId]) -> Result<Vec<(SessionId,
         names.extend(found.and_then(|session| session.name).map(|name| (*id, name)));
     }
     Ok(names)
+}
+
+/// Whether there are views that can be gone on with.
+fn has_views(folder: &Path) -> bool {
+    matches!(VIEWS_SCHEMA.look(&folder.join("views.db")), Ok(Found::Version(_)))
 }
 
 fn steps(plan: &Plan, to_quarantine: usize, has_views: bool) -> Vec<String> {

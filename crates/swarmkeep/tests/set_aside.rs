@@ -8,9 +8,15 @@
     reason = "tests"
 )]
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use swarmkeep::{Actor, Command, ErrorKind, Json, Of, Query, Request, Seq, SessionStatus, Settings, Swarmkeep};
+use swarmkeep::{
+    Actor, Command, ErrorKind, Json, Of, OsEntropy, Query, Request, Seq, SessionStatus, Settings, Swarmkeep,
+    SystemClock, embedded::EmbeddedLog,
+};
 
 fn record(text: &str) -> Request {
     let payload = Json::encode(text).unwrap();
@@ -50,8 +56,8 @@ fn spoil(store: &Path, needle: &str) -> bool {
     false
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_sessions_loss_stops_nobody_else() {
+/// A store that crashed while records.db lacked the last records of two sessions; one of them is damaged in the journal.
+async fn after_a_loss() -> tempfile::TempDir {
     let live = tempfile::tempdir().unwrap();
     let before = tempfile::tempdir().unwrap();
     let crashed = tempfile::tempdir().unwrap();
@@ -76,7 +82,12 @@ async fn one_sessions_loss_stops_nobody_else() {
         }
     }
     assert!(spoil(crashed.path(), "the-lost-one"));
+    crashed
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_sessions_loss_stops_nobody_else() {
+    let crashed = after_a_loss().await;
     for again in 0..2 {
         let keep = Swarmkeep::open_with(crashed.path().to_str().unwrap(), Settings::default()).await.unwrap();
         let well = keep.get_session("well").await.unwrap().expect("it is whole");
@@ -113,4 +124,42 @@ async fn one_sessions_loss_stops_nobody_else() {
         .filter(|name| name.starts_with("session-") && name.ends_with(".records"))
         .collect();
     assert_eq!(kept.len(), 2, "the two records after the loss are kept: {kept:?}");
+}
+
+/// A start is cut off before its report is in the store, by itself or before it had noted the session: the next one tells what
+/// was lost all the same, and lets nobody write over it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_start_found_is_told_by_the_next_one_if_it_was_cut_off() {
+    for is_noted in [true, false] {
+        let crashed = after_a_loss().await;
+        let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(OsEntropy));
+        let open = || EmbeddedLog::open(crashed.path(), &Settings::default(), clock.clone(), entropy.clone()).unwrap();
+        let cut_off = open();
+        let found = cut_off.opening_report();
+        assert!(found.damage.iter().any(|damage| damage.contains("NOT in records.db")), "{found:?}");
+        drop(cut_off);
+        if !is_noted {
+            std::fs::remove_dir_all(crashed.path().join("recovery")).unwrap();
+        }
+        drop(open());
+        let keep = Swarmkeep::open(crashed.path().to_str().unwrap()).await.unwrap();
+        let refused = hurt_in(&keep).await.submit(record("no")).await.unwrap_err();
+        assert_eq!(refused.code(), "needs_decision", "never over a gap");
+        keep.wait_ready().await;
+        let told = keep.last_recovery().unwrap();
+        assert!(found.damage.iter().all(|damage| told.damage.contains(damage)) && !told.clean, "{told:?}");
+        keep.close().await.unwrap();
+        assert!(!crashed.path().join("unreported.json").exists());
+
+        let keep = Swarmkeep::open(crashed.path().to_str().unwrap()).await.unwrap();
+        keep.wait_ready().await;
+        let again = keep.last_recovery().unwrap();
+        assert!(again.damage.is_empty(), "told once: {again:?}");
+        assert_eq!(hurt_in(&keep).await.submit(record("no")).await.unwrap_err().code(), "needs_decision");
+        keep.close().await.unwrap();
+    }
+}
+
+async fn hurt_in(keep: &Swarmkeep) -> swarmkeep::Session {
+    keep.get_session("hurt").await.unwrap().unwrap()
 }

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use swarmkeep::Error;
+use bytes::Bytes;
+use swarmkeep::{Error, core::ErrorKind};
 
 use super::{CALM_MS, Caller, Event, World};
 use crate::{
@@ -154,7 +155,7 @@ impl World {
 
     fn is_shown(&mut self, shown: Result<Vec<Evidence>, Error>) -> Result<(), String> {
         let Some(floors) = self.inquiry.floors.take() else { return Ok(()) };
-        let all = match shown {
+        let mut all = match shown {
             Ok(all) => all,
             Err(error) if self.phase == Phase::Storm && (self.disk_faults || self.parking) => {
                 self.say(format_args!("nothing is shown: {error}"));
@@ -162,6 +163,11 @@ impl World {
             }
             Err(error) => return Err(format!("acknowledged is durable: nothing is shown: {error:?}")),
         };
+        if self.phase == Phase::Storm && self.disk_faults {
+            // A disk that fails has no answer for some of them: that is said, and tells nothing about what was kept.
+            let is_answered = |found: &Result<Bytes, Error>| !matches!(found, Err(error) if matches!(error.kind, ErrorKind::Unknown | ErrorKind::Unavailable));
+            all.iter_mut().for_each(|evidence| evidence.blobs.retain(|(_, found)| is_answered(found)));
+        }
         for (session, (evidence, floor)) in all.iter().zip(floors).enumerate() {
             let proved = self.oracle.prove(evidence, floor, self.now_ms);
             let proof = proved.map_err(|what| format!("{what} (session s{session})"))?;

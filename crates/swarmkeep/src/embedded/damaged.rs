@@ -86,6 +86,11 @@ impl EmbeddedLog {
         self.mender.cases.each(|session, case| case.is_open().then_some(session))
     }
 
+    /// Somebody met damage, and went on without: it is put right, if it can be.
+    pub(crate) async fn was_met(&self, session: SessionId, damage: Damage) {
+        self.mender.met(session, &[damage]).await;
+    }
+
     /// A blob that is not there: put back, if a record refers to it and it stands elsewhere.
     pub(super) async fn missed_blob(&self, session: SessionId, id: BlobId) -> Result<Bytes, LogError> {
         let Some(seq) = self.mender.missing(session, id).await? else { return Err(LogError::NotFound) };

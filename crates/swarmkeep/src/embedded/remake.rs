@@ -124,6 +124,12 @@ impl Known {
     }
 }
 
+/// Whether what there is of records.db belongs to another store than the journal: then it is refused, and stays.
+pub(super) fn is_of_another(disk: &dyn Disk, folder: &Path, broken: Broken, store: StoreId) -> bool {
+    let wreck = Wreck::open(disk.vfs(), &folder.join("records.db"), broken == Broken::PutBack);
+    wreck.is_ok_and(|wreck| wreck.survey().anchor.is_some_and(|anchor| anchor.store_id != store.0))
+}
+
 /// Makes records.db again, as `records.made`. Nobody has it open. What is to be said of it; [`end`] puts it in its place.
 ///
 /// # Errors
@@ -140,7 +146,7 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
     let reach = journal::tail::reach(disk, folder).map_err(|error| journal_error(folder, error))?;
     let reach = reach.ok_or_else(|| refused(folder, "no segment of the journal can be read".into()))?;
     if salvaged.anchor.is_some_and(|anchor| anchor.store_id != reach.store.0) {
-        return Err(refused(folder, "it belongs to another store than the journal".into()));
+        return Err(refused(folder, OF_ANOTHER.into()));
     }
     let known = known(site, broken, &salvaged, &reach)?;
     let has_from = match broken {
@@ -285,6 +291,8 @@ fn gone(outcome: io::Result<()>) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+pub(super) const OF_ANOTHER: &str = "it belongs to another store than the journal";
 
 fn refused(folder: &Path, what: String) -> SqliteError {
     SqliteError::Foreign { file: folder.join("records.db").display().to_string(), what }

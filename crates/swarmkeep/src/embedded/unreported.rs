@@ -29,6 +29,9 @@ const BYTES_MAX: u64 = 16 << 20;
 const UNREADABLE: &str = "unreported.json: what a start that was cut off had found cannot be read; `swarmkeep verify` looks at \
                           everything";
 
+/// In a line of damage: nothing is missing for it.
+pub(crate) const COVERED: &str = "records.db has all of it";
+
 /// Acknowledged records of a session that neither the journal nor records.db has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Lost {
@@ -197,7 +200,7 @@ fn found_in(inspection: &Inspection) -> Found {
     let mut found = Found::default();
     for damage in &inspection.damage {
         let saved = match (damage.in_records, &damage.spans) {
-            (true, _) => "records.db has all of it".into(),
+            (true, _) => COVERED.into(),
             (false, Some(spans)) => format!("NOT in records.db: {}", in_words(spans)),
             (false, None) => "NOT in records.db; whose it was cannot be told".into(),
         };

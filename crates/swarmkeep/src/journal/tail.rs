@@ -32,6 +32,9 @@ use super::{
 };
 use crate::disk::{Disk, OpenHow, read_whole};
 
+/// Of a frame, as much as has its header.
+const BEGINNING: usize = 4096;
+
 /// Bytes behind the journal's end that were, or may have been, a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doubt {
@@ -198,6 +201,11 @@ pub fn inspect(disk: &dyn Disk, store_dir: &Path, vouch: Option<Vouch>) -> Resul
         reading.segment(found, chain.get(index + 1).map(|next| &next.header))?;
     }
     let mut inspection = reading.end(&unreadable)?;
+    for (found, next) in chain.iter().zip(chain.iter().skip(1)) {
+        let path = dir.join(super::segment::file_name(found.header.number));
+        let beyond = written_beyond(disk, &path, &found.header, &next.header).map_err(OpenError::io(&path))?;
+        inspection.doubts.extend(beyond);
+    }
     for number in unreadable {
         if !inspection.damage.iter().any(|damage| damage.segment == number) {
             inspection.damage.push(Damage::unreadable(number, empty(), true));
@@ -677,6 +685,40 @@ fn cut_off(bytes: u64, header: &Header) -> Option<Tail> {
     // One that was made longer than others, for a frame that was carried over, has no blocks for its seal yet.
     let made = if header.carried { header.size.saturating_sub(SEAL_BYTES as u64) } else { header.size };
     (bytes < made).then(|| Tail { segment: header.number, bytes: bytes..=made - 1, position: None, spans: None })
+}
+
+/// What a holder went on to write after the next one had begun where it saw the end: two had the store at once. The next
+/// holder's own start has told of what lay there by then.
+fn written_beyond(disk: &dyn Disk, path: &Path, header: &Header, next: &Header) -> io::Result<Option<Doubt>> {
+    let is_other_holder = next.previous_number == header.number && next.incarnation != header.incarnation;
+    if !is_other_holder || next.carried {
+        return Ok(None);
+    }
+    let (key, start) = (Key::of(header), next.previous_end);
+    let file = disk.open(path, OpenHow::Read)?;
+    // Of nearly all of them there is nothing: its beginning is enough to see that.
+    let mut bytes = vec![0; usize::try_from(start).map_err(io::Error::other)?.saturating_add(BEGINNING)];
+    let from = bytes.len() - BEGINNING;
+    file.read_at(bytes.get_mut(from..).unwrap_or_default(), start)?;
+    if FrameHeader::read(&bytes, start, &key).is_none() {
+        return Ok(None);
+    }
+    let bytes = read_segment(disk, path, header.size)?;
+    let (mut offset, mut spans, mut first) = (start, Vec::new(), None);
+    while let Some(frame) = FrameHeader::read(&bytes, offset, &key) {
+        if frame.kind != Kind::Seal {
+            first.get_or_insert((offset, frame.position));
+            spans.extend(frame.spans(&bytes, offset, &key).unwrap_or_default());
+        }
+        offset += frame.bytes as u64;
+    }
+    Ok(first.map(|(start, position)| Doubt {
+        segment: header.number,
+        bytes: start..=offset.min(bytes.len() as u64).saturating_sub(1),
+        position: Some(position),
+        spans: Some(spans),
+        abandoned: false,
+    }))
 }
 
 fn read_segment(disk: &dyn Disk, path: &Path, size: u64) -> io::Result<Bytes> {

@@ -8,14 +8,14 @@ use swarmkeep_core::{
     command::Command,
     failure::{Exhausted, Failure, OwnershipCause, Place, SILENCE_HIGH_MS, SILENCE_MEDIUM_MS, Stake},
     limits,
-    log::LogError,
+    log::{Damage, LogError},
     record::Body,
     state::{AgentStatus, EffectStatus, SessionStatus},
 };
 
 use super::{Engine, rate};
 use crate::{
-    damage,
+    damage, embedded,
     incident::{self, Incident, Noticed},
     watch::Due,
 };
@@ -57,9 +57,14 @@ impl Engine {
         self.notice(Noticed { stake, ..Noticed::new(failure, Some(session), error.message.clone()) });
     }
 
-    /// A checkpoint that does not verify was passed over.
+    /// A checkpoint that does not verify was passed over; it is taken away beside this.
     pub(crate) fn notice_checkpoint(&self, session: SessionId, seq: Seq, what: &str) {
         self.notice(Noticed::new(Failure::CheckpointCorruption { seq: Some(seq.0) }, Some(session), what));
+        let Some(embedded) = self.embedded.clone() else { return };
+        let damage = Damage { session: Some(session), seqs: Some(seq.0..=seq.0), what: what.to_owned() };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { embedded.was_met(session, damage).await });
+        }
     }
 
     /// What a start found.
@@ -87,7 +92,8 @@ impl Engine {
         }
         for damage in report.damage {
             let failure = Failure::StateCorruption { place: Place::Journal, first: None, last: None };
-            self.notice(Noticed::new(failure, None, damage));
+            let stake = Stake { is_covered: damage.contains(embedded::COVERED), ..Stake::default() };
+            self.notice(Noticed { stake, ..Noticed::new(failure, None, damage) });
         }
         for notice in report.notices {
             let failure = Failure::StateCorruption { place: Place::Records, first: None, last: None };

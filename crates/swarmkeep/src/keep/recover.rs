@@ -59,6 +59,7 @@ impl Above for FromBelow {
     fn recovered(&self, session: SessionId) {
         let Some(engine) = self.0.upgrade() else { return };
         engine.is_no_problem(session);
+        engine.incidents.session_is_recovered(session, engine.clock.now_ms());
         // It may be in RAM already, and not come in again for a long time.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { engine.note_recovery(session).await });

@@ -283,11 +283,11 @@ fn a_tail_torn_at_every_byte_is_reported() {
             let whole = starts.iter().filter(|start| **start < cut).count();
             assert!(log.starts_with(&there), "cut at {cut}");
             assert!(there.len() + 1 >= 2 + whole, "cut at {cut}: only the frame that is cut may be missing");
-            if shorter {
-                assert_eq!(seen.doubts.len(), 1, "cut at {cut}, between two frames or within one: not in silence");
-            }
+            // What lay behind the cut cannot be told, whatever can of the frame that is cut.
+            let is_cut = seen.doubts.iter().any(|doubt| *doubt.bytes.start() == cut as u64 && doubt.spans.is_none());
+            assert_eq!(shorter, is_cut, "cut at {cut}, between two frames or within one: {:?}", seen.doubts);
             if there.len() < 2 + whole {
-                assert_eq!(seen.doubts.len(), 1, "cut at {cut}: not in silence");
+                assert!(!seen.doubts.is_empty(), "cut at {cut}: not in silence");
                 assert!(seen.damage.is_empty());
             }
         }

@@ -11,7 +11,7 @@ use swarmkeep_sqlite::{
 use super::{
     super::{
         copying::{self, Copying},
-        remake::Broken,
+        remake::{self, Broken},
     },
     database, journal_error, unusable,
 };
@@ -59,12 +59,19 @@ pub(crate) fn beforehand(folder: &Path, clock: Arc<dyn Clock>) -> Result<Option<
     }
     Ok(match look_marked(disk.as_ref(), folder, 1, &clock, &Copying::new(disk.clone(), folder))? {
         Look::Found(..) => None,
-        Look::Broken(_, why) => {
+        Look::Broken(how, why) => {
+            let reached = reach()?;
+            if remake::is_of_another(disk.as_ref(), folder, how, reached.store) {
+                let what = format!("{}: {}", folder.join("records.db").display(), remake::OF_ANOTHER);
+                return Err(Error::new(ErrorKind::Corrupt, what).hint(
+                    "put back the files that belong together: a store is its whole folder; nothing was changed",
+                ));
+            }
             let what = format!(
                 "records.db: {why}; put it aside in quarantine/, and make it again from its rows that verify, the kept copies and the \
                  journal"
             );
-            Some((what, reach()?))
+            Some((what, reached))
         }
         Look::OtherLog => {
             let what =
