@@ -11,7 +11,7 @@ use swarmkeep_core::{
     state::forked_base,
 };
 
-use super::Engine;
+use super::{Engine, submit::Turn};
 use crate::{
     damage,
     planted::{self, Defect},
@@ -118,7 +118,7 @@ impl Engine {
             self.arrive(&slot, group.state, grant.epoch, tail);
             drop(loading);
             // One of this name that was given up: its successor says so, with the old head.
-            self.note_recovery(id).await;
+            self.note_recovery(id, Turn::InLine).await;
             return Ok(());
         }
     }
