@@ -21,6 +21,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use swarmkeep::core::json::decode_lossy;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -125,6 +126,11 @@ impl Call {
         self
     }
 
+    /// Whether it changes the store: it has a request id.
+    fn is_write(&self) -> bool {
+        self.headers.iter().any(|(name, _)| *name == "idempotency-key")
+    }
+
     pub(crate) fn within(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -136,6 +142,8 @@ impl Call {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Bytes,
+    /// It answers a request that is carried out once: what was asked for is done.
+    is_write: bool,
 }
 
 impl Answer {
@@ -144,12 +152,18 @@ impl Answer {
         if (200..300).contains(&self.status) { Ok(self) } else { Err(Failure::problem(self.status, &self.body)) }
     }
 
+    /// What it says. Callers' values in it are shown as near as they can be.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            Failure::unavailable(
+        decode_lossy(&self.body).map_err(|error| match self.is_write {
+            true => Failure::unknown(
+                format!("it was done, and the answer could not be read: {error}"),
+                "do not repeat it under a new --request id; the verb's `ls` and `show` say how it stands now",
+            ),
+            false => Failure::refused(
+                "unreadable",
                 format!("the daemon's answer is not what this program expects: {error}"),
                 "is the daemon of another version? `swarmkeep stop`, then the same call starts one of this version",
-            )
+            ),
         })
     }
 }
@@ -235,7 +249,7 @@ impl Client {
                 return Err(CallError::Lost(format!("nothing came within {} s", call.timeout.as_secs())));
             }
         };
-        Ok(Answer { status, body })
+        Ok(Answer { status, body, is_write: call.is_write() })
     }
 
     async fn send(&mut self, call: &Call) -> Result<(u16, Bytes), CallError> {
@@ -406,7 +420,17 @@ pub(crate) fn query(pairs: &[(&str, Option<String>)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::failure::Exit;
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_no_sign_that_nothing_was_done() {
+        let answer = |is_write| Answer { status: 200, body: Bytes::from_static(b"{\"cut off"), is_write };
+        assert_eq!(answer(true).json::<Value>().unwrap_err().exit, Exit::Unknown);
+        assert_eq!(answer(false).json::<Value>().unwrap_err().exit, Exit::Refused);
+    }
 
     #[test]
     fn urls_are_a_host_and_a_port() {
