@@ -149,6 +149,31 @@ pub fn read_whole(file: &dyn DiskFile, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A name in `folder` for what would be called `name`: that, or with a number behind it where it is taken already.
+///
+/// # Errors
+/// What the system says.
+pub fn free_name(disk: &dyn Disk, folder: &Path, name: &str) -> io::Result<String> {
+    let mut free = name.to_owned();
+    let mut more = 1u64;
+    while disk.exists(&folder.join(&free))? {
+        more += 1;
+        free = format!("{name}.{more}");
+    }
+    Ok(free)
+}
+
+/// Removes a file's name; one that is not there is no error.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Whether an error says that there is no room (`ENOSPC`, or a quota).
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {

@@ -1,7 +1,7 @@
 //! A damaged session, looked at from outside the damage: what reads, what stands elsewhere, what is known of its end. What
 //! is seen is what a plan is made of.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, io, path::Path};
 
 use bytes::Bytes;
 use swarmkeep_core::{
@@ -51,8 +51,8 @@ pub(super) struct Places<'a> {
     pub(super) extents: Vec<Extent>,
     /// The last frame of the journal that counts.
     pub(super) through: Position,
-    /// Goes through the second copies.
-    pub(super) kept: &'a dyn Fn(&mut EachKept<'_>),
+    /// Goes through the second copies; the error is one that may pass, of one that may have what was not found.
+    pub(super) kept: &'a dyn Fn(&mut EachKept<'_>) -> io::Result<()>,
     /// Nobody applies what is in the lanes: it belongs to what there is.
     pub(super) is_closed: bool,
 }
@@ -73,11 +73,7 @@ pub(super) struct Sight {
 impl Mender {
     /// [`Places::look`] at the places of this store.
     pub(super) fn look(&self, session: SessionId, case: &Case) -> Result<Option<Sight>, LogError> {
-        let kept = |each: &mut EachKept<'_>| {
-            if let Some(keeper) = &self.keeper {
-                keeper.search(each);
-            }
-        };
+        let kept = |each: &mut EachKept<'_>| self.keeper.as_ref().map_or(Ok(()), |keeper| keeper.search(each));
         let places = Places {
             disk: self.disk.as_ref(),
             store_dir: &self.store_dir,
@@ -121,7 +117,8 @@ impl Places<'_> {
         let gaps: Vec<Gap> = survey.gaps.iter().cloned().chain(after.clone()).collect();
         let found = self.gather(session, &survey, &gaps, &groups)?;
         let runs: Vec<Run> = survey.gaps.iter().flat_map(|gap| fill(gap, &found)).collect();
-        let behind = after.map(|gap| found.forwards(gap.first, gap.before, missed)).unwrap_or_default();
+        let behind = after.as_ref().map(|gap| found.forwards(gap.first, gap.before, missed)).unwrap_or_default();
+        found.must_be_all(&survey, after.as_ref(), runs.iter().chain([&behind]), case)?;
         let is_aside = aside.is_some();
         let mut seen =
             Seen { session, attempts: case.attempts, lost_before: case.history_lost.clone(), ..Seen::default() };
