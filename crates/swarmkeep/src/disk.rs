@@ -174,6 +174,12 @@ pub fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether an error says that what has this name is not what was put there: a folder, or longer than it may be.
+#[must_use]
+pub fn is_no_file_of_ours(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory)
+}
+
 /// Whether an error says that there is no room (`ENOSPC`, or a quota).
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {

@@ -94,9 +94,7 @@ impl Found {
         if has_blobs && gaps.without(&case.history_lost).without(&filled).is_empty() {
             return Ok(());
         }
-        let detail =
-            format!("a place where a copy may stand cannot be read for the moment, and nothing is given up: {error}");
-        Err(LogError::Refused { kind: Refused::Busy, detail })
+        Err(unread(error))
     }
 
     /// Records from `first` on that follow the one with this hash, up to `last`.
@@ -259,6 +257,13 @@ impl Places<'_> {
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// The answer to whoever asks for what depends on a place that cannot be read for the moment.
+pub(super) fn unread(error: &io::Error) -> LogError {
+    let detail =
+        format!("a place where a copy may stand cannot be read for the moment, and nothing is given up: {error}");
+    LogError::Refused { kind: Refused::Busy, detail }
 }
 
 /// The records that stood in a gap, as far as they were found.

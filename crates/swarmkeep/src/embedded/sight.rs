@@ -16,9 +16,9 @@ use swarmkeep_sqlite::{BadRow, Gap, ReaderPool, RecordsReader, Survey};
 use super::{
     case::Case,
     lane::Lanes,
-    mend::{Found, Run, fill},
+    mend::{Found, Run, fill, unread},
     quarantine::Quarantine,
-    recover::{Mender, unkept},
+    recover::Mender,
 };
 use crate::{
     blobs::BlobFiles,
@@ -91,7 +91,7 @@ impl Mender {
     }
 
     pub(super) fn groups(&self, session: SessionId) -> Result<Vec<(String, u64, Bytes)>, LogError> {
-        self.quarantine.groups(session).map_err(|error| unkept(&error))
+        self.quarantine.groups(session).map_err(|error| unread(&error))
     }
 }
 
@@ -102,7 +102,7 @@ impl Places<'_> {
             Err(LogError::NotFound) => None,
             survey => Some(survey?),
         };
-        let groups = self.quarantine.groups(session).map_err(|error| unkept(&error))?;
+        let groups = self.quarantine.groups(session).map_err(|error| unread(&error))?;
         let aside = self.lanes.aside(session);
         if survey.is_none() && groups.is_empty() && aside.is_none() {
             // All of it is in the journal, or nothing.

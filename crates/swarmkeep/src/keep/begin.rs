@@ -68,6 +68,9 @@ impl Engine {
         let mut tries = 0;
         loop {
             self.check_open()?;
+            if let Some(error) = self.needs_decision(id) {
+                return Err(error);
+            }
             self.wait_for_room().await?;
             let slot = self.residency.place(id);
             let loading = slot.loading.lock().await;
@@ -84,7 +87,8 @@ impl Engine {
                 }
                 Err(error) => {
                     self.residency.forget(&slot);
-                    return Err(damage::log(error));
+                    // It may have been met just now that what has this name is damaged.
+                    return Err(self.needs_decision(id).unwrap_or_else(|| damage::log(error)));
                 }
             };
             let staged = first(Circumstances {
