@@ -345,6 +345,29 @@ async fn a_damaged_copy_is_found_and_not_used() {
     }
 }
 
+/// Its row says that it is a file, and the file is gone: it is damaged, and not a name that never was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_whose_file_is_gone_is_damage() {
+    let subject = subject(1 << 30).await;
+    let name = id().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let file = subject.folder.path().join("blobs").join(name).join(subject.blobs[1].id.to_string());
+    let away = subject.folder.path().join("away");
+    std::fs::rename(&file, &away).unwrap();
+    let keep = open(subject.folder.path(), 1 << 30).await;
+    let session = keep.get_session("s").await.unwrap().unwrap();
+    for _ in 0..2 {
+        let error = session.blob(subject.blobs[1].id).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains("is not there"), "{error}");
+    }
+    let never = Blob::new(b"never put".to_vec().into());
+    assert_eq!(session.blob(never.id).await.unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(session.blob(subject.blobs[0].id).await.unwrap(), subject.blobs[0].bytes);
+    std::fs::rename(&away, &file).unwrap();
+    assert_eq!(session.blob(subject.blobs[1].id).await.unwrap(), subject.blobs[1].bytes, "it is back");
+    keep.close().await.unwrap();
+}
+
 /// An error that passes is no sign that there is no copy, also where everybody accepts every loss.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

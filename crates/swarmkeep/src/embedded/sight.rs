@@ -1,7 +1,11 @@
 //! A damaged session, looked at from outside the damage: what reads, what stands elsewhere, what is known of its end. What
 //! is seen is what a plan is made of.
 
-use std::{collections::BTreeSet, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+};
 
 use bytes::Bytes;
 use swarmkeep_core::{
@@ -60,6 +64,8 @@ pub(super) struct Places<'a> {
 /// What was seen of a session.
 pub(super) struct Sight {
     pub(super) survey: Survey,
+    /// Rows of blobs whose files are gone.
+    pub(super) fileless: BTreeMap<BlobId, i64>,
     pub(super) found: Found,
     /// What fills the gaps in its rows.
     pub(super) runs: Vec<Run>,
@@ -108,7 +114,8 @@ impl Places<'_> {
             // All of it is in the journal, or nothing.
             return Ok(None);
         }
-        let survey = survey.unwrap_or_default();
+        let mut survey = survey.unwrap_or_default();
+        let fileless = survey.miss_files(|id| self.blobs.may_be_there(session, id));
         let end = if survey.row_is_bad { None } else { Some(survey.head.unwrap_or_default()) };
         let named = groups.iter().map(|(_, last, _)| *last).max().unwrap_or_default();
         let missed = named.max(case.known_head.0);
@@ -148,7 +155,7 @@ impl Places<'_> {
         seen.state_bytes = newest.map_or(0, |(_, bytes)| *bytes);
         seen.parts = parts(&survey, &found, case);
         seen.findings = findings(&survey, &seen);
-        Ok(Some(Sight { survey, found, runs, behind, groups, is_aside, seen }))
+        Ok(Some(Sight { survey, fileless, found, runs, behind, groups, is_aside, seen }))
     }
 
     /// Records that follow what records.db has, and that the next start would apply.
