@@ -21,6 +21,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use swarmkeep::core::json::decode_lossy;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixStream},
@@ -125,6 +126,11 @@ impl Call {
         self
     }
 
+    /// Whether it changes the store: it has a request id.
+    fn is_write(&self) -> bool {
+        self.headers.iter().any(|(name, _)| *name == "idempotency-key")
+    }
+
     pub(crate) fn within(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -138,6 +144,8 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
     /// It is about a session of which this is not all: how much of it can be had.
     pub(crate) left: Option<String>,
+    /// It answers a request that is carried out once: what was asked for is done.
+    is_write: bool,
 }
 
 impl Answer {
@@ -146,12 +154,18 @@ impl Answer {
         if (200..300).contains(&self.status) { Ok(self) } else { Err(Failure::problem(self.status, &self.body)) }
     }
 
+    /// What it says. Callers' values in it are shown as near as they can be.
     pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            Failure::unavailable(
+        decode_lossy(&self.body).map_err(|error| match self.is_write {
+            true => Failure::unknown(
+                format!("it was done, and the answer could not be read: {error}"),
+                "do not repeat it under a new --request id; the verb's `ls` and `show` say how it stands now",
+            ),
+            false => Failure::refused(
+                "unreadable",
                 format!("the daemon's answer is not what this program expects: {error}"),
                 "is the daemon of another version? `swarmkeep stop`, then the same call starts one of this version",
-            )
+            ),
         })
     }
 }
@@ -244,7 +258,7 @@ impl Client {
         let status = response.status().as_u16();
         let left = response.headers().get("swarmkeep-damage").and_then(|left| left.to_str().ok()).map(str::to_owned);
         let body = response.into_body().collect().await.map_err(|error| CallError::Lost(error.to_string()))?.to_bytes();
-        Ok(Answer { status, body, left })
+        Ok(Answer { status, body, left, is_write: call.is_write() })
     }
 
     /// Makes one call whose answer is read as it comes; the connection belongs to it.
@@ -408,7 +422,17 @@ pub(crate) fn query(pairs: &[(&str, Option<String>)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::failure::Exit;
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_no_sign_that_nothing_was_done() {
+        let answer = |is_write| Answer { status: 200, body: Bytes::from_static(b"{\"cut off"), is_write };
+        assert_eq!(answer(true).json::<Value>().unwrap_err().exit, Exit::Unknown);
+        assert_eq!(answer(false).json::<Value>().unwrap_err().exit, Exit::Refused);
+    }
 
     #[test]
     fn urls_are_a_host_and_a_port() {

@@ -46,6 +46,13 @@ impl Place {
         let dir = std::path::absolute(&dir).map_err(|error| {
             Failure::usage(format!("store folder `{}`: {error}", dir.display()), "give a folder with --store")
         })?;
+        if dir.to_str().is_none() {
+            // It goes through addresses, settings and JSON, which are text: some would mean this folder, others another.
+            return Err(Failure::usage(
+                format!("the store folder `{}` ({said_by}) has a name that is not UTF-8", dir.display()),
+                "give the folder a name that is, or another folder with --store DIR",
+            ));
+        }
         Ok(Self { dir, said_by })
     }
 
@@ -188,6 +195,16 @@ mod tests {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
         })
         .unwrap()
+    }
+
+    #[test]
+    fn a_folder_whose_name_is_no_text_is_refused_by_name() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let dir = PathBuf::from(OsString::from_vec(b"/a/st\xffore".to_vec()));
+        let failure = Place::find(Some(dir), |_| None).unwrap_err();
+        assert_eq!(failure.exit, crate::failure::Exit::Usage);
+        assert!(failure.what.contains("/a/st") && failure.what.contains("--store"), "{failure:?}");
     }
 
     #[test]

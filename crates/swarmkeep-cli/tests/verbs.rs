@@ -26,6 +26,48 @@ fn json_of(store: &Store, args: &[&str]) -> Value {
     store.run(&args).ok().json()
 }
 
+/// JSON text may say what strings and numbers cannot hold; it is kept, and no verb fails over it.
+#[test]
+fn values_that_nothing_can_hold_are_shown_by_every_verb() {
+    let store = Store::new();
+    let run = |args: &[&str]| store.run(args).ok();
+    run(&["session", "create", "s"]);
+    for agent in ["a", "b"] {
+        run(&["agent", "spawn", "s", agent, "--id", agent]);
+    }
+    for (nth, value) in [r#""cut \ud83d""#, "1e400", r#"{"\udc00":[-1e999]}"#].into_iter().enumerate() {
+        let id = nth.to_string();
+        run(&["memory", "set", "s", &id, value]);
+        assert_eq!(run(&["memory", "get", "s", &id]).out, format!("{value}\n"), "as it was stored");
+        run(&["message", "send", "s", "--from", "a", "--to", "b", value]);
+        run(&["task", "create", "s", "--id", &id, "t", "--payload", value]);
+        run(&["effect", "begin", "s", &id, "--class", "at_most_once", "--instance", "p", "--what", value]);
+        run(&["effect", "finish", "s", &id, "--value", value]);
+        let again = run(&["effect", "begin", "s", &id, "--class", "at_most_once", "--instance", "p2", "--what", value]);
+        assert!(again.out.contains("was done before"), "{again:?}");
+    }
+    assert!(run(&["memory", "ls", "s"]).out.contains("cut \u{fffd}"));
+    let received = run(&["message", "receive", "s", "--agent", "b"]);
+    assert!(received.out.contains("1e400"), "{received:?}");
+    for verb in [
+        &["report"][..],
+        &["report", "s"],
+        &["session", "state", "s"],
+        &["session", "history", "s"],
+        &["session", "diff", "s", "1", "5"],
+        &["session", "ls"],
+        &["session", "show", "s"],
+        &["task", "ls", "s"],
+        &["effect", "ls", "s"],
+        &["effect", "show", "s", "0"],
+        &["message", "ls", "s"],
+    ] {
+        run(verb);
+    }
+    let report = json_of(&store, &["report"]);
+    assert_eq!(report["not_paid_twice"]["once"], 3, "{report}");
+}
+
 #[test]
 fn a_session_and_its_life() {
     let store = Store::new();

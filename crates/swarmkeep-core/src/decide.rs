@@ -122,7 +122,7 @@ fn work(state: &State, command: &Command, ctx: &Ctx<'_>) -> Decision {
         Command::UpdateTask { task, priority, payload } => task::update(state, task, *priority, payload.as_ref()),
         Command::AssignTask { task, agent } => task::assign(state, task, agent),
         Command::ClaimTask { agent, task, kinds, lease_ms } => {
-            task::claim(state, agent, task.as_ref(), kinds.as_deref(), *lease_ms)
+            task::claim(state, agent, task.as_ref(), kinds.as_deref(), *lease_ms, ctx)
         }
         Command::ReleaseTask { task, lease } => task::release(state, task, *lease),
         Command::CompleteTask { task, lease, result } => task::complete(state, task, *lease, result),

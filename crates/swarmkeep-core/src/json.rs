@@ -1,8 +1,11 @@
 //! A caller's JSON, kept as the bytes that came.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, DeserializeOwned},
+};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -42,6 +45,15 @@ impl Json {
     /// `invalid` when the JSON has another shape.
     pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Refusal> {
         serde_json::from_str(self.0.get())
+            .map_err(|error| Refusal::new(RefusalCode::Invalid, format!("JSON of another shape: {error}")))
+    }
+
+    /// [`Json::decode`], for showing: what no value can hold is shown as near to it as can be ([`decode_lossy`]).
+    ///
+    /// # Errors
+    /// As [`Json::decode`].
+    pub fn decode_lossy<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        decode_lossy(self.0.get().as_bytes())
             .map_err(|error| Refusal::new(RefusalCode::Invalid, format!("JSON of another shape: {error}")))
     }
 
@@ -102,6 +114,74 @@ impl Json {
 #[derive(Serialize)]
 struct Empty {}
 
+/// Decodes JSON in which callers' values may stand, for showing it. JSON text may say what strings and numbers cannot hold,
+/// and it is kept as it came: half of a surrogate pair is read as U+FFFD then, and a number out of range as its own text.
+///
+/// # Errors
+/// When it is not JSON, or of another shape.
+pub fn decode_lossy<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(text).or_else(|error| match holdable(text) {
+        Cow::Borrowed(_) => Err(error),
+        Cow::Owned(text) => serde_json::from_slice(&text),
+    })
+}
+
+/// The same JSON with what a value cannot hold replaced.
+fn holdable(text: &[u8]) -> Cow<'_, [u8]> {
+    let mut out = Vec::new();
+    // Up to here everything is in `out`; nothing is as long as nothing was replaced.
+    let mut taken = 0;
+    let mut at = 0;
+    let mut replace = |from: usize, to: usize, by: &[u8]| {
+        out.extend_from_slice(text.get(taken..from).unwrap_or_default());
+        out.extend_from_slice(by);
+        taken = to;
+    };
+    let mut in_string = false;
+    while let Some(byte) = text.get(at) {
+        match (in_string, byte) {
+            (_, b'"') => {
+                in_string = !in_string;
+                at += 1;
+            }
+            (true, b'\\') => match (escaped_unit(text, at), escaped_unit(text, at + ESCAPED_UNIT)) {
+                (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => at += 2 * ESCAPED_UNIT,
+                (Some(0xD800..=0xDFFF), _) => {
+                    replace(at, at + ESCAPED_UNIT, br"\ufffd");
+                    at += ESCAPED_UNIT;
+                }
+                _ => at += 2,
+            },
+            (false, b'-' | b'0'..=b'9') => {
+                let rest = text.get(at..).unwrap_or_default();
+                let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                let number = rest.split(|byte| !is_part(byte)).next().unwrap_or_default();
+                let end = at + number.len();
+                let value = std::str::from_utf8(number).ok().and_then(|number| number.parse::<f64>().ok());
+                if value.is_some_and(f64::is_infinite) {
+                    replace(at, end, &[b"\"", number, b"\""].concat());
+                }
+                at = end;
+            }
+            _ => at += 1,
+        }
+    }
+    if taken == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.extend_from_slice(text.get(taken..).unwrap_or_default());
+    Cow::Owned(out)
+}
+
+/// Bytes of `\uXXXX`.
+const ESCAPED_UNIT: usize = 6;
+
+/// The UTF-16 unit that is written `\uXXXX` here, if one is.
+fn escaped_unit(text: &[u8], at: usize) -> Option<u16> {
+    let digits = text.get(at..at + ESCAPED_UNIT)?.strip_prefix(br"\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
 impl PartialEq for Json {
     /// By bytes, not by value: `1.0` is not `1`.
     fn eq(&self, other: &Self) -> bool {
@@ -154,6 +234,26 @@ mod tests {
                 serde_json::from_str(&serde_json::to_string(&Json::parse(text).unwrap()).unwrap()).unwrap();
             assert_eq!(back.as_str(), text);
         }
+    }
+
+    #[test]
+    fn what_a_value_cannot_hold_is_shown_all_the_same() {
+        for (text, shown) in [
+            (r#""cut \ud83d""#, r#""cut \ufffd""#),
+            (r#""\udc00\ud83d\ude00\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00\ufffd\ud83d\ude00""#),
+            (
+                r#"{"a\ud800":[1e400,-1E+999,1e-400,"1e400\\\ud800"]}"#,
+                r#"{"a\ufffd":["1e400","-1E+999",1e-400,"1e400\\\ufffd"]}"#,
+            ),
+            (r#"["\\ud800", "\"1e400", 1.0, 1e400]"#, r#"["\\ud800", "\"1e400", 1.0, "1e400"]"#),
+        ] {
+            let json = Json::parse(text).unwrap();
+            let expected: serde_json::Value = serde_json::from_str(shown).unwrap();
+            assert_eq!(json.decode_lossy::<serde_json::Value>().unwrap(), expected, "{text}");
+            assert_eq!(json.as_str(), text);
+        }
+        assert!(decode_lossy::<serde_json::Value>(br#"{"cut": "\ud8"#).is_err());
+        assert!(decode_lossy::<serde_json::Value>(br#"1e400 1"#).is_err());
     }
 
     #[test]

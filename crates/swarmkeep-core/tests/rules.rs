@@ -579,7 +579,39 @@ fn a_rewind_sets_the_swarm_back_but_not_the_world() {
     assert!(matches!(run(&mut h, &BEGIN.replace("p1", "p2")), Outcome::Recorded { .. }), "done is done");
     assert_eq!(refused(&mut h, r#"{"complete_task":{"task":"t","lease":2}}"#), RefusalCode::LeaseLost);
     let Outcome::Claimed { lease, .. } = run(&mut h, r#"{"claim_task":{"agent":"a"}}"#) else { panic!() };
-    assert_eq!(lease, Some(3), "lease numbers never go back");
+    assert_eq!(lease, Some(h.state().head.seq.0), "lease numbers never go back");
+}
+
+#[test]
+fn a_lease_number_is_given_once_over_rewinds_of_a_task_that_is_created_again() {
+    let claim = |h: &mut History| {
+        let Outcome::Claimed { lease, .. } = run(h, r#"{"claim_task":{"agent":"a","task":"t"}}"#) else { panic!() };
+        lease.unwrap()
+    };
+    let mut h = swarm(&["a"]);
+    let before = h.states.len() - 1;
+    run(&mut h, r#"{"create_task":{"id":"t","title":"x"}}"#);
+    let mut given = vec![claim(&mut h)];
+    run(&mut h, r#"{"release_task":{"task":"t","lease":1}}"#);
+    let claimed_once = h.states.len() - 1;
+    given.push(claim(&mut h));
+    assert_eq!(given, [1, 2]);
+    // Created again, it knows nothing of them.
+    rewind(&mut h, before);
+    run(&mut h, r#"{"create_task":{"id":"t","title":"another thing"}}"#);
+    given.push(claim(&mut h));
+    assert_eq!(refused(&mut h, r#"{"complete_task":{"task":"t","lease":1}}"#), RefusalCode::LeaseLost);
+    // Set back to where it had been claimed once, from where there is none.
+    rewind(&mut h, before);
+    rewind(&mut h, claimed_once);
+    given.push(claim(&mut h));
+    // And in a fork, whose own seqs begin again.
+    let mut fork = h.fork(h.states.len() - 1, "fork");
+    let empty = fork.states.len() - 1;
+    given.push(claim(&mut fork));
+    rewind(&mut fork, empty);
+    given.push(claim(&mut fork));
+    assert!(given.is_sorted_by(|earlier, later| earlier < later), "{given:?}");
 }
 
 #[test]

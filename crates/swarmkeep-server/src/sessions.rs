@@ -246,10 +246,10 @@ fn mark(rows: &mut [Json], damaged: &BTreeMap<SessionId, String>) -> Result<(), 
         return Ok(());
     }
     for row in rows {
-        let mut fields: serde_json::Map<String, serde_json::Value> = row.decode()?;
-        let id = fields.get("session_id").and_then(|id| id.as_str()?.parse().ok());
-        if let Some(what) = id.and_then(|id: SessionId| damaged.get(&id)) {
-            fields.insert("damage".to_owned(), what.as_str().into());
+        let mut fields: BTreeMap<String, Json> = row.decode()?;
+        let id = fields.get("session_id").and_then(|id| id.decode::<SessionId>().ok());
+        if let Some(what) = id.and_then(|id| damaged.get(&id)) {
+            fields.insert("damage".to_owned(), Json::encode(what)?);
             *row = Json::encode(&fields)?;
         }
     }

@@ -122,6 +122,12 @@ impl BlobFiles {
         Ok(bytes.into())
     }
 
+    /// Whether a blob has a file, whatever its bytes are; where that cannot be told, it may have.
+    #[must_use]
+    pub fn may_be_there(&self, session: SessionId, id: BlobId) -> bool {
+        self.disk.exists(&self.folder(session).join(id.to_string())).unwrap_or(true)
+    }
+
     /// The bytes of a blob's file, whatever they are.
     ///
     /// # Errors

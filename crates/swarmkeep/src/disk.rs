@@ -149,6 +149,37 @@ pub fn read_whole(file: &dyn DiskFile, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A name in `folder` for what would be called `name`: that, or with a number behind it where it is taken already.
+///
+/// # Errors
+/// What the system says.
+pub fn free_name(disk: &dyn Disk, folder: &Path, name: &str) -> io::Result<String> {
+    let mut free = name.to_owned();
+    let mut more = 1u64;
+    while disk.exists(&folder.join(&free))? {
+        more += 1;
+        free = format!("{name}.{more}");
+    }
+    Ok(free)
+}
+
+/// Removes a file's name; one that is not there is no error.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Whether an error says that what has this name is not what was put there: a folder, or longer than it may be.
+#[must_use]
+pub fn is_no_file_of_ours(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory)
+}
+
 /// Whether an error says that there is no room (`ENOSPC`, or a quota).
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -23,6 +26,9 @@ pub(crate) struct Slot {
     pub(crate) phase: Mutex<Phase>,
     /// Held by the one caller that brings the session into RAM.
     pub(crate) loading: tokio::sync::Mutex<()>,
+    /// Requests that came before the session was in RAM and are not staged yet. They have `loading` one after another, in the
+    /// order in which they came; who comes later stands behind them, also when the session is there by then.
+    line: AtomicUsize,
     /// When it was last used, on the monotonic clock.
     pub(crate) used_at_ms: AtomicU64,
     /// The highest seq of which this process knows that it is durable: a state below it is not brought in.
@@ -94,9 +100,30 @@ impl Slot {
             id,
             phase: Mutex::new(Phase::Cold),
             loading: tokio::sync::Mutex::new(()),
+            line: AtomicUsize::new(0),
             used_at_ms: AtomicU64::new(0),
             durable_seq: AtomicU64::new(0),
         }
+    }
+
+    /// Whether somebody who came earlier is not staged yet.
+    pub(crate) fn has_line(&self) -> bool {
+        self.line.load(Ordering::Acquire) > 0
+    }
+
+    /// A place in the line, until it is dropped.
+    pub(crate) fn stand_in_line(&self) -> InLine<'_> {
+        self.line.fetch_add(1, Ordering::AcqRel);
+        InLine(self)
+    }
+}
+
+/// A place in a slot's line.
+pub(crate) struct InLine<'a>(&'a Slot);
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.line.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -194,3 +194,33 @@ async fn what_stands_once_is_counted_and_listed() {
         keep.close().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_was_put_back_under_another_name_keeps_no_store_from_opening() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut earlier = Vec::new();
+    for round in 0..4 {
+        let keep = open(folder.path(), 1 << 20).await;
+        let session = keep.open_session("s").await.unwrap();
+        write(&session, round * 3..round * 3 + 3).await;
+        if round > 0 {
+            until("the segment of the last open is copied", || kept(&keep).records >= round * 3).await;
+        }
+        keep.close().await.unwrap();
+        if round == 1 {
+            earlier = std::fs::read(folder.path().join("kept").join(&names(folder.path())[0])).unwrap();
+        }
+    }
+    let own = names(folder.path());
+    // One is within what the joined one covers, one has a name that is its own in no way.
+    for name in ["0000000000000002-0000000000000004.kept", "0000000000000900-0000000000000999.kept"] {
+        std::fs::write(folder.path().join("kept").join(name), &earlier).unwrap();
+    }
+    std::fs::create_dir(folder.path().join("kept/0000000000000800-0000000000000899.kept")).unwrap();
+    std::fs::create_dir(folder.path().join("kept/0000000000000800-0000000000000899.part")).unwrap();
+    let keep = open(folder.path(), 1 << 20).await;
+    assert_eq!(kept(&keep).files, own.len() as u64 + 2, "{:?}", kept(&keep));
+    assert_eq!(kept(&keep).lost.len(), 1, "a folder is no copy: {:?}", kept(&keep));
+    assert_eq!(keep.verify(None, |_| {}).await.unwrap().findings, vec![]);
+    keep.close().await.unwrap();
+}

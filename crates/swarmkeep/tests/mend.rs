@@ -345,6 +345,65 @@ async fn a_damaged_copy_is_found_and_not_used() {
     }
 }
 
+/// Its row says that it is a file, and the file is gone: it is damaged, and not a name that never was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_whose_file_is_gone_is_damage() {
+    let subject = subject(1 << 30).await;
+    let name = id().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let file = subject.folder.path().join("blobs").join(name).join(subject.blobs[1].id.to_string());
+    let away = subject.folder.path().join("away");
+    std::fs::rename(&file, &away).unwrap();
+    let keep = open(subject.folder.path(), 1 << 30).await;
+    let session = keep.get_session("s").await.unwrap().unwrap();
+    for _ in 0..2 {
+        let error = session.blob(subject.blobs[1].id).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Corrupt, "{error}");
+        assert!(error.to_string().contains("is not there"), "{error}");
+    }
+    let never = Blob::new(b"never put".to_vec().into());
+    assert_eq!(session.blob(never.id).await.unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(session.blob(subject.blobs[0].id).await.unwrap(), subject.blobs[0].bytes);
+    std::fs::rename(&away, &file).unwrap();
+    assert_eq!(session.blob(subject.blobs[1].id).await.unwrap(), subject.blobs[1].bytes, "it is back");
+    keep.close().await.unwrap();
+}
+
+/// An error that passes is no sign that there is no copy, also where everybody accepts every loss.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_given_up_while_a_copy_cannot_be_read() {
+    let subject = subject(1 << 30).await;
+    let folder = subject.folder.path();
+    within(folder, |connection| {
+        let sql = "UPDATE chunks SET bytes = zeroblob(length(bytes)) WHERE session = ?1";
+        assert!(connection.execute(sql, [id()]).unwrap() > 0);
+        connection.execute("DELETE FROM checkpoints WHERE session = ?1", [id()]).unwrap();
+    });
+    // At a name that leads to itself the system says an error that is neither "not there" nor damage.
+    let (kept, away) = (folder.join("kept"), folder.join("away"));
+    std::fs::rename(&kept, &away).unwrap();
+    std::fs::create_dir(&kept).unwrap();
+    for entry in std::fs::read_dir(&away).unwrap() {
+        let name = entry.unwrap().file_name();
+        std::os::unix::fs::symlink(&name, kept.join(&name)).unwrap();
+    }
+    let settings = Settings { accept_loss: true, ..settings(1 << 30) };
+    let keep = Swarmkeep::open_with(folder.to_str().unwrap(), settings).await.unwrap();
+    keep.wait_ready().await;
+    let session = keep.get_session("s").await.unwrap().unwrap();
+    assert_eq!(read(&session).await.unwrap_err().kind, ErrorKind::Corrupt, "not all of it can be read");
+    let refused = keep.accept_loss(session.id(), &Actor::system()).await.unwrap_err();
+    assert!(refused.kind == ErrorKind::Retry && refused.to_string().contains("kept/"), "{refused}");
+    assert!(keep.decision(session.id()).is_none());
+    // It passed.
+    std::fs::remove_dir_all(&kept).unwrap();
+    std::fs::rename(&away, &kept).unwrap();
+    let (state, records) = read(&session).await.unwrap();
+    assert_eq!((state, records), (subject.state, subject.records));
+    assert_eq!(keep.verify(None, |_| {}).await.unwrap().findings, vec![]);
+    keep.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_was_set_aside_comes_back_when_its_rows_are_mended() {
     let live = tempfile::tempdir().unwrap();

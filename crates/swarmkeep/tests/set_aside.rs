@@ -14,7 +14,7 @@ use std::{
 };
 
 use swarmkeep::{
-    Actor, Command, ErrorKind, Json, Of, OsEntropy, Query, Request, Seq, SessionStatus, Settings, Swarmkeep,
+    Actor, Command, ErrorKind, Json, NewSession, Of, OsEntropy, Query, Request, Seq, SessionStatus, Settings, Swarmkeep,
     SystemClock, embedded::EmbeddedLog,
 };
 
@@ -118,12 +118,32 @@ async fn one_sessions_loss_stops_nobody_else() {
         }
         keep.close().await.unwrap();
     }
+    let quarantine = crashed.path().join("quarantine");
     let kept: Vec<String> = std::fs::read_dir(crashed.path().join("quarantine"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with("session-") && name.ends_with(".records"))
         .collect();
     assert_eq!(kept.len(), 2, "the two records after the loss are kept: {kept:?}");
+
+    // What somebody made of these files is no copy, and keeps nobody from deciding.
+    std::fs::write(quarantine.join(&kept[0]), vec![7; 2 << 20]).unwrap();
+    std::fs::remove_file(quarantine.join(&kept[1])).unwrap();
+    std::fs::create_dir(quarantine.join(&kept[1])).unwrap();
+    let taken = quarantine.join(format!("given-up-{}", kept[0]));
+    std::fs::write(&taken, "an earlier one").unwrap();
+    let keep = Swarmkeep::open_with(crashed.path().to_str().unwrap(), Settings::default()).await.unwrap();
+    let hurt = keep.get_session("hurt").await.unwrap().unwrap();
+    let made = NewSession::new("hurt".parse().unwrap());
+    let refused = keep.create_session(made, &Actor::system()).await.err().unwrap();
+    assert_eq!(refused.code(), "needs_decision", "{refused}");
+    let restored = keep.recover_session(hurt.id()).await.unwrap().unwrap();
+    assert!(restored.waits() && restored.lost.count() == 3, "{restored:?}");
+    let decided = keep.accept_loss(hurt.id(), &Actor::new("user:ada").unwrap()).await.unwrap().unwrap();
+    assert_eq!(decided.reaches, Seq(3), "{decided:?}");
+    hurt.submit(record("goes on")).await.unwrap();
+    keep.close().await.unwrap();
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "an earlier one", "nothing in quarantine is written over");
 }
 
 /// A start is cut off before its report is in the store, by itself or before it had noted the session: the next one tells what

@@ -126,3 +126,37 @@ async fn half_written_turns_are_closed_at_a_start_once() {
     assert_eq!(interrupted(&session).await.len(), 6);
     keep.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn requests_that_came_first_are_carried_out_first_while_turns_are_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path()).await;
+    keep.wait_ready().await;
+    let session = keep.open_session("s").await.unwrap();
+    for agent in ["dead", "reader"] {
+        session.spawn_agent(Agent::new(agent).id(agent).unwrap()).await.unwrap();
+    }
+    ask(&session, half_a_turn("dead")).await;
+    let failed = Command::SetAgentStatus { agent: id("dead"), status: AgentStatus::Failed, reason: None };
+    ask(&session, vec![failed]).await;
+    drop(session);
+    crash(keep);
+    let keep = open(folder.path()).await;
+    let session = keep.get_session("s").await.unwrap().unwrap();
+    let set = async |value: u32| {
+        let command = Command::SetMemory {
+            scope: id("shared"),
+            key: id("k"),
+            value: Json::encode(&value).unwrap(),
+            if_version: None,
+            ttl_ms: None,
+        };
+        session.submit(Request::of(Actor::new("user:test").unwrap(), command)).await.unwrap().first
+    };
+    // Each is polled in this order; the first one brings the session into RAM.
+    let (first, second, third) = tokio::join!(biased; set(1), set(2), set(3));
+    assert!(first < second && second < third, "{first} {second} {third}");
+    assert_eq!(interrupted(&session).await.len(), 3, "and the turns are closed");
+    drop(session);
+    keep.close().await.unwrap();
+}

@@ -99,6 +99,7 @@ pub(super) fn claim(
     wanted: Option<&EntityId>,
     kinds: Option<&[String]>,
     lease_ms: Option<u64>,
+    ctx: &Ctx<'_>,
 ) -> Decision {
     agent::at_work(state, agent)?;
     let lease_ms = check::duration("lease", lease_ms.unwrap_or(limits::LEASE_MS))?;
@@ -125,10 +126,21 @@ pub(super) fn claim(
     let Some(task) = task else {
         return Ok((Vec::new(), Outcome::Claimed { task: None, lease: None, lease_ms: None }));
     };
-    let lease = task.leases + 1;
+    let lease = next_lease(state, task, ctx);
     let event = Event::TaskClaimed { task: task.id.clone(), agent: agent.clone(), lease, lease_ms };
     let outcome = Outcome::Claimed { task: Some(task.id.clone()), lease: Some(lease), lease_ms: Some(lease_ms) };
     Ok((vec![event], outcome))
+}
+
+/// A number that no lease on a task of this id ever had in this session. It counts up; after a rewind, which may have taken
+/// away what knew how far it had come, it is the seq of the claim, counted on from the sessions this one was forked from: a
+/// number is never above the seq that gave it.
+fn next_lease(state: &State, task: &Task, ctx: &Ctx<'_>) -> u64 {
+    let next = task.leases + 1;
+    match state.info.rewinds {
+        0 => next,
+        _ => next.max(state.age(ctx.seq).0),
+    }
 }
 
 /// Whether the caller may say what became of the task: it shows the current lease, or nobody has claimed it.

@@ -24,7 +24,8 @@
 //! - the session's name, owner, metadata and times-to-live.
 //!
 //! Leases end: a task that was claimed at the target is pending, and lease numbers never go back, so that a worker that
-//! claimed before the rewind is refused after it. The session is live.
+//! claimed before the rewind is refused after it. That holds for a task that is created again under its old id, too: in a
+//! session that was rewound a claim's number is at least its seq (`decide/task.rs`). The session is live.
 
 use std::sync::Arc;
 

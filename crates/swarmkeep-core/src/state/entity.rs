@@ -318,7 +318,7 @@ pub struct Task {
     pub parent_task_id: Option<EntityId>,
     /// The current claim, while running.
     pub lease: Option<Lease>,
-    /// Leases so far: the number of the last one.
+    /// The number of the last lease; 0: none so far. It counts leases until the session is rewound.
     pub leases: u64,
     /// What came of it.
     pub result: Option<Json>,

@@ -9,6 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::Value;
+use swarmkeep::core::json::decode_lossy;
 use tokio::sync::OnceCell;
 use tower::ServiceExt;
 
@@ -92,8 +93,7 @@ impl Api {
     /// Asks, and takes the answer as JSON.
     pub(super) async fn json(&self, ask: Ask) -> Result<Value, Problem> {
         let bytes = self.ask(ask).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Problem::new("internal", format!("the answer is not JSON: {error}")))
+        decode_lossy(&bytes).map_err(|error| Problem::new("internal", format!("the answer is not JSON: {error}")))
     }
 
     /// Asks, and takes the answer's bytes.

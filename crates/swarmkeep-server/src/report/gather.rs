@@ -37,7 +37,7 @@ async fn rows(app: &App, query: Query) -> Result<(Vec<Value>, bool), Problem> {
     for _ in 0..PAGES {
         let page = app.keep().find(Query { limit: Some(LIMIT_MAX), cursor, ..query.clone() }, None).await?;
         for row in &page.rows {
-            found.push(row.decode()?);
+            found.push(row.decode_lossy()?);
         }
         cursor = page.next;
         if cursor.is_none() {
@@ -129,7 +129,7 @@ async fn name_all(app: &App, said: &Value) -> Names {
         let Ok(session) = id.parse::<SessionId>() else { continue };
         let query = Query { session: Some(session), limit: Some(1), ..Query::of(Of::Sessions) };
         let Ok(page) = app.keep().find(query, None).await else { break };
-        if let Some(row) = page.rows.first().and_then(|row| row.decode::<Value>().ok()) {
+        if let Some(row) = page.rows.first().and_then(|row| row.decode_lossy::<Value>().ok()) {
             names.insert(id, format!("{}/{}", text(&row, "namespace"), text(&row, "name")));
         } else if let Ok(Some(found)) = app.keep().session_by_id(session).await
             && found.name().id() == session

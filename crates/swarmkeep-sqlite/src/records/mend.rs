@@ -48,6 +48,9 @@ pub struct Survey {
     pub missing: BTreeMap<BlobId, Seq>,
     /// Blobs with a state that records begin from.
     pub bases: BTreeMap<BlobId, Seq>,
+    /// Blobs that records refer to, and whose rows say that they are files of their own: the record that does so first, and
+    /// the row.
+    pub in_files: BTreeMap<BlobId, (Seq, i64)>,
     /// Rows of records that verify: the first seq of each, and where it ends. Ascending.
     pub good: Vec<(u64, Head)>,
     /// Checkpoints that verify: where they stand, and their bytes unpacked.
@@ -68,6 +71,21 @@ impl Survey {
             && self.checkpoints.is_empty()
             && self.blobs.is_empty()
             && self.missing.is_empty()
+    }
+
+    /// Blobs whose rows say that they are files of their own, and whose files are not there, are missing. Gives their rows.
+    pub fn miss_files(&mut self, is_there: impl Fn(BlobId) -> bool) -> BTreeMap<BlobId, i64> {
+        let gone: BTreeMap<BlobId, i64> = self
+            .in_files
+            .iter()
+            .filter(|(id, _)| !is_there(**id))
+            .map(|(id, (seq, row))| {
+                self.missing.insert(*id, *seq);
+                (*id, *row)
+            })
+            .collect();
+        self.in_files.retain(|id, _| !gone.contains_key(id));
+        gone
     }
 }
 
@@ -340,9 +358,12 @@ impl RecordsReader<'_> {
         let mut rows = statement.query([session.0])?;
         while let Some(found) = rows.next()? {
             let id = row::fixed(found, 3).map(BlobId);
-            let whole = id.as_ref().ok().filter(|id| read::read_blob(session, **id, found).is_ok());
-            if let Some(id) = whole {
-                survey.missing.remove(id);
+            let read = id.as_ref().ok().and_then(|id| Some((*id, read::read_blob(session, *id, found).ok()?)));
+            if let Some((id, stored)) = read {
+                let seq = survey.missing.remove(&id);
+                if let (None, Some(seq)) = (stored, seq) {
+                    survey.in_files.insert(id, (seq, found.get(4)?));
+                }
             } else {
                 let stored = blob_of(found, 2)?;
                 let salvaged = salvage(number(found, 1)?, number(found, 0)?, &stored);

@@ -23,7 +23,7 @@ use swarmkeep_core::{
 };
 
 use crate::{
-    disk::{Disk, OpenHow, read_whole},
+    disk::{Disk, OpenHow, free_name, is_no_file_of_ours, read_whole},
     recovery::{Ending, SessionRecovery, StepTaken},
 };
 
@@ -150,13 +150,15 @@ impl Cases {
         for name in names {
             let stem = name.strip_suffix(CASE).or_else(|| name.strip_suffix(TWIN));
             let Some(session) = stem.and_then(|id| id.parse::<SessionId>().ok()) else { continue };
-            let file = cases.disk.open(&folder.join(&name), OpenHow::Read)?;
-            match read_whole(file.as_ref(), CASE_BYTES).map(|bytes| parse(&bytes)) {
+            let file = cases.disk.open(&folder.join(&name), OpenHow::Read);
+            let read = file.and_then(|file| read_whole(file.as_ref(), CASE_BYTES));
+            match read.map(|bytes| parse(&bytes)) {
                 Ok(Some(_)) if cases.get(session).is_some() => {}
                 Ok(Some(case)) => cases.remember(session, case),
                 Ok(None) => damaged.push((session, name)),
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => damaged.push((session, name)),
-                Err(error) => return Err(error),
+                Err(error) if is_no_file_of_ours(&error) => damaged.push((session, name)),
+                // It may be read another time, and what it says must not be forgotten.
+                Err(error) => return Err(io::Error::new(error.kind(), format!("recovery/{name}: {error}"))),
             }
         }
         Ok((cases, damaged))
@@ -184,7 +186,8 @@ impl Cases {
         tracing::error!(name, "the record of a recovery is damaged; put aside");
         let (folder, quarantine) = (self.folder(), self.store.join("quarantine"));
         self.disk.create_dir(&quarantine)?;
-        self.disk.rename(&folder.join(name), &quarantine.join(format!("recovery-{name}")))?;
+        let aside = free_name(self.disk.as_ref(), &quarantine, &format!("recovery-{name}"))?;
+        self.disk.rename(&folder.join(name), &quarantine.join(aside))?;
         self.disk.sync_dir(&quarantine)?;
         self.disk.sync_dir(&folder)
     }
@@ -307,5 +310,10 @@ mod tests {
         std::fs::write(at("twin"), b"").unwrap();
         let (cases, unknown) = opened();
         assert!(cases.get(session).is_none() && unknown == [format!("{session}.json")], "{unknown:?}");
+        let (path, count) = (at("json"), || std::fs::read_dir(folder.path().join("quarantine")).unwrap().count());
+        let before = count();
+        std::fs::create_dir(&path).unwrap();
+        assert!(open().get(session).is_none(), "a folder is none, and keeps no store from opening");
+        assert_eq!(count(), before + 1, "none was written over by another");
     }
 }

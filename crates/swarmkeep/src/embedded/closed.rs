@@ -11,6 +11,7 @@ use swarmkeep_sqlite::{ReaderPool, RecordsReader};
 
 use super::{
     case::Cases,
+    keeper::{may_pass, named},
     lane::Lanes,
     quarantine::Quarantine,
     recover::unkept,
@@ -22,7 +23,7 @@ use crate::{
     disk::{Disk, OpenHow},
     journal::{
         Entry, Inspection, StoreId,
-        kept::{self, KeptFile},
+        kept::{self, KeptError, KeptFile},
     },
 };
 
@@ -98,17 +99,24 @@ pub(crate) fn plans(
     Ok((sessions.len() as u64, plans))
 }
 
-/// The second copies, newest first; one that cannot be read is none.
-fn search_kept(disk: &dyn Disk, store_dir: &Path, store: StoreId, each: &mut EachKept<'_>) {
+/// The second copies, newest first; one that is damaged, or of another store, is none.
+fn search_kept(disk: &dyn Disk, store_dir: &Path, store: StoreId, each: &mut EachKept<'_>) -> io::Result<()> {
     let folder = store_dir.join("kept");
-    let mut names = disk.list(&folder).unwrap_or_default();
+    let mut names = match disk.list(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names?,
+    };
     names.retain(|name| kept::file_positions(name).is_some());
     names.sort_unstable();
+    let mut failed = None;
     for name in names.iter().rev() {
-        let file = disk.open(&folder.join(name), OpenHow::Read).map_err(io::Error::other);
-        let Ok(Ok(file)) = file.map(|file| KeptFile::read(file, store)) else { continue };
-        if matches!(each(&file), Ok(true)) {
-            return;
+        let file = disk.open(&folder.join(name), OpenHow::Read).map_err(KeptError::from);
+        match file.and_then(|file| each(&KeptFile::read(file, store)?)) {
+            Ok(true) => return Ok(()),
+            Err(KeptError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(KeptError::Io(error)) if may_pass(&error) => failed = Some(named(name, &error)),
+            _ => {}
         }
     }
+    failed.map_or(Ok(()), Err)
 }

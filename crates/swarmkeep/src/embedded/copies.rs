@@ -95,12 +95,15 @@ impl Mender {
             }
         }
         if let Some(keeper) = &self.keeper {
-            keeper.search(|file| {
+            let searched = keeper.search(|file| {
                 for run in &file.runs {
                     all.entry(run.session).or_default().push(run.seqs.clone());
                 }
                 Ok(false)
             });
+            if let Err(error) = searched {
+                tracing::warn!(%error, "more may stand a second time than is said");
+            }
         }
         all.values_mut().for_each(|ranges| ranges.sort_unstable_by_key(|range| *range.start()));
         all

@@ -71,10 +71,25 @@ pub(super) struct Keeper {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// A kept file, under the name that it has: one that somebody put back may have one of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    name: String,
+    summary: Summary,
+}
+
+impl Known {
+    fn has_its_own_name(&self) -> bool {
+        self.name == kept::file_name(self.summary.first, self.summary.last)
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// Oldest first.
-    files: Vec<Summary>,
+    files: Vec<Known>,
+    /// Names of files that could not be read for the moment, and may be good.
+    unread: Vec<String>,
     lost: Vec<String>,
     not_kept: u64,
     not_kept_because: Option<String>,
@@ -128,45 +143,29 @@ impl Keeper {
     }
 
     fn look(&self) -> io::Result<()> {
-        let mut files: Vec<Summary> = Vec::new();
         for name in self.disk.list(&self.folder)? {
-            let path = self.folder.join(&name);
             if name.ends_with(".part") {
-                self.disk.remove(&path)?;
-                continue;
-            }
-            if kept::file_positions(&name).is_none() {
-                continue;
-            }
-            match self
-                .disk
-                .open(&path, OpenHow::Read)
-                .map_err(KeptError::from)
-                .and_then(|file| kept::summary(file.as_ref(), self.store))
-            {
-                Ok(summary) => files.push(summary),
-                Err(KeptError::Damaged(what)) => self.lose(&name, what),
-                Err(error) => {
-                    tracing::warn!(name, %error, "a kept file is left as it is and not used");
-                    self.state.lock().lost.push(format!("kept/{name}: {error}"));
-                }
+                self.remove_at_a_start(&name);
+            } else if kept::file_positions(&name).is_some() {
+                self.admit(&name);
             }
         }
-        // One that was joined with others, and whose name a crash kept from going.
+        // One that was joined with others, and whose name a crash kept from going. What somebody put there under a name of
+        // their own stays.
         let covers =
             |a: &Summary, b: &Summary| (a.first, a.last) != (b.first, b.last) && a.first <= b.first && b.last <= a.last;
-        let (stale, mut files): (Vec<_>, Vec<_>) =
-            files.iter().copied().partition(|file| files.iter().any(|other| covers(other, file)));
-        for file in stale {
-            self.disk.remove(&self.path(&file))?;
+        let files = self.state.lock().files.clone();
+        let is_stale =
+            |file: &Known| file.has_its_own_name() && files.iter().any(|other| covers(&other.summary, &file.summary));
+        for file in files.iter().filter(|file| is_stale(file)) {
+            self.remove_at_a_start(&file.name);
         }
-        files.sort_by_key(|file| file.first);
         let quarantined = match self.disk.list(&self.store_dir.join("quarantine")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             listed => listed?,
         };
         let mut state = self.state.lock();
-        state.files = files;
+        state.files.retain(|file| !is_stale(file));
         for name in quarantined.into_iter().filter(|name| name.starts_with("kept-")) {
             if !state.lost.contains(&name) {
                 state.lost.push(name);
@@ -175,19 +174,59 @@ impl Keeper {
         Ok(())
     }
 
+    /// No leftover keeps a store from opening.
+    fn remove_at_a_start(&self, name: &str) {
+        if let Err(error) = disk::remove_if_there(self.disk.as_ref(), &self.folder.join(name)) {
+            tracing::warn!(name, %error, "a leftover among the second copies could not be removed");
+        }
+    }
+
+    /// Takes a kept file into use, if it can be. The error is one that may pass: it is tried again.
+    fn admit(&self, name: &str) -> Option<io::Error> {
+        let opened = self.disk.open(&self.folder.join(name), OpenHow::Read).map_err(KeptError::from);
+        let summary = opened.and_then(|file| kept::summary(file.as_ref(), self.store));
+        self.state.lock().unread.retain(|unread| unread != name);
+        match summary {
+            Ok(summary) => self.state.lock().add(Known { name: name.to_owned(), summary }),
+            Err(KeptError::Damaged(what)) => self.lose(name, what),
+            Err(KeptError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(KeptError::Io(error)) if may_pass(&error) => {
+                tracing::warn!(name, %error, "a kept file cannot be read for the moment");
+                self.state.lock().unread.push(name.to_owned());
+                return Some(error);
+            }
+            Err(error) => {
+                tracing::warn!(name, %error, "a kept file is left as it is and not used");
+                self.state.lock().lost.push(format!("kept/{name}: {error}"));
+            }
+        }
+        None
+    }
+
     /// Copies that were put back into the folder since the start, by whoever asks for a recovery. A name that was given up as
     /// damaged counts again.
     pub(super) fn look_again(&self) -> io::Result<()> {
-        let known = |summary: &Summary| self.state.lock().files.iter().any(|file| file.first == summary.first);
         for name in self.disk.list(&self.folder)?.iter().filter(|name| kept::file_positions(name).is_some()) {
-            // One that went meanwhile, or does not fit, is left as it is: the next start says so.
-            let Ok(file) = self.disk.open(&self.folder.join(name), OpenHow::Read) else { continue };
-            let Ok(summary) = kept::summary(file.as_ref(), self.store) else { continue };
-            if !known(&summary) {
+            let file = match self.disk.open(&self.folder.join(name), OpenHow::Read) {
+                // It went meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            let summary = match kept::summary(file.as_ref(), self.store) {
+                Err(KeptError::Io(error)) if may_pass(&error) => return Err(error),
+                // One that does not fit is left as it is: the next start says so.
+                Err(_) => continue,
+                Ok(summary) => summary,
+            };
+            let found = Known { name: name.clone(), summary };
+            let mut state = self.state.lock();
+            // One of the keeper's own may have been joined with others just now: that begins where it began.
+            let is_known = |file: &Known| {
+                file.name == *name || (found.has_its_own_name() && file.summary.first == found.summary.first)
+            };
+            if !state.files.iter().any(is_known) {
                 tracing::info!(name, "a second copy was put back");
-                let mut state = self.state.lock();
-                let at = state.files.partition_point(|file| file.first < summary.first);
-                state.files.insert(at, summary);
+                state.add(found);
             }
         }
         Ok(())
@@ -234,32 +273,46 @@ impl Keeper {
         KeptStanding {
             budget_bytes: self.budget,
             files: state.files.len() as u64,
-            bytes: state.files.iter().map(|file| file.bytes).sum(),
-            records: state.files.iter().map(|file| file.records).sum(),
-            since_position: state.files.first().map(|file| file.first),
+            bytes: state.bytes(),
+            records: state.files.iter().map(|file| file.summary.records).sum(),
+            since_position: state.files.first().map(|file| file.summary.first),
             waiting_segments: 0,
             not_kept_segments: state.not_kept,
             not_kept_because: state.not_kept_because.clone(),
-            lost: state.lost.clone(),
+            lost: state.lost.iter().cloned().chain(state.unread.iter().map(|name| unread(name))).collect(),
         }
     }
 
     /// Goes through the kept files, newest first, until `each` says that it has enough. A damaged one goes to quarantine.
-    pub(super) fn search(&self, mut each: impl FnMut(&KeptFile) -> Result<bool, KeptError>) {
+    ///
+    /// # Errors
+    /// One that could not be read, once all others were gone through: it may have what was not found.
+    pub(super) fn search(&self, mut each: impl FnMut(&KeptFile) -> Result<bool, KeptError>) -> io::Result<()> {
+        let mut failed = self.admit_unread().err();
         let files = self.state.lock().files.clone();
         for file in files.iter().rev() {
             match self.open(file).and_then(|file| each(&file)) {
-                Ok(true) => return,
+                Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(error) => self.note(file, &error),
+                Err(error) => failed = self.note(file, error).or(failed),
             }
         }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Tries those again that could not be read.
+    fn admit_unread(&self) -> io::Result<()> {
+        let unread = self.state.lock().unread.clone();
+        let failed = unread.iter().filter_map(|name| Some(named(name, &self.admit(name)?))).last();
+        failed.map_or(Ok(()), Err)
     }
 
     /// Reads every byte of every kept file; those that are damaged go to quarantine, and their names are given.
     pub(super) fn verify(&self) -> Vec<String> {
         let known = self.state.lock().lost.clone();
-        self.search(|file| file.verify().map(|()| false));
+        if let Err(error) = self.search(|file| file.verify().map(|()| false)) {
+            tracing::warn!(%error, "not every second copy could be verified");
+        }
         self.state.lock().lost.iter().filter(|name| !known.contains(name)).cloned().collect()
     }
 
@@ -357,22 +410,22 @@ impl Keeper {
             content.add(frame, &gone);
         }
         drop((frames, segment));
-        let newest = self.state.lock().files.last().copied();
+        let newest = self.state.lock().files.last().cloned();
         let mut joined = None;
         if content.bytes() < JOIN_BYTES
-            && let Some(newest) = newest.filter(|newest| newest.bytes < JOIN_BYTES as u64)
+            && let Some(newest) = newest.filter(|newest| newest.summary.bytes < JOIN_BYTES as u64)
         {
             match self.open(&newest) {
                 Ok(file) => {
                     let mut both = Content::default();
-                    let gone = removed(records, Position(newest.first.0.saturating_sub(1)))?;
+                    let gone = removed(records, Position(newest.summary.first.0.saturating_sub(1)))?;
                     if both.add_file(&file, &gone).is_ok() && both.bytes() < JOIN_BYTES {
                         both.join(content);
                         content = both;
                         joined = Some(newest);
                     }
                 }
-                Err(error) => self.note(&newest, &error),
+                Err(error) => drop(self.note(&newest, error)),
             }
         }
         let Some((bytes, summary)) = content.encode(self.store)? else { return Ok(()) };
@@ -384,13 +437,14 @@ impl Keeper {
     }
 
     /// Writes a kept file in place of another, if that is given, and lets the oldest go that are beyond the budget.
-    fn put(&self, bytes: &[u8], summary: Summary, instead: Option<Summary>) -> io::Result<()> {
+    fn put(&self, bytes: &[u8], summary: Summary, instead: Option<Known>) -> io::Result<()> {
         while self.disk.free_bytes(&self.folder)? < bytes.len() as u64 + ROOM_BYTES {
             if !self.give_way() {
                 return Err(io::Error::new(io::ErrorKind::StorageFull, "no room on the device for second copies"));
             }
         }
-        let path = self.path(&summary);
+        let new = Known { name: kept::file_name(summary.first, summary.last), summary };
+        let path = self.path(&new);
         let part = path.with_extension("part");
         let write = || {
             let file = self.disk.open(&part, OpenHow::Create)?;
@@ -406,21 +460,15 @@ impl Keeper {
                 return Err(error);
             }
         }
-        if let Some(old) = instead.filter(|old| self.path(old) != path) {
-            self.disk.remove(&self.path(&old))?;
+        if let Some(old) = instead.as_ref().filter(|old| old.name != new.name) {
+            self.remove(old)?;
         }
         let mut state = self.state.lock();
-        state.files.retain(|file| Some(*file) != instead);
-        if !state.files.contains(&summary) {
-            let at = state.files.partition_point(|file| file.first < summary.first);
-            state.files.insert(at, summary);
-        }
-        let beyond = |state: &State| {
-            state.files.len() > FILES_MAX || state.files.iter().map(|file| file.bytes).sum::<u64>() > self.budget
-        };
-        while beyond(&state) && !state.files.is_empty() {
+        state.files.retain(|file| Some(file) != instead.as_ref());
+        state.add(new);
+        while (state.files.len() > FILES_MAX || state.bytes() > self.budget) && !state.files.is_empty() {
             let oldest = state.files.remove(0);
-            self.disk.remove(&self.path(&oldest))?;
+            self.remove(&oldest)?;
         }
         Ok(())
     }
@@ -435,7 +483,7 @@ impl Keeper {
         state.not_kept += 1;
         state.not_kept_because = Some("no room on the device: the oldest copies were given up".into());
         drop(state);
-        self.disk.remove(&self.path(&oldest)).is_ok()
+        self.remove(&oldest).is_ok()
     }
 
     /// Writes every kept file again that has records of a session that was removed since.
@@ -450,12 +498,14 @@ impl Keeper {
         let done = Position(std::str::from_utf8(&done).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0));
         let gone = removed(records, done)?;
         let Some(newest) = gone.values().max().copied() else { return Ok(()) };
+        // What cannot be read now may have some of it: then it is not done.
+        self.admit_unread()?;
         let files = self.state.lock().files.clone();
-        for file in files.iter().filter(|file| file.first <= newest) {
+        for file in files.iter().filter(|file| file.summary.first <= newest) {
             let open = match self.open(file) {
                 Ok(open) => open,
                 Err(error) => {
-                    self.note(file, &error);
+                    self.note(file, error).map_or(Ok(()), Err)?;
                     continue;
                 }
             };
@@ -467,13 +517,13 @@ impl Keeper {
             }
             let mut content = Content::default();
             if let Err(error) = content.add_file(&open, &gone) {
-                self.note(file, &error);
+                self.note(file, error).map_or(Ok(()), Err)?;
                 continue;
             }
             match content.encode(self.store)? {
-                Some((bytes, summary)) => self.put(&bytes, summary, Some(*file))?,
+                Some((bytes, summary)) => self.put(&bytes, summary, Some(file.clone()))?,
                 None => {
-                    self.disk.remove(&self.path(file))?;
+                    self.remove(file)?;
                     self.state.lock().files.retain(|kept| kept != file);
                 }
             }
@@ -487,36 +537,83 @@ impl Keeper {
         self.disk.sync_dir(&self.folder)
     }
 
-    fn open(&self, file: &Summary) -> Result<KeptFile, KeptError> {
+    fn open(&self, file: &Known) -> Result<KeptFile, KeptError> {
         KeptFile::read(self.disk.open(&self.path(file), OpenHow::Read)?, self.store)
     }
 
-    fn note(&self, file: &Summary, error: &KeptError) {
-        // One that went in the meantime was not needed any more.
-        let KeptError::Damaged(what) = error else { return };
+    /// A kept file could not be used. Gives the error if it may pass.
+    fn note(&self, file: &Known, error: KeptError) -> Option<io::Error> {
+        match error {
+            KeptError::Damaged(what) => {
+                self.forget(file);
+                self.lose(&file.name, what);
+            }
+            // It went in the meantime, and was not needed any more.
+            KeptError::Io(error) if error.kind() == io::ErrorKind::NotFound => self.forget(file),
+            KeptError::Io(error) if may_pass(&error) => return Some(named(&file.name, &error)),
+            _ => {}
+        }
+        None
+    }
+
+    fn forget(&self, file: &Known) {
         self.state.lock().files.retain(|kept| kept != file);
-        self.lose(&kept::file_name(file.first, file.last), what);
     }
 
     /// A damaged kept file: out of use, and kept for whoever wants to look.
     fn lose(&self, name: &str, what: &str) {
         tracing::error!(name, what, "a second copy is damaged; what it held may exist once only now");
-        let quarantine = self.store_dir.join("quarantine");
-        let aside = format!("kept-{name}");
-        let moved = self
-            .disk
-            .create_dir(&quarantine)
-            .and_then(|()| self.disk.rename(&self.folder.join(name), &quarantine.join(&aside)))
-            .and_then(|()| self.disk.sync_dir(&quarantine));
-        if let Err(error) = moved {
+        let aside = self.put_aside(name).unwrap_or_else(|error| {
             tracing::warn!(name, %error, "a damaged second copy could not be put aside");
-        }
+            format!("kept-{name}")
+        });
         self.state.lock().lost.push(aside);
     }
 
-    fn path(&self, file: &Summary) -> PathBuf {
-        self.folder.join(kept::file_name(file.first, file.last))
+    /// Moves it to quarantine, beside what is there already; gives its name there.
+    fn put_aside(&self, name: &str) -> io::Result<String> {
+        let quarantine = self.store_dir.join("quarantine");
+        self.disk.create_dir(&quarantine)?;
+        let aside = disk::free_name(self.disk.as_ref(), &quarantine, &format!("kept-{name}"))?;
+        self.disk.rename(&self.folder.join(name), &quarantine.join(&aside))?;
+        self.disk.sync_dir(&quarantine)?;
+        Ok(aside)
     }
+
+    fn path(&self, file: &Known) -> PathBuf {
+        self.folder.join(&file.name)
+    }
+
+    fn remove(&self, file: &Known) -> io::Result<()> {
+        disk::remove_if_there(self.disk.as_ref(), &self.path(file))
+    }
+}
+
+impl State {
+    /// In the place of what has its name.
+    fn add(&mut self, new: Known) {
+        self.files.retain(|file| file.name != new.name);
+        let at = self.files.partition_point(|file| file.summary.first < new.summary.first);
+        self.files.insert(at, new);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.summary.bytes).sum()
+    }
+}
+
+/// Whether what could not be read may be read another time. A folder is no copy, and never was one.
+pub(super) fn may_pass(error: &io::Error) -> bool {
+    error.kind() != io::ErrorKind::IsADirectory
+}
+
+/// An error, with the kept file that it is about.
+pub(super) fn named(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("kept/{name}: {error}"))
+}
+
+fn unread(name: &str) -> String {
+    format!("kept/{name}: it cannot be read for the moment")
 }
 
 /// Sessions that records.db knows as removed beyond a position, and where.

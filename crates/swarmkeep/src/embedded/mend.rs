@@ -5,18 +5,18 @@
 //! from the hash that the record after it names, so that what is put in cannot be another than what stood there. When, and
 //! whether, is decided in `recover`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use bytes::{Bytes, BytesMut};
 use swarmkeep_core::{
     BlobId, Hash, Seq, SessionId,
-    log::{Blob, LogError},
+    log::{Blob, LogError, Refused},
     record,
-    recovery::Range,
+    recovery::{Range, Ranges},
 };
 use swarmkeep_sqlite::{Gap, Survey};
 
-use super::sight::Places;
+use super::{case::Case, keeper::may_pass, sight::Places};
 use crate::{
     journal::{
         Entry,
@@ -35,6 +35,8 @@ pub(super) struct Found {
     pub(super) blobs: BTreeMap<BlobId, (Seq, Bytes, &'static str)>,
     /// Blobs without a row that can be used, and with a file that verifies: its length.
     pub(super) files: BTreeMap<BlobId, u64>,
+    /// What could not be read for the moment: it may have what was not found.
+    unread: Option<io::Error>,
 }
 
 impl Found {
@@ -64,6 +66,35 @@ impl Found {
 
     pub(super) fn has_blob(&self, id: &BlobId) -> bool {
         self.blobs.contains_key(id) || self.files.contains_key(id)
+    }
+
+    fn could_not_read(&mut self, read: io::Result<()>) {
+        self.unread = read.err().or(self.unread.take());
+    }
+
+    /// Nothing is given up of which a copy may stand in what could not be read now.
+    ///
+    /// # Errors
+    /// `Busy` when something was not found, is not known as lost, and not every place could be read.
+    pub(super) fn must_be_all<'a>(
+        &self,
+        survey: &Survey,
+        after: Option<&Gap>,
+        runs: impl Iterator<Item = &'a Run>,
+        case: &Case,
+    ) -> Result<(), LogError> {
+        let Some(error) = &self.unread else { return Ok(()) };
+        let last = |gap: &Gap| Seq(gap.last.map_or(u64::MAX - 1, |(last, _)| last));
+        let gaps = survey.gaps.iter().chain(after);
+        let gaps: Ranges = gaps.filter_map(|gap| Range::between(Seq(gap.first), last(gap))).collect();
+        let filled: Ranges = runs.filter_map(Run::range).collect();
+        let is_lost = |blob: &BlobId| case.parts_lost.contains(&format!("blob {blob}"));
+        let bad = survey.blobs.iter().filter_map(|row| row.blob.as_ref());
+        let has_blobs = survey.missing.keys().chain(bad).all(|blob| self.has_blob(blob) || is_lost(blob));
+        if has_blobs && gaps.without(&case.history_lost).without(&filled).is_empty() {
+            return Ok(());
+        }
+        Err(unread(error))
     }
 
     /// Records from `first` on that follow the one with this hash, up to `last`.
@@ -186,8 +217,9 @@ impl Places<'_> {
                 found.files.insert(*id, bytes.len() as u64);
             }
         }
-        self.search_journal(session, &wanted, &mut found);
-        (self.kept)(&mut |file| {
+        let searched = self.search_journal(session, &wanted, &mut found);
+        found.could_not_read(searched);
+        let searched = (self.kept)(&mut |file| {
             for run in file.runs.iter().filter(|run| run.session == session) {
                 if wanted(*run.seqs.start(), *run.seqs.end()) {
                     found.add(session, &file.records(run)?, "kept");
@@ -198,14 +230,28 @@ impl Places<'_> {
             }
             Ok(false)
         });
+        found.could_not_read(searched);
         Ok(found)
     }
 
-    fn search_journal(&self, session: SessionId, wanted: &impl Fn(u64, u64) -> bool, found: &mut Found) {
-        let extents = search::extents(self.disk, self.store_dir, &self.extents);
-        for extent in extents.unwrap_or_default() {
-            let read = Segment::read(self.disk, self.store_dir, self.store, extent, self.through);
-            let Ok(Some(segment)) = read else { continue };
+    /// The error is of what could not be read, once everything else was gone through.
+    fn search_journal(
+        &self,
+        session: SessionId,
+        wanted: &impl Fn(u64, u64) -> bool,
+        found: &mut Found,
+    ) -> io::Result<()> {
+        let mut failed = None;
+        for extent in search::extents(self.disk, self.store_dir, &self.extents)? {
+            let segment = match Segment::read(self.disk, self.store_dir, self.store, extent, self.through) {
+                Ok(Some(segment)) => segment,
+                Ok(None) => continue,
+                Err(error) => {
+                    let named = format!("segment {} of the journal: {error}", extent.number);
+                    failed = Some(error).filter(may_pass).map(|error| io::Error::new(error.kind(), named)).or(failed);
+                    continue;
+                }
+            };
             let here = segment.spans().iter().any(|span| {
                 span.session == session && span.seqs.as_ref().is_some_and(|seqs| wanted(*seqs.start(), *seqs.end()))
             });
@@ -222,7 +268,15 @@ impl Places<'_> {
                 }
             }
         }
+        failed.map_or(Ok(()), Err)
     }
+}
+
+/// The answer to whoever asks for what depends on a place that cannot be read for the moment.
+pub(super) fn unread(error: &io::Error) -> LogError {
+    let detail =
+        format!("a place where a copy may stand cannot be read for the moment, and nothing is given up: {error}");
+    LogError::Refused { kind: Refused::Busy, detail }
 }
 
 /// The records that stood in a gap, as far as they were found.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use swarmkeep_core::{SessionId, limits, log::Damage};
 use swarmkeep_sqlite::{Entry, What};
 
-use crate::disk::{Disk, OpenHow, read_whole};
+use crate::disk::{Disk, OpenHow, free_name, is_no_file_of_ours, read_whole};
 
 pub(super) struct Quarantine {
     disk: Arc<dyn Disk>,
@@ -58,7 +58,8 @@ impl Quarantine {
         self.disk.sync_dir(&folder)
     }
 
-    /// The groups of a session that was set aside: their files' names, the last seq that each says it has, their bytes.
+    /// The groups of a session that was set aside: their files' names, the last seq that each says it has, their bytes. What
+    /// cannot be such a file has none.
     pub(super) fn groups(&self, session: SessionId) -> io::Result<Vec<(String, u64, Bytes)>> {
         let folder = self.store.join("quarantine");
         let names = match self.disk.list(&folder) {
@@ -68,8 +69,14 @@ impl Quarantine {
         let mut groups = Vec::new();
         for name in names {
             let Some(damage) = parse(&name).filter(|damage| damage.session == Some(session)) else { continue };
-            let file = self.disk.open(&folder.join(&name), OpenHow::Read)?;
-            let bytes = read_whole(file.as_ref(), limits::FRAME_BYTES as u64)?;
+            let file = self.disk.open(&folder.join(&name), OpenHow::Read);
+            let bytes = match file.and_then(|file| read_whole(file.as_ref(), limits::FRAME_BYTES as u64)) {
+                Err(error) if is_no_file_of_ours(&error) => {
+                    tracing::warn!(name, %error, "what is kept of a session that was set aside is no copy of it");
+                    Vec::new()
+                }
+                read => read.map_err(|error| io::Error::new(error.kind(), format!("quarantine/{name}: {error}")))?,
+            };
             groups.push((name, damage.seqs.map_or(0, |seqs| *seqs.end()), bytes.into()));
         }
         Ok(groups)
@@ -80,7 +87,8 @@ impl Quarantine {
     pub(super) fn settled(&self, names: &[String], how: &str) -> io::Result<()> {
         let folder = self.store.join("quarantine");
         for name in names {
-            self.disk.rename(&folder.join(name), &folder.join(format!("{how}-{name}")))?;
+            let settled = free_name(self.disk.as_ref(), &folder, &format!("{how}-{name}"))?;
+            self.disk.rename(&folder.join(name), &folder.join(settled))?;
         }
         self.disk.sync_dir(&folder)
     }

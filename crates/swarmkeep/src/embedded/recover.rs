@@ -199,7 +199,12 @@ impl Mender {
                 let survey = self.off(move |mender| mender.read(|records| records.survey(session))).await;
                 let missing = match survey {
                     Err(LogError::NotFound) => BTreeMap::new(),
-                    survey => survey?.missing,
+                    survey => {
+                        // Whoever asks found no file either.
+                        let mut survey = survey?;
+                        survey.miss_files(|_| false);
+                        survey.missing
+                    }
                 };
                 self.made.missing.lock().entry(session).or_insert_with(|| Arc::new(missing)).clone()
             }

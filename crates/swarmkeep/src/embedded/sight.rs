@@ -1,7 +1,11 @@
 //! A damaged session, looked at from outside the damage: what reads, what stands elsewhere, what is known of its end. What
 //! is seen is what a plan is made of.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+};
 
 use bytes::Bytes;
 use swarmkeep_core::{
@@ -16,9 +20,9 @@ use swarmkeep_sqlite::{BadRow, Gap, ReaderPool, RecordsReader, Survey};
 use super::{
     case::Case,
     lane::Lanes,
-    mend::{Found, Run, fill},
+    mend::{Found, Run, fill, unread},
     quarantine::Quarantine,
-    recover::{Mender, unkept},
+    recover::Mender,
 };
 use crate::{
     blobs::BlobFiles,
@@ -51,8 +55,8 @@ pub(super) struct Places<'a> {
     pub(super) extents: Vec<Extent>,
     /// The last frame of the journal that counts.
     pub(super) through: Position,
-    /// Goes through the second copies.
-    pub(super) kept: &'a dyn Fn(&mut EachKept<'_>),
+    /// Goes through the second copies; the error is one that may pass, of one that may have what was not found.
+    pub(super) kept: &'a dyn Fn(&mut EachKept<'_>) -> io::Result<()>,
     /// Nobody applies what is in the lanes: it belongs to what there is.
     pub(super) is_closed: bool,
 }
@@ -60,6 +64,8 @@ pub(super) struct Places<'a> {
 /// What was seen of a session.
 pub(super) struct Sight {
     pub(super) survey: Survey,
+    /// Rows of blobs whose files are gone.
+    pub(super) fileless: BTreeMap<BlobId, i64>,
     pub(super) found: Found,
     /// What fills the gaps in its rows.
     pub(super) runs: Vec<Run>,
@@ -73,11 +79,7 @@ pub(super) struct Sight {
 impl Mender {
     /// [`Places::look`] at the places of this store.
     pub(super) fn look(&self, session: SessionId, case: &Case) -> Result<Option<Sight>, LogError> {
-        let kept = |each: &mut EachKept<'_>| {
-            if let Some(keeper) = &self.keeper {
-                keeper.search(each);
-            }
-        };
+        let kept = |each: &mut EachKept<'_>| self.keeper.as_ref().map_or(Ok(()), |keeper| keeper.search(each));
         let places = Places {
             disk: self.disk.as_ref(),
             store_dir: &self.store_dir,
@@ -95,7 +97,7 @@ impl Mender {
     }
 
     pub(super) fn groups(&self, session: SessionId) -> Result<Vec<(String, u64, Bytes)>, LogError> {
-        self.quarantine.groups(session).map_err(|error| unkept(&error))
+        self.quarantine.groups(session).map_err(|error| unread(&error))
     }
 }
 
@@ -106,13 +108,14 @@ impl Places<'_> {
             Err(LogError::NotFound) => None,
             survey => Some(survey?),
         };
-        let groups = self.quarantine.groups(session).map_err(|error| unkept(&error))?;
+        let groups = self.quarantine.groups(session).map_err(|error| unread(&error))?;
         let aside = self.lanes.aside(session);
         if survey.is_none() && groups.is_empty() && aside.is_none() {
             // All of it is in the journal, or nothing.
             return Ok(None);
         }
-        let survey = survey.unwrap_or_default();
+        let mut survey = survey.unwrap_or_default();
+        let fileless = survey.miss_files(|id| self.blobs.may_be_there(session, id));
         let end = if survey.row_is_bad { None } else { Some(survey.head.unwrap_or_default()) };
         let named = groups.iter().map(|(_, last, _)| *last).max().unwrap_or_default();
         let missed = named.max(case.known_head.0);
@@ -121,7 +124,8 @@ impl Places<'_> {
         let gaps: Vec<Gap> = survey.gaps.iter().cloned().chain(after.clone()).collect();
         let found = self.gather(session, &survey, &gaps, &groups)?;
         let runs: Vec<Run> = survey.gaps.iter().flat_map(|gap| fill(gap, &found)).collect();
-        let behind = after.map(|gap| found.forwards(gap.first, gap.before, missed)).unwrap_or_default();
+        let behind = after.as_ref().map(|gap| found.forwards(gap.first, gap.before, missed)).unwrap_or_default();
+        found.must_be_all(&survey, after.as_ref(), runs.iter().chain([&behind]), case)?;
         let is_aside = aside.is_some();
         let mut seen =
             Seen { session, attempts: case.attempts, lost_before: case.history_lost.clone(), ..Seen::default() };
@@ -152,7 +156,7 @@ impl Places<'_> {
         seen.state_bytes = newest.map_or(0, |(_, bytes)| *bytes);
         seen.parts = parts(&survey, &found, case);
         seen.findings = findings(&survey, &seen);
-        Ok(Some(Sight { survey, found, runs, behind, groups, is_aside, seen }))
+        Ok(Some(Sight { survey, fileless, found, runs, behind, groups, is_aside, seen }))
     }
 
     /// Records that begin from a state which nobody has any more: from a checkpoint behind them on, or not at all, the session

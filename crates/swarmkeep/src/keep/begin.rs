@@ -11,7 +11,7 @@ use swarmkeep_core::{
     state::forked_base,
 };
 
-use super::Engine;
+use super::{Engine, submit::Turn};
 use crate::{
     damage,
     planted::{self, Defect},
@@ -68,6 +68,9 @@ impl Engine {
         let mut tries = 0;
         loop {
             self.check_open()?;
+            if let Some(error) = self.needs_decision(id) {
+                return Err(error);
+            }
             self.wait_for_room().await?;
             let slot = self.residency.place(id);
             let loading = slot.loading.lock().await;
@@ -84,7 +87,8 @@ impl Engine {
                 }
                 Err(error) => {
                     self.residency.forget(&slot);
-                    return Err(damage::log(error));
+                    // It may have been met just now that what has this name is damaged.
+                    return Err(self.needs_decision(id).unwrap_or_else(|| damage::log(error)));
                 }
             };
             let staged = first(Circumstances {
@@ -118,7 +122,7 @@ impl Engine {
             self.arrive(&slot, group.state, grant.epoch, tail);
             drop(loading);
             // One of this name that was given up: its successor says so, with the old head.
-            self.note_recovery(id).await;
+            self.note_recovery(id, Turn::InLine).await;
             return Ok(());
         }
     }

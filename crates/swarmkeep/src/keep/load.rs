@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,8 +16,9 @@ use swarmkeep_core::{
     record::{self, Record},
     state::{ApplyError, EffectStatus, SessionStatus},
 };
+use tokio::sync::MutexGuard;
 
-use super::Engine;
+use super::{Engine, submit::Turn};
 use crate::{
     damage, embedded, level,
     planted::{self, Defect},
@@ -26,6 +28,8 @@ use crate::{
 
 /// Bytes read from the log at a time when a session comes back.
 const READ_BYTES: usize = 1 << 20;
+/// How often a session is read again because its log ended elsewhere: about 10 s, with the pauses between.
+const READ_AGAIN_MAX: u32 = 160;
 
 /// What bringing a session back took.
 #[derive(Debug, Clone, Copy, Default)]
@@ -101,13 +105,46 @@ impl Engine {
         self.live(id, Live::canonical).await
     }
 
-    /// Brings a session into RAM: newest checkpoint, then the rest of the log, both verified.
+    /// Brings a session into RAM, and closes what was left half-written in it.
     pub(super) async fn load(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<(), Error> {
-        let loading = slot.loading.lock().await;
-        if !matches!(*slot.phase.lock(), Phase::Cold) {
-            return Ok(());
+        self.load_in_turn(slot).await.map(drop)
+    }
+
+    /// [`Engine::load`]. Whoever asked first has what it gives first, and nobody else until it is dropped.
+    pub(super) async fn load_in_turn<'a>(self: &Arc<Self>, slot: &'a Arc<Slot>) -> Result<MutexGuard<'a, ()>, Error> {
+        let turn = slot.loading.lock().await;
+        let mut tries = 0;
+        loop {
+            if !matches!(*slot.phase.lock(), Phase::Cold) {
+                return Ok(turn);
+            }
+            self.check_open()?;
+            let Some(left_open) = self.bring(slot).await? else { return Ok(turn) };
+            // In this turn: requests that came meanwhile are staged after it, in the order in which they came.
+            self.note_recovery(slot.id, Turn::Has).await;
+            match self.close_left_open(slot, left_open).await {
+                Ok(()) => return Ok(turn),
+                // It was staged upon what the log did not take: read again, and asked for again.
+                Err(error) if matches!(*slot.phase.lock(), Phase::Cold) => {
+                    if error.kind != ErrorKind::Retry || tries == READ_AGAIN_MAX {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(Duration::from_millis(1 << tries.min(6))).await;
+                    tries += 1;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        session = %slot.id, %error, "what an earlier life left half-written could not be closed yet"
+                    );
+                    return Ok(turn);
+                }
+            }
         }
-        self.check_open()?;
+    }
+
+    /// Brings a session into RAM: newest checkpoint, then the rest of the log, both verified. Gives what was left half-written
+    /// in it; `None`: this is what is left of a damaged one.
+    async fn bring(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Option<Option<Command>>, Error> {
         let id = slot.id;
         let grant = match self.log.take(id, Take::Resume).await {
             Ok(grant) => grant,
@@ -116,7 +153,7 @@ impl Engine {
                     LogError::NotFound => Self::no_session(id),
                     other => self.said_by_log(other, id),
                 };
-                return self.load_what_is_left(slot, error).await;
+                return self.load_what_is_left(slot, error).await.map(|()| None);
             }
         };
         let (state, loaded, tail_bytes) = match self.fold(id, grant.head.seq).await {
@@ -124,7 +161,7 @@ impl Engine {
             Err(error) => {
                 self.notice_error(id, &error);
                 // Met just now, and looked into: whoever met it reads what is left, as everybody after does.
-                return self.load_what_is_left(slot, error).await;
+                return self.load_what_is_left(slot, error).await.map(|()| None);
             }
         };
         if state.head.hash != grant.head.hash {
@@ -134,21 +171,18 @@ impl Engine {
             return Err(error);
         }
         let tail = Tail { bytes: tail_bytes, records: loaded.replayed, since_ms: self.clock.monotonic_ms() };
-        let mut left_open = self.left_open(&state);
+        let left_open = self.left_open(&state);
         self.arrive(slot, state, grant.epoch, tail);
-        drop(loading);
-        self.note_recovery(id).await;
+        Ok(Some(left_open))
+    }
+
+    /// Closes what an earlier life left half-written. The caller has the turn.
+    async fn close_left_open(self: &Arc<Self>, slot: &Slot, mut left_open: Option<Command>) -> Result<(), Error> {
         while let Some(interrupt) = left_open {
-            let request = Request::of(Actor::system(), interrupt);
-            left_open = match Box::pin(self.submit(id, request)).await {
-                Ok(_) => match self.look(slot, |live| live.published.clone()) {
-                    Look::Live(state) => self.left_open(&state),
-                    Look::Cold | Look::Evicted => None,
-                },
-                Err(error) => {
-                    tracing::warn!(session = %id, %error, "what an earlier life left half-written could not be closed yet");
-                    None
-                }
+            Box::pin(self.carry_out(slot.id, Request::of(Actor::system(), interrupt), Turn::Has)).await?;
+            left_open = match self.look(slot, |live| live.published.clone()) {
+                Look::Live(state) => self.left_open(&state),
+                Look::Cold | Look::Evicted => None,
             };
         }
         Ok(())

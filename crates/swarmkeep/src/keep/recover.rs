@@ -13,7 +13,7 @@ use swarmkeep_core::{
     state::SessionStatus,
 };
 
-use super::{Engine, load::Look};
+use super::{Engine, load::Look, submit::Turn};
 use crate::{
     Swarmkeep,
     embedded::Above,
@@ -62,7 +62,7 @@ impl Above for FromBelow {
         engine.incidents.session_is_recovered(session, engine.clock.now_ms());
         // It may be in RAM already, and not come in again for a long time.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { engine.note_recovery(session).await });
+            runtime.spawn(async move { engine.note_recovery(session, Turn::InLine).await });
         }
     }
 }
@@ -140,12 +140,12 @@ impl Engine {
     }
 
     /// Puts what came of a recovery into the session's own history, once.
-    pub(super) async fn note_recovery(self: &Arc<Self>, id: SessionId) {
+    pub(super) async fn note_recovery(self: &Arc<Self>, id: SessionId, turn: Turn) {
         let Some(embedded) = self.embedded.clone() else { return };
         let Some(recovery) = embedded.unnoted(id) else { return };
         let Some((command, request)) = note_of(&recovery) else { return };
         let request = Request { id: Some(request), ..Request::of(Actor::system(), command) };
-        let done = match Box::pin(self.submit(id, request)).await {
+        let done = match Box::pin(self.carry_out(id, request, turn)).await {
             // One that has ended takes no record: the report is in the store.
             Ok(_) => true,
             // It was given up: whatever is made under its name says so.
@@ -278,7 +278,7 @@ impl Swarmkeep {
                 .needs_decision(session)
                 .unwrap_or_else(|| Error::new(ErrorKind::Corrupt, format!("nothing of session {session} can be had")))),
             recovery => {
-                self.engine.note_recovery(session).await;
+                self.engine.note_recovery(session, Turn::InLine).await;
                 Ok(recovery)
             }
         }

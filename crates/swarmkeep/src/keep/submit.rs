@@ -27,6 +27,15 @@ use crate::{
 /// How often a request is decided again because the log ended elsewhere: about 10 s, with the pauses between.
 const RESTAGED_MAX: u32 = 160;
 
+/// How a request comes to a session that is not in RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Behind those that came before it.
+    InLine,
+    /// It belongs to bringing the session there: whoever asks is the one that does that, and waits for nobody.
+    Has,
+}
+
 /// What staging a request came to.
 enum Step {
     /// The answer is there.
@@ -49,6 +58,15 @@ impl Engine {
     }
 
     pub(crate) async fn submit(self: &Arc<Self>, id: SessionId, request: Request) -> Result<Reply, Error> {
+        self.carry_out(id, request, Turn::InLine).await
+    }
+
+    pub(super) async fn carry_out(
+        self: &Arc<Self>,
+        id: SessionId,
+        request: Request,
+        turn: Turn,
+    ) -> Result<Reply, Error> {
         check_size(&request)?;
         if let Some(error) = self.needs_decision(id) {
             return Err(error);
@@ -58,18 +76,27 @@ impl Engine {
         let mut restaged = 0;
         loop {
             self.check_open()?;
-            if !std::mem::take(&mut has_room) {
+            if !has_room {
                 self.wait_for_room().await?;
+                has_room = true;
             }
             let slot = self.residency.place(id);
-            let step = match self.look(&slot, |live| self.step(live, &asked, durability)) {
-                Look::Live(step) => step?,
-                Look::Cold => {
-                    self.load(&slot).await?;
-                    continue;
-                }
-                Look::Evicted => continue,
+            let step = |live: &mut Live| self.step(live, &asked, durability);
+            let mut look = match turn == Turn::InLine && slot.has_line() {
+                true => Look::Cold,
+                false => self.look(&slot, step),
             };
+            if matches!(look, Look::Cold) {
+                if turn == Turn::Has {
+                    return Err(moved_on());
+                }
+                let in_line = slot.stand_in_line();
+                let having = self.load_in_turn(&slot).await?;
+                look = self.look(&slot, step);
+                drop((having, in_line));
+            }
+            let Look::Live(step) = look else { continue };
+            let step = step?;
             match step {
                 Step::Answered(reply) => return Ok(reply),
                 Step::Sent { group, generation, outcomes, first, head } => {
@@ -92,7 +119,9 @@ impl Engine {
                         Ok(commit) => return Ok(Reply { position: commit.position, ..reply }),
                         // It was staged upon a group that the log did not take, or on a state without one that is still
                         // in flight. Nothing was written: it is decided again upon what is there.
+                        Err(LogError::Conflict(_)) if turn == Turn::Has => return Err(moved_on()),
                         Err(LogError::Conflict(_)) if restaged < RESTAGED_MAX => {
+                            has_room = false;
                             tokio::time::sleep(Duration::from_millis(1 << restaged.min(6))).await;
                             restaged += 1;
                         }
@@ -321,6 +350,11 @@ impl Drop for Settling {
             Err(_) => drop(rest),
         }
     }
+}
+
+/// What the session was when it was read is not what it is: whoever brings it into RAM reads it again.
+fn moved_on() -> Error {
+    Error::new(ErrorKind::Retry, "the session moved on while it was being read")
 }
 
 fn check_size(request: &Request) -> Result<(), Error> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
+use swarmkeep::core::json::decode_lossy;
 
 use super::super::{Name, entries, field, number, path, plain, text};
 use crate::{
@@ -109,7 +110,7 @@ async fn follow(context: &mut Context, session: &str, after: u64, mut left: u64)
                 if let Some(id) = event.id.filter(|id| !id.is_empty()) {
                     from = id;
                 }
-                let Ok(record) = serde_json::from_str::<Value>(&event.data) else { continue };
+                let Ok(record) = decode_lossy::<Value>(event.data.as_bytes()) else { continue };
                 if text(&record, "reason") == "failed" && number(&record, "seq") == 0 {
                     return Err(Failure::corrupt(
                         format!("session {session}: its records cannot be read beyond this place ({from})"),

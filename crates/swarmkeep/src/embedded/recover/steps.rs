@@ -224,6 +224,7 @@ fn repairs(session: SessionId, plan: &Plan, sight: &Sight) -> Repairs {
             && !mending.blobs.iter().any(|(_, blob)| blob.id == *id)
         {
             repairs.push(repair(format!("blob {id}"), from));
+            mending.drop_blobs.extend(sight.fileless.get(id));
             mending.blobs.push((*seq, Blob { id: *id, bytes: bytes.clone() }));
         }
     }
