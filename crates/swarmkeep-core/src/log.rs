@@ -243,11 +243,12 @@ pub struct Damage {
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
-        if let Some(session) = &self.session {
-            write!(f, ", session {session}")?;
-        }
-        if let Some(seqs) = &self.seqs {
-            write!(f, ", seqs {} to {}", seqs.start(), seqs.end())?;
+        // Damage that is passed on says already whose it is.
+        let (session, seqs) = (self.session.as_ref(), self.seqs.as_ref());
+        let session = session.map(|session| format!("session {session}"));
+        let seqs = seqs.map(|seqs| format!("seqs {} to {}", seqs.start(), seqs.end()));
+        for said in [session, seqs].into_iter().flatten().filter(|said| !self.what.contains(said)) {
+            write!(f, ", {said}")?;
         }
         Ok(())
     }

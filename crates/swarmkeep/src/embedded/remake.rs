@@ -35,6 +35,7 @@ use super::{
     case::{Case, Cases},
     doubt::sidelong,
     mend::{Found, Run, fill},
+    open::GONE,
     sight::removed_through,
 };
 use crate::{
@@ -206,10 +207,13 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
             known.reaches.0
         ),
     };
+    let from = match why {
+        GONE => String::new(),
+        _ => format!("its rows that verify ({} sessions), ", salvaged.sessions.len()),
+    };
+    let aside_first = if why == GONE { "" } else { "put aside in quarantine, and " };
     let said = format!(
-        "records.db: {why}; put aside in quarantine, and made again from its rows that verify ({} sessions), the kept copies ({stood} \
-         sessions) and the journal; {rest}",
-        salvaged.sessions.len()
+        "records.db: {why}; {aside_first}made again from {from}the kept copies ({stood} sessions) and the journal; {rest}"
     );
     tracing::error!(said, "records.db was made again");
     Ok(Remade { said, is_whole: is_known && aside.is_empty(), aside })

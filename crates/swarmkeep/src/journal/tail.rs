@@ -592,7 +592,7 @@ impl<'a> Reading<'a> {
                 positions: self.expected..=self.records,
                 spans: tail.spans,
                 in_records: true,
-                what: "a frame is damaged; records.db has it".into(),
+                what: "a frame is damaged".into(),
             }));
             self.seal = None;
             self.expected = self.records.saturating_add(1);

@@ -60,10 +60,13 @@ pub(crate) fn beforehand(folder: &Path, clock: Arc<dyn Clock>) -> Result<Option<
     Ok(match look_marked(disk.as_ref(), folder, 1, &clock, &Copying::new(disk.clone(), folder))? {
         Look::Found(..) => None,
         Look::Broken(_, why) => {
-            let what = format!(
-                "records.db: {why}; put it aside in quarantine/, and make it again from its rows that verify, the kept copies and the \
-                 journal"
-            );
+            let what = match why.as_str() {
+                GONE => format!("records.db: {why}; make it again from the kept copies and the journal"),
+                _ => format!(
+                    "records.db: {why}; put it aside in quarantine/, and make it again from its rows that verify, the kept copies \
+                     and the journal"
+                ),
+            };
             Some((what, reach()?))
         }
         Look::OtherLog => {
@@ -73,6 +76,9 @@ pub(crate) fn beforehand(folder: &Path, clock: Arc<dyn Clock>) -> Result<Option<
         }
     })
 }
+
+/// Why a records.db that is not there has to be made again.
+pub(in crate::embedded) const GONE: &str = "it is not there";
 
 /// [`look`], after what the mark beside records.db says.
 pub(super) fn look_marked(
@@ -127,7 +133,7 @@ fn look(
     // A crash while records.db was being made leaves an empty one, or one that waits to be rolled back to that, or one with
     // tables and nothing in them. The journal is made when records.db is durable, so there is none then.
     let looked = match disk.exists(&records).map_err(|error| unusable(&records, error))? {
-        false if has_journal => return broken("it is not there".into()),
+        false if has_journal => return broken(GONE.into()),
         false => None,
         true => match through(&RECORDS_SCHEMA, &records) {
             Ok((_, Found::Empty)) if has_journal => return broken("it is empty".into()),
