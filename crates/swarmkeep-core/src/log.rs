@@ -330,6 +330,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn damage_says_each_thing_once() {
+        let session = SessionId([7; 16]);
+        let met = Damage { session: Some(session), seqs: None, what: "checkpoint at seq 5: hash differs".into() };
+        let passed_on = Damage { session: Some(session), seqs: Some(5..=5), what: met.to_string() };
+        assert_eq!(passed_on.to_string(), format!("checkpoint at seq 5: hash differs, session {session}, seqs 5 to 5"));
+    }
+
+    #[test]
     fn the_seam_is_dyn_safe() {
         fn takes(_: &dyn Log) {}
         let _ = takes;

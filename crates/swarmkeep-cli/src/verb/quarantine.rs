@@ -231,3 +231,17 @@ pub(super) fn plan_lines(plan: &Value, names: &Names) -> Vec<String> {
     ));
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_things_the_first_are_shown_and_the_rest_counted() {
+        let names: Vec<String> = (0..1_300).map(|number| format!("task t{number}")).collect();
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert_eq!(in_part(&all[..2]), "task t0, task t1");
+        assert_eq!(in_part(&all[..ABOUT]).matches("task").count(), ABOUT);
+        assert!(in_part(&all).ends_with("task t19, and 1,280 more (--json has all)"), "{}", in_part(&all));
+    }
+}

@@ -198,22 +198,25 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
     disk.sync_dir(folder)?;
     disk.rename(&part, &made(folder))?;
     disk.sync_dir(folder)?;
+    let sessions = |count: usize| format!("{count} session{}", if count == 1 { "" } else { "s" });
     let rest = match (is_known, aside.len()) {
         (true, 0) => "nothing is missing".to_owned(),
-        (true, aside) => format!("{aside} sessions lack something, and wait for a decision or another copy"),
+        (true, aside) => format!("lacking something, and waiting for a decision or another copy: {}", sessions(aside)),
         (false, aside) => format!(
             "the kept copies and the journal reach back to position {}: of what stood in records.db alone before that, what is not in a \
-             row that verifies is lost; {aside} sessions are known to lack something",
-            known.reaches.0
+             row that verifies is lost; known to lack something: {}",
+            known.reaches.0,
+            sessions(aside)
         ),
     };
     let from = match why {
         GONE => String::new(),
-        _ => format!("its rows that verify ({} sessions), ", salvaged.sessions.len()),
+        _ => format!("its rows that verify ({}), ", sessions(salvaged.sessions.len())),
     };
     let aside_first = if why == GONE { "" } else { "put aside in quarantine, and " };
     let said = format!(
-        "records.db: {why}; {aside_first}made again from {from}the kept copies ({stood} sessions) and the journal; {rest}"
+        "records.db: {why}; {aside_first}made again from {from}the kept copies ({}) and the journal; {rest}",
+        sessions(stood)
     );
     tracing::error!(said, "records.db was made again");
     Ok(Remade { said, is_whole: is_known && aside.is_empty(), aside })
