@@ -53,7 +53,8 @@ import warnings
 __all__ = [
     "NOT_DONE", "Agent", "AlreadyExists", "Conflict", "Corrupt", "Diverged", "Done", "Effect", "EffectFailed", "FeedItem",
     "FencedOut", "Forbidden",
-    "InProgress", "Internal", "Invalid", "LeaseLost", "LimitReached", "MethodNotAllowed", "NotFound", "OutcomeUnknown",
+    "InProgress", "Internal", "Invalid", "LeaseLost", "LimitReached", "MethodNotAllowed", "NeedsDecision", "NotFound",
+    "OutcomeUnknown",
     "PreconditionFailed", "Reply", "RequestIds", "RequestMismatch", "RequestTooOld", "ResultNotKept", "Retry",
     "SessionNotLive", "StateFileInUse", "Swarm", "SwarmError", "Task", "TimedOut", "Unauthorized", "Unavailable",
     "Unknown", "Unreachable", "UnsupportedMediaType", "WrongState",
@@ -151,13 +152,26 @@ class SessionNotLive(SwarmError):
 
 
 class OutcomeUnknown(SwarmError):
-    """The effect was begun, and nobody knows whether it was done: resolve it, never repeat it blindly."""
+    """The effect was begun, and nobody knows whether it was done: resolve it, never repeat it blindly. The text of the error
+    names the calls that do."""
     code = "outcome_unknown"
+
+    def __init__(self, detail, status=0, code=None, hint=None, current=None, body=None, key=None):
+        if key is not None:
+            hint = (f"look outside whether it was done; then swarm.resolve({key!r}, by='user:NAME', done=True, value=RESULT) "
+                    f"if it was, or swarm.resolve({key!r}, by='user:NAME', done=False) if it was not, and begin it again")
+        super().__init__(detail, status, code, hint, current, body)
 
 
 class InProgress(SwarmError):
     """Another live worker is carrying out this effect now."""
     code = "in_progress"
+
+
+class NeedsDecision(SwarmError):
+    """The session is damaged and waits for a person's decision: it can be read as far as it can be had, and takes no writes.
+    The hint names what shows the damage, and what can be decided."""
+    code = "needs_decision"
 
 
 class RequestTooOld(SwarmError):
@@ -929,7 +943,7 @@ class Effect:
             self.ok, self.result = recorded["outcome"]["ok"], recorded["outcome"].get("value")
         elif doubt is not None:
             raise OutcomeUnknown(f"nobody knows whether `{self.key}` was done: {doubt.get('reason', '')}",
-                                 body=reply.body)
+                                 body=reply.body, key=self.key)
         else:
             raise SwarmError(f"begin of `{self.key}` was answered with {reply.outcomes}")
         return self
@@ -938,10 +952,10 @@ class Effect:
         """The answer to a begin; None: there was a doubt, and the reconciler has settled it."""
         try:
             reply = self.agent._submit("begin_effect", fields)
-        except OutcomeUnknown:
+        except OutcomeUnknown as doubt:
             if self._settled():
                 return None
-            raise
+            raise OutcomeUnknown(doubt.detail, doubt.status, body=doubt.body, key=self.key) from None
         return None if reply.outcome("unknown") is not None and self._settled() else reply
 
     def _settled(self):

@@ -129,8 +129,9 @@ class ClientTest(unittest.TestCase):
         agent = self.agent()
         for answer in (problem(409, "outcome_unknown"), reply({"unknown": {"reason": "the process is gone"}})):
             self.answers(answer)
-            with self.assertRaises(OutcomeUnknown):
+            with self.assertRaises(OutcomeUnknown) as raised:
                 agent.effect_run("mail", self.fail)
+            self.assertIn("swarm.resolve('mail', by='user:NAME', done=True, value=RESULT)", str(raised.exception))
 
     def test_a_reconciler_settles_a_doubt(self):
         agent, stands = self.agent(), (200, {"id": "mail", "status": "outcome_unknown"})

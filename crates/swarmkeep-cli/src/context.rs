@@ -218,6 +218,10 @@ impl Context {
     async fn fitting(&mut self, mut failure: Failure, call: &Call) -> Failure {
         let Some(session) = session_of(call) else { return failure };
         failure.next = failure.next.replace(" NAME", &format!(" {session}"));
+        if let Ok(name) = session.parse::<swarmkeep::SessionName>() {
+            // The engine goes by ids.
+            failure.what = failure.what.replace(&format!("session {}", name.id()), &format!("session {session}"));
+        }
         if failure.code == "not_found"
             && let Some((_, left)) = &self.left
         {

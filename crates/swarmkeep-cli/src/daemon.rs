@@ -137,11 +137,20 @@ impl Started {
     }
 
     fn died(&self, place: &Place, how: &str) -> Failure {
-        let mut failure = Failure::unavailable(
-            format!("the daemon of {} {how}", place.dir.display()),
-            format!("the reason is above and in {}; `swarmkeep doctor` looks at the machine", place.log().display()),
-        );
-        failure.detail = tail(&place.log(), self.log_from);
+        let said = tail(&place.log(), self.log_from);
+        let next = if said.is_empty() {
+            // On a full disk there is no room for its reason either.
+            let free = rustix::fs::statvfs(&place.dir).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+            let free = free.map(|free| format!(", on a disk with {} free", moment::bytes(free))).unwrap_or_default();
+            format!(
+                "it left no word in {}{free}; `swarmkeep serve` says the reason, `swarmkeep doctor` looks at the machine",
+                place.log().display()
+            )
+        } else {
+            format!("the reason is above and in {}; `swarmkeep doctor` looks at the machine", place.log().display())
+        };
+        let mut failure = Failure::unavailable(format!("the daemon of {} {how}", place.dir.display()), next);
+        failure.detail = said;
         failure
     }
 }

@@ -160,7 +160,7 @@ fn advice(code: &str, status: u16) -> (Exit, &'static str) {
         "limit" => (Exit::Refused, "a named limit is reached: send less at once, or end what is no longer needed"),
         "outcome_unknown" => (
             Exit::Unknown,
-            "find out whether it was done, then `swarmkeep effect resolve NAME KEY --done` or `--not-done`; never repeat it blindly",
+            "find out whether it was done, then `swarmkeep effect resolve NAME KEY --done --value 'JSON'` (its result) or `--not-done`; never repeat it blindly",
         ),
         "unknown" => (Exit::Unknown, "repeat it with the same --request id: it is carried out at most once"),
         "needs_decision" => (

@@ -138,6 +138,28 @@ fn damage_of_the_journal_is_an_exit_code() {
     assert!(history.out.contains("1 damaged range"), "{history:?}");
 }
 
+/// Bytes of a write that was torn: whether it had been acknowledged, and of whom it was, nobody can tell.
+#[test]
+fn an_end_of_the_journal_of_which_nothing_can_be_told_is_in_the_report() {
+    let store = Store::new();
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["stop"]).ok();
+    let path = fs::read_dir(store.dir().join("journal")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap().next_multiple_of(512);
+    bytes[end..end + 600].iter_mut().zip((1..=250).cycle()).for_each(|(byte, torn)| *byte = torn);
+    fs::write(&path, bytes).unwrap();
+    let (mut daemon, _) = store.serve(&[]);
+    let report = damaged(store.run(&["report", "--json"])).json();
+    assert_eq!((&report["lost"][0]["may_be"], report["lost"].as_array().unwrap().len()), (&true.into(), 1), "{report}");
+    assert_eq!(report["next"][0]["command"], "swarmkeep recover", "{report}");
+    // It may have been any session's.
+    let of_one = damaged(store.run(&["report", "work"]));
+    assert!(of_one.out.contains("? lost             1 thing may be"), "{of_one:?}");
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
+
 #[test]
 fn half_a_store_is_an_exit_code_and_the_hint_is_no_circle() {
     let store = Store::new();

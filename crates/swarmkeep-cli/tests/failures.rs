@@ -119,6 +119,8 @@ fn agent_unresponsive_is_an_agent_that_is_stopped() {
     for agent in ["stopped", "calling", "quiet"] {
         store.run(&["agent", "spawn", "work", "--id", agent, "--kind", "worker"]).ok();
     }
+    store.run(&["task", "create", "work", "--id", "t", "write it up"]).ok();
+    store.run(&["task", "claim", "work", "t", "--agent", "stopped"]).ok();
     // One that sends a heartbeat and then makes a call that takes long; one that never sent any.
     store.run(&["agent", "heartbeat", "work", "calling"]).ok();
     store.run(&["effect", "begin", "work", "model", "--agent", "calling", "--deadline-ms", "90000"]).ok();
@@ -151,6 +153,12 @@ fn agent_unresponsive_is_an_agent_that_is_stopped() {
     let [silent] = of_type(&failures, "agent_unresponsive")[..] else { panic!("{failures:?}") };
     assert_eq!((&silent["agent"], &silent["silent_ms"]), (&"stopped".into(), &15_000.into()));
     assert!(silent["over_at_ms"].is_null(), "{silent}");
+    // Its task waits for it, so somebody is told.
+    let report = store.run(&["report", "--json"]).ok().json();
+    let waiting = &report["waiting"][0];
+    assert_eq!((&waiting["kind"], &waiting["id"]), (&"agent".into(), &"stopped".into()), "{report}");
+    let looked = store.run(&["doctor"]).out;
+    assert!(looked.contains("default/work: no sign of life from agent `stopped`"), "{looked}");
     // Nothing was taken from it, and it comes back.
     let status = store.run(&["agent", "ls", "work", "--json"]).ok().json();
     assert!(!status.to_string().contains("failed"), "{status}");

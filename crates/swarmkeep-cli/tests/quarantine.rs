@@ -152,6 +152,8 @@ fn a_session_that_needs_a_decision_is_read_and_not_written_until_there_is_one() 
     let refused = decided_by_nobody(store.run(&["memory", "set", "work", "fourth", "4", "--json"]));
     assert_eq!(refused.json()["error"]["code"], "needs_decision", "{refused:?}");
     assert!(refused.json()["error"]["next"].as_str().unwrap().contains("quarantine show work"), "{refused:?}");
+    let what = refused.json()["error"]["what"].as_str().unwrap().to_owned();
+    assert!(what.starts_with("session work needs a decision"), "by its name: {what}");
     let (status, problem) = put(&url, "fourth");
     assert_eq!((status, &problem["code"]), (409, &"needs_decision".into()), "{problem}");
     store.run(&["memory", "set", "well", "key", "1"]).ok();
@@ -168,6 +170,16 @@ fn a_session_that_needs_a_decision_is_read_and_not_written_until_there_is_one() 
     let steps: Vec<&str> =
         plan["plan"]["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
     assert!(steps.contains(&"roll_back") && steps.contains(&"validate"), "{plan}");
+    assert_eq!(plan["plan"]["recommended"], "review", "{plan}");
+    store.run(&["task", "create", "well", "write it up"]).ok();
+    let report = decided_by_nobody(store.run(&["report", "--json"])).json();
+    let asked = &report["waiting"][0];
+    assert_eq!((&asked["session"], &asked["what"]), (&"default/work".into(), &"needs_decision".into()), "{report}");
+    assert_eq!(asked["settle"][0], "swarmkeep quarantine show default/work");
+    assert_eq!(
+        report["next"].as_array().unwrap().iter().filter(|step| step["command"] == asked["settle"][0]).count(),
+        1
+    );
     let while_open = decided_by_nobody(store.run(&["recover", "--dry-run", "--json"])).json();
     assert_eq!((&at_rest["open"], &while_open["open"]), (&Value::Null, &true.into()));
     assert_eq!((&at_rest["sessions"], &while_open["sessions"]), (&2.into(), &2.into()), "{at_rest}");
@@ -207,6 +219,18 @@ fn a_session_that_needs_a_decision_is_read_and_not_written_until_there_is_one() 
     assert_eq!(recovery["event"], "session_recovered_with_loss", "{done}");
     assert_eq!((&recovery["old_head"]["seq"], &recovery["integrity_score"]), (&4.into(), &100.0.into()), "{done}");
     assert!(recovery["old_head"]["hash"].is_string() && !recovery["accepted_by"].is_null(), "{done}");
+    // Accepted is lost all the same, for as long as the report is of that time.
+    let report = decided_by_nobody(store.run(&["report", "--json"])).json();
+    let lost = &report["lost"][0];
+    assert_eq!(
+        (&lost["session"], &lost["accepted_by"]),
+        (&"default/work".into(), &recovery["accepted_by"]),
+        "{report}"
+    );
+    assert_eq!(lost["what"], "seq 3 to 4: 2 records lost", "{report}");
+    assert_eq!((report["lost"].as_array().unwrap().len(), &report["waiting"]), (1, &Value::Array(vec![])), "{report}");
+    let nothing = store.run(&["quarantine", "discard", "well", "--json"]).ok().json();
+    assert_eq!(nothing, serde_json::json!({ "recovery": null, "plan": null }));
     assert!(fs::read_dir(store.dir().join("quarantine")).unwrap().count() >= before, "nothing is deleted");
     // It is back at once, without a restart.
     let ls = store.run(&["session", "ls"]).ok();
@@ -331,6 +355,21 @@ fn flipped_bytes_with_a_copy_are_repaired_and_reported_without_loss() {
         (0..500).any(|_| store.run(&["session", "history", "work", "--json"]).ok().out.contains("session_recovered"));
     let case = fs::read_dir(store.dir().join("recovery")).unwrap().next().unwrap().unwrap().path();
     assert!(is_told, "{}, {:?}", fs::read_to_string(case).unwrap(), store.run(&["session", "ls", "--json"]));
+    // Whoever proves the store is told of it once, and it counts once.
+    assert!(store.run(&["verify"]).ok().out.contains("REPAIRED"));
+    assert!(!store.run(&["verify"]).ok().out.contains("REPAIRED"));
+    let report = store.run(&["report", "--json"]).ok().json();
+    assert_eq!(report["put_right"], recovery["restored"].as_array().unwrap().len() as u64, "{report}");
+    // A death in a quiet moment leaves nothing to settle, and was no clean stop.
+    end(daemon);
+    let (daemon, said) = store.serve(&[]);
+    let url = said["addresses"][0].as_str().unwrap().to_owned();
+    store.run(&["verify"]).ok();
+    let (_, health) = get(&url, "/api/health");
+    let message = health["components"]["recovery"]["message"].as_str().unwrap();
+    assert!(message.starts_with("back after a crash"), "{health}");
+    let last = &history(&store)["recoveries"][0];
+    assert_eq!((&last["crashed"], &last["clean"]), (&true.into(), &true.into()), "{last}");
     end(daemon);
 }
 

@@ -240,6 +240,8 @@ fn a_holder_stopped_at_any_moment_acknowledges_nothing_after_a_takeover() {
         all_there(&address(&said), &ledger);
         let told = store.run(&["recover", "history", "--json"]).ok().json();
         assert_eq!(told["recoveries"].to_string().matches("\"taken_over\"").count(), 1, "once: {told}");
+        let report = store.run(&["report", "--json"]).ok().json();
+        assert_eq!(report["interrupted"]["taken_over"], 1, "{report}");
         let own = ["lock", "lock-2", "term-2", "quarantine", "control.sock", "mcp.sock", "served.json"];
         let left: Vec<String> = fs::read_dir(store.dir())
             .unwrap()

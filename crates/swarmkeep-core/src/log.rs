@@ -243,11 +243,12 @@ pub struct Damage {
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
-        if let Some(session) = &self.session {
-            write!(f, ", session {session}")?;
-        }
-        if let Some(seqs) = &self.seqs {
-            write!(f, ", seqs {} to {}", seqs.start(), seqs.end())?;
+        // Damage that is passed on says already whose it is.
+        let (session, seqs) = (self.session.as_ref(), self.seqs.as_ref());
+        let session = session.map(|session| format!("session {session}"));
+        let seqs = seqs.map(|seqs| format!("seqs {} to {}", seqs.start(), seqs.end()));
+        for said in [session, seqs].into_iter().flatten().filter(|said| !self.what.contains(said)) {
+            write!(f, ", {said}")?;
         }
         Ok(())
     }
@@ -327,6 +328,14 @@ pub trait Log: Send + Sync + 'static {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn damage_says_each_thing_once() {
+        let session = SessionId([7; 16]);
+        let met = Damage { session: Some(session), seqs: None, what: "checkpoint at seq 5: hash differs".into() };
+        let passed_on = Damage { session: Some(session), seqs: Some(5..=5), what: met.to_string() };
+        assert_eq!(passed_on.to_string(), format!("checkpoint at seq 5: hash differs, session {session}, seqs 5 to 5"));
+    }
 
     #[test]
     fn the_seam_is_dyn_safe() {

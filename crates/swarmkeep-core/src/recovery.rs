@@ -395,6 +395,8 @@ pub fn plan(seen: &Seen, policy: Policy) -> Plan {
         _ if !given_up.is_empty() && waits => Action::AcceptRollback,
         _ if waits => Action::RestoreFromCopy,
         Strategy::PartialRecovery | Strategy::GracefulDegradation => Action::Review,
+        // Somebody accepts it: what it costs is to be looked at first.
+        _ if !given_up.is_empty() => Action::Review,
         _ => Action::None,
     };
 
@@ -522,7 +524,7 @@ mod tests {
         assert_eq!(waiting.steps.last(), Some(&Step::Wait));
         let accepted = plan(&seen, Policy { accept_loss: true, ..Policy::default() });
         assert!(!accepted.waits());
-        assert_eq!(accepted.loss, waiting.loss);
+        assert_eq!((&accepted.loss, accepted.recommended), (&waiting.loss, Action::Review));
         // What lies beyond the gap is whole, and kept.
         assert!(accepted.steps.contains(&Step::Quarantine { range: Range { first: Seq(51), last: Seq(100) } }));
         assert!(accepted.steps.contains(&Step::RollBack { to: Seq(50) }));

@@ -110,7 +110,21 @@ async fn what_no_longer_reads_is_told_from_what_may_have_read() {
 
 #[tokio::test]
 async fn a_program_that_does_not_exist_is_not_connected() {
-    assert!(transport::open(&program("/no/such/program", &[]), &Bounds::default()).await.is_err());
+    // A starter would find it out too late, and die of it without a word.
+    let starter = || Some(vec!["sh".to_owned(), "-c".to_owned(), "exit 0".to_owned()]);
+    for name in ["/no/such/program", "no-such-program"] {
+        for starter in [None, starter()] {
+            let opened = transport::open(&program(name, &[]), &Bounds { starter, ..Bounds::default() }).await;
+            let why = opened.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(why.contains("No such file"), "{name}: {why}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text");
+    std::fs::write(&file, "no program").unwrap();
+    let bounds = Bounds { starter: starter(), ..Bounds::default() };
+    let opened = transport::open(&program(&file.display().to_string(), &[]), &bounds).await;
+    assert_eq!(opened.err().map(|error| error.kind()), Some(std::io::ErrorKind::PermissionDenied));
 }
 
 #[tokio::test]

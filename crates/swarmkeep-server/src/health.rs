@@ -16,6 +16,7 @@ use swarmkeep::{
 use crate::{
     api::{Api, Content, Op},
     problem::Problem,
+    reading::counted,
     wire::{Answer, Call, json, json_bytes},
 };
 
@@ -135,7 +136,7 @@ pub(crate) struct TaskCounts {
 async fn whole(call: Call) -> Answer {
     let app = &call.app;
     let health = app.keep().health();
-    let counted = app.counts(COUNT_AGE, count).await;
+    let counts = app.counts(COUNT_AGE, count).await;
     let (feeds, websockets) = app.feeds();
     let damaged = app.damaged().len();
     let keep = app.keep().clone();
@@ -146,7 +147,7 @@ async fn whole(call: Call) -> Answer {
         persistence: persistence(&health),
         sync: sync(&health),
         recovery: alarmed(recovery(app.keep(), damaged), &alerts),
-        tasks: match &counted {
+        tasks: match &counts {
             Ok(counts) => Component::new(
                 Status::Healthy,
                 format!(
@@ -169,7 +170,7 @@ async fn whole(call: Call) -> Answer {
             .map(|component| component.status)
             .max()
             .unwrap_or(Status::Healthy);
-    let counts = counted.unwrap_or_default();
+    let counts = counts.unwrap_or_default();
     let memory_usage =
         Memory { rss: rss_bytes().await, resident: health.resident_bytes, budget: health.resident_budget_bytes };
     json(
@@ -240,7 +241,8 @@ fn recovery(keep: &Swarmkeep, damaged: usize) -> Component {
         return Component::new(
             Status::Degraded,
             format!(
-                "{damaged} sessions are damaged and not served; every other one is: see /v1/sessions and /v1/store"
+                "damaged, and not served: {}; every other one is: see /v1/sessions and /v1/store",
+                counted(damaged as u64, "session")
             ),
         );
     }
@@ -250,22 +252,26 @@ fn recovery(keep: &Swarmkeep, damaged: usize) -> Component {
     let lost = report.damage.len() + report.possibly_acknowledged.len();
     if report.sessions_failed > 0 || lost > 0 {
         let message = format!(
-            "{} sessions did not come back, {lost} ranges are damaged: see /v1/recoveries",
-            report.sessions_failed
+            "not come back: {}; damaged, or doubtful: {}; see /v1/recoveries",
+            counted(report.sessions_failed, "session"),
+            counted(lost as u64, "range")
         );
         return Component::new(Status::Degraded, message);
     }
     if !keep.is_ready() {
         return Component::new(
             Status::Degraded,
-            format!("{} sessions looked at, more to come", report.sessions_checked),
+            format!("{} looked at, more to come", counted(report.sessions_checked, "session")),
         );
     }
-    let before = if report.clean { "a clean stop" } else { "a crash" };
-    Component::new(
-        Status::Healthy,
-        format!("back after {before} in {} ms, {} sessions looked at", report.opened_ms, report.sessions_checked),
-    )
+    // Not by `clean`: a kill in a quiet moment leaves nothing to settle, and was no clean stop.
+    let before = match (&report.taken_over, report.crashed) {
+        (Some(_), _) => "a take-over",
+        (None, true) => "a crash",
+        (None, false) => "a clean stop",
+    };
+    let looked = counted(report.sessions_checked, "session");
+    Component::new(Status::Healthy, format!("back after {before} in {} ms, {looked} looked at", report.opened_ms))
 }
 
 /// Counts tasks by status, page by page.

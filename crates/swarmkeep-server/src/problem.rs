@@ -270,6 +270,33 @@ mod tests {
         }
     }
 
+    /// Whoever calls looks a code up in the table, or catches it by its class in Python.
+    #[test]
+    fn every_code_has_a_row_in_the_table_and_a_class_in_python() {
+        let table = include_str!("../../../docs/operations.md").split("\n## Errors\n").nth(1).unwrap();
+        let rows = table.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| `"));
+        let mut told = Vec::new();
+        for row in rows {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let codes = cells[1].split(", ").map(|code| code.trim_matches('`'));
+            // One status beside several codes is that of all of them.
+            let statuses: Vec<&str> = cells[2].split(", ").collect();
+            told.extend(codes.enumerate().map(|(nth, code)| {
+                let status = statuses.get(nth).or(statuses.last()).unwrap();
+                (code, status.parse::<u16>().unwrap())
+            }));
+        }
+        told.sort_unstable();
+        let mut known: Vec<(&str, u16)> = CODES.iter().map(|(code, status, _)| (*code, *status)).collect();
+        known.sort_unstable();
+        assert_eq!(told, known);
+
+        let python = include_str!("../../../examples/swarmkeep_agent.py");
+        let caught = |code: &str| python.contains(&format!("\n    code = \"{code}\"\n"));
+        let missing: Vec<&str> = known.iter().map(|(code, _)| *code).filter(|code| !caught(code)).collect();
+        assert!(missing.is_empty(), "no class for {missing:?}");
+    }
+
     #[test]
     fn a_stated_precondition_turns_a_conflict_into_412_and_keeps_the_current_number() {
         let problem = Problem::from(Refusal::conflict("moved on", 9)).precondition(true);

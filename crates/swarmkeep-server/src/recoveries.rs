@@ -72,9 +72,7 @@ async fn quarantine(call: Call) -> Answer {
 
 #[derive(Debug, Serialize)]
 struct Recovery {
-    #[serde(skip_serializing_if = "Option::is_none")]
     recovery: Option<SessionRecovery>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<Plan>,
 }
 

@@ -2,6 +2,9 @@
 //! and how to continue.
 
 mod gather;
+mod lost;
+mod next;
+mod waiting;
 
 use std::collections::BTreeMap;
 
@@ -80,6 +83,10 @@ pub struct Report {
     pub next: Vec<Step>,
     /// Whether all that there is was looked at.
     pub is_whole: bool,
+    /// Why the views, of which the counts are made, lack something that was acknowledged before this was asked: a full disk,
+    /// as a rule. Absent: they have all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<String>,
     /// Sessions of the store that the start is still looking at: whether they are damaged is not known yet.
     #[serde(default)]
     pub being_looked_at: u64,
@@ -123,6 +130,9 @@ pub struct Thing {
 pub struct Interrupted {
     /// Starts after the last holder had died.
     pub deaths: u64,
+    /// Starts after the store had been taken away from a holder that did not end.
+    #[serde(default)]
+    pub taken_over: u64,
     /// Until the store took calls again, at worst.
     pub back_ms: u64,
     /// Tasks taken from an agent that gave no sign of life.
@@ -133,12 +143,12 @@ pub struct Interrupted {
     pub closed: Vec<Thing>,
 }
 
-/// Something that only a person, or who looks outside, can say.
+/// Something that only a person, or who looks outside, can say or mend.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Waiting {
     /// Of which session.
     pub session: String,
-    /// `effect`, or `session`.
+    /// `effect`, `session`, `agent` (silent, and it holds tasks) or `connection` (its tool server cannot be reached).
     pub kind: String,
     /// Its id.
     pub id: String,
@@ -148,7 +158,7 @@ pub struct Waiting {
     pub why: String,
     /// Since when, ms since the Unix epoch.
     pub since_ms: u64,
-    /// What settles it: one of these.
+    /// What settles it, or shows what has to be mended: one of these.
     pub settle: Vec<String>,
 }
 
@@ -157,7 +167,7 @@ pub struct Waiting {
 pub struct NotPaidTwice {
     /// Of class `at_most_once` or `ask`, and finished.
     pub once: u64,
-    /// Of them in doubt at some time, and settled.
+    /// Doubts of these classes that somebody settled.
     pub settled: u64,
     /// In doubt now, and not repeated.
     pub held: u64,
@@ -173,6 +183,12 @@ pub struct Lost {
     pub session: Option<String>,
     /// In a few words.
     pub what: String,
+    /// Nobody can tell whether it was there: it may never have been acknowledged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_be: bool,
+    /// Somebody said that it may be lost: who, or `accept_loss` for the setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_by: Option<String>,
 }
 
 /// Something to do.

@@ -1,13 +1,22 @@
 //! What a `Log` or a record says is wrong, as an [`Error`] that says what to do.
 
+use std::path::Path;
+
 use swarmkeep_core::{
     Error, ErrorKind, Refusal,
     log::{LogError, Refused},
     record::RecordError,
 };
+use swarmkeep_sqlite::SqliteError;
 
 const MENDS: &str = "`swarmkeep recover --session NAME` puts right what stands a second time; for the rest restore a copy of the \
                      store's folder (docs/recovery.md)";
+
+/// What SQLite says of a file, with the file's path before it, once.
+pub(crate) fn of_file(path: &Path, error: &SqliteError) -> String {
+    let (path, said) = (path.display().to_string(), error.to_string());
+    if said.starts_with(&path) { said } else { format!("{path}: {said}") }
+}
 
 /// A record that cannot be used.
 pub(crate) fn record(error: RecordError) -> Error {

@@ -111,7 +111,9 @@ impl Noticed {
             }
             _ => storage(StorageCause::ReadOnly),
         };
-        Self::new(failure, None, format!("records.db: {error}"))
+        let said = error.to_string();
+        let is_named = said.contains("records.db");
+        Self::new(failure, None, if is_named { said } else { format!("records.db: {said}") })
     }
 }
 

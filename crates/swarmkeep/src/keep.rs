@@ -12,6 +12,7 @@ mod tend;
 pub(crate) mod track;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -91,6 +92,8 @@ pub(crate) struct Engine {
     pub(crate) generation: AtomicU64,
     pub(crate) recovery: Mutex<Option<RecoveryReport>>,
     pub(crate) freed: Mutex<Freed>,
+    /// Which of the repairs since the start a proof has told of, by their numbers.
+    pub(crate) told: Mutex<BTreeSet<usize>>,
     pub(crate) incidents: Incidents,
     /// Incidents are being written down.
     pub(crate) keeping: AtomicBool,
@@ -240,6 +243,7 @@ impl Swarmkeep {
             generation: AtomicU64::new(0),
             recovery: Mutex::new(report),
             freed: Mutex::default(),
+            told: Mutex::default(),
             incidents,
             keeping: AtomicBool::new(false),
             fenced: level::Sender::new(false),

@@ -174,7 +174,9 @@ fn has_views(folder: &Path) -> bool {
 fn steps(plan: &Plan, to_quarantine: usize, has_views: bool) -> Vec<String> {
     let mut steps = vec!["begin another journal segment: nothing of the old ones is written to again".to_owned()];
     if to_quarantine > 0 {
-        steps.push(format!("copy {to_quarantine} ranges that cannot be used to quarantine/, and go on without them"));
+        let s = if to_quarantine == 1 { "" } else { "s" };
+        // Whether anything is lost by it is said beside: records.db may have what they held.
+        steps.push(format!("copy to quarantine/ what cannot be used, {to_quarantine} range{s}, and go on without"));
     }
     if plan.last_is_unvouched {
         steps.push(
@@ -183,7 +185,8 @@ fn steps(plan: &Plan, to_quarantine: usize, has_views: bool) -> Vec<String> {
         );
     }
     if plan.frames > 0 {
-        steps.push(format!("apply {} frames to records.db, while serving", plan.frames));
+        let s = if plan.frames == 1 { "" } else { "s" };
+        steps.push(format!("apply {} frame{s} to records.db, while serving", plan.frames));
     }
     steps.push(
         if has_views {
@@ -260,7 +263,7 @@ fn database(path: &Path, error: SqliteError) -> Error {
         SqliteError::Damaged(_) | SqliteError::Foreign { .. } | SqliteError::NotFound(_) => ErrorKind::Corrupt,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, format!("{}: {error}", path.display()))
+    Error::new(kind, damage::of_file(path, &error))
         .hint("`swarmkeep doctor` says what to do; nothing was changed")
         .caused_by(error)
 }

@@ -7,13 +7,14 @@ use std::{
 
 use serde::Serialize;
 use swarmkeep_core::{
-    Error, ErrorKind, Hash, Seq, SessionId, State,
+    BlobId, Error, ErrorKind, Hash, Seq, SessionId, State,
+    failure::{Failure, Place},
     query::{LIMIT_MAX, Of, Query},
     record::{self, Record},
     tabulate,
 };
 
-use crate::{Repair, Swarmkeep, damage, embedded, keep::Engine};
+use crate::{Repair, Swarmkeep, damage, embedded, incident::Noticed, keep::Engine};
 
 /// What [`Swarmkeep::verify`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -33,7 +34,7 @@ pub struct VerifyReport {
     /// rule. What was looked at was read out of the journal, and nothing is proved of the databases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,
-    /// What was put right since the start: by this call, or when somebody met it.
+    /// What was put right: by this call, or when somebody met it since the start; each is told of once.
     pub repaired: Vec<Repair>,
     /// Databases that were made again by this call, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -114,7 +115,7 @@ impl Swarmkeep {
             let (repaired, before) = (std::mem::take(&mut report.repaired), std::mem::take(&mut report.made_again));
             let again = self.prove_once(session, repair, &progress).await?;
             let made_again = before.into_iter().chain(made_again).chain(again.made_again).collect();
-            let repaired = if again.repaired.is_empty() { repaired } else { again.repaired };
+            let repaired = repaired.into_iter().chain(again.repaired).collect();
             found = Ok(VerifyReport { made_again, repaired, ..again });
         }
         let (why, mut made_again, repaired) = match &found {
@@ -136,6 +137,7 @@ impl Swarmkeep {
         embedded.remake_views().await;
         made_again.push(format!("views.db: {why}; put aside in quarantine, and made again from the records"));
         let again = self.prove_once(session, false, &progress).await?;
+        let repaired = repaired.into_iter().chain(again.repaired).collect();
         Ok(VerifyReport { made_again, repaired, ..again })
     }
 
@@ -156,7 +158,7 @@ impl Swarmkeep {
         if let Some(session) = session {
             engine.recover_before(session, repair, &mut report).await;
             engine.verify_session(session, &mut report).await?;
-            report.repaired = self.repairs();
+            report.repaired = self.untold_repairs(Some(session));
             return Ok(report);
         }
         if let Some(embedded) = engine.embedded.as_ref().filter(|_| repair) {
@@ -219,12 +221,17 @@ impl Swarmkeep {
             progress(report.sessions);
             tokio::task::yield_now().await;
         }
-        report.repaired = self.repairs();
+        report.repaired = self.untold_repairs(None);
         Ok(report)
     }
 
-    fn repairs(&self) -> Vec<Repair> {
-        self.engine.embedded.as_ref().map(|embedded| embedded.repairs()).unwrap_or_default()
+    /// Repairs of a session, or of all, that no proof has told of yet.
+    fn untold_repairs(&self, session: Option<SessionId>) -> Vec<Repair> {
+        let Some(embedded) = &self.engine.embedded else { return Vec::new() };
+        let mut told = self.engine.told.lock();
+        let repairs = embedded.repairs().into_iter().enumerate();
+        let of_these = repairs.filter(|(_, repair)| session.is_none_or(|session| repair.session == session));
+        of_these.filter(|(number, _)| told.insert(*number)).map(|(_, repair)| repair).collect()
     }
 }
 
@@ -280,6 +287,14 @@ impl Engine {
         Ok(!self.log.find(query, None).await.map_err(damage::log)?.rows.is_empty())
     }
 
+    /// Content that cannot be had is a failure of its session also where nobody asks for it but a proof.
+    fn notice_blob(&self, session: SessionId, blob: BlobId, what: &str) {
+        let blob = blob.to_string();
+        let what = if what.contains(&blob) { what.to_owned() } else { format!("blob {blob}: {what}") };
+        let failure = Failure::StateCorruption { place: Place::Blob, first: None, last: None };
+        self.notice(Noticed::new(failure, Some(session), what));
+    }
+
     async fn verify_session(self: &Arc<Self>, id: SessionId, report: &mut VerifyReport) -> Result<(), Error> {
         report.sessions += 1;
         let mut finding = |place, what: String| report.findings.push(Finding { session: Some(id), place, what });
@@ -294,6 +309,7 @@ impl Engine {
                     }
                     for (blob, _) in stored.files {
                         if let Err(error) = self.log.blob(id, blob).await {
+                            self.notice_blob(id, blob, &error.to_string());
                             finding("blob", format!("{blob}: {error}"));
                         }
                     }
@@ -352,6 +368,7 @@ impl Engine {
             // One that came after what is stored was looked at is in the journal.
             let is_held = held.as_ref().is_none_or(|held| held.contains(&blob));
             if !is_held && let Err(error) = self.log.blob(id, blob).await {
+                self.notice_blob(id, blob, &format!("record {seq} refers to it: {error}"));
                 finding("blob", format!("{blob}, which record {seq} refers to: {error}"));
             }
         }

@@ -14,8 +14,8 @@ use std::{
 };
 
 use swarmkeep::{
-    Actor, Command, ErrorKind, Json, NewSession, Of, OsEntropy, Query, Request, Seq, SessionStatus, Settings, Swarmkeep,
-    SystemClock, embedded::EmbeddedLog,
+    Actor, Command, ErrorKind, Json, NewSession, Of, OsEntropy, Query, Request, Seq, SessionStatus, Settings,
+    Swarmkeep, SystemClock, embedded::EmbeddedLog,
 };
 
 fn record(text: &str) -> Request {

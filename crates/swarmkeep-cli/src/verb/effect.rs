@@ -125,7 +125,8 @@ impl Verb {
                         "outcome_unknown",
                         format!("nobody knows whether effect {effect} was done: {}", text(unknown, "reason")),
                         format!(
-                            "find out, then: swarmkeep effect resolve {session} {effect} --done, or the same with --not-done"
+                            "find out, then: swarmkeep effect resolve {session} {effect} --done --value 'JSON' with its result, or \
+                             the same with --not-done in their place"
                         ),
                     ));
                 }

@@ -132,7 +132,7 @@ async fn down(context: &Context, to: i64, dry_run: bool) -> Result<(), Failure> 
     let say_steps = |context: &Context, word: &str| {
         context.answer(&json!({ "dry_run": dry_run, "taken_back": steps }), |_| {
             for step in &steps {
-                say!("{word} {step}");
+                say!("{word} migration {step}");
             }
             if steps.is_empty() {
                 say!("views.db has nothing above version {to}");

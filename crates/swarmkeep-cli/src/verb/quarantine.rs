@@ -15,6 +15,9 @@ use crate::{
     table::{Table, printable},
 };
 
+/// So many of what lost records were about stand on the screen.
+const ABOUT: usize = 20;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// The sessions that wait for a decision
@@ -127,7 +130,7 @@ fn show_recovery(context: &Context, recovery: &Value, names: &Names) {
         line("lost", printable(part.as_str().unwrap_or_default()).to_string());
     }
     let entities: Vec<&str> = entries(field(recovery, "entities_lost"), "").iter().filter_map(Value::as_str).collect();
-    line("about", printable(&entities.join(", ")).to_string());
+    line("about", printable(&in_part(&entities)));
     for restored in entries(field(recovery, "restored"), "") {
         let seqs = match (number(restored, "first"), number(restored, "last")) {
             (0, _) => String::new(),
@@ -139,6 +142,15 @@ fn show_recovery(context: &Context, recovery: &Value, names: &Names) {
         line("integrity", format!("{score:.1}"));
     }
     line("accepted", printable(text(recovery, "accepted_by")).to_string());
+}
+
+/// The first of many: all of them are in the JSON.
+fn in_part(entities: &[&str]) -> String {
+    let shown = entities.get(..ABOUT).unwrap_or(entities).join(", ");
+    match entities.len().saturating_sub(ABOUT) {
+        0 => shown,
+        more => format!("{shown}, and {} more (--json has all)", moment::thousands(more as u64)),
+    }
 }
 
 async fn decide(context: &mut Context, session: &str, accept_loss: bool, dry_run: bool) -> Result<(), Failure> {
@@ -218,4 +230,18 @@ pub(super) fn plan_lines(plan: &Value, names: &Names) -> Vec<String> {
         text(plan, "recommended")
     ));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_things_the_first_are_shown_and_the_rest_counted() {
+        let names: Vec<String> = (0..1_300).map(|number| format!("task t{number}")).collect();
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert_eq!(in_part(&all[..2]), "task t0, task t1");
+        assert_eq!(in_part(&all[..ABOUT]).matches("task").count(), ABOUT);
+        assert!(in_part(&all).ends_with("task t19, and 1,280 more (--json has all)"), "{}", in_part(&all));
+    }
 }

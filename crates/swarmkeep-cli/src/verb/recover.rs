@@ -265,12 +265,15 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             Some(error) => Err(refused(error)),
         };
     }
+    let without = match plan.lost {
+        // What is lost by that is known afterwards.
+        0 if plan.is_made_again => "which makes records.db again of what can be had",
+        0 => "which goes on with all of it",
+        _ => "which goes on without what is lost",
+    };
     Err(Failure::corrupt(
         format!("{}, {} of them nowhere else", moment::counted(plan.damage.len() as u64, "damaged range"), plan.lost),
-        format!(
-            "keep a copy of {} before the next start, which goes on without what is lost (docs/recovery.md)",
-            context.place.shown()
-        ),
+        format!("keep a copy of {} before the next start, {without} (docs/recovery.md)", context.place.shown()),
     ))
 }
 
@@ -422,7 +425,8 @@ pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
     } else {
         let frames = number(report, "frames_replayed");
         lines.push(format!(
-            "a death before; {frames} frames ({}) that the tables lacked are there; open after {opened_ms} ms",
+            "a death before; what the tables lacked is there, {} ({}); open after {opened_ms} ms",
+            moment::counted(frames, "frame"),
             moment::bytes(number(report, "bytes_replayed"))
         ));
     }

@@ -48,11 +48,17 @@ impl Asked {
         })?;
         let harm = found.lost.len() as u64;
         if harm == 0 {
-            return Ok(());
+            return match found.behind {
+                None => Ok(()),
+                Some(why) => Err(Failure::unavailable(
+                    format!("not all of it could be looked at: {why}"),
+                    "`swarmkeep doctor` says how the disk and the parts stand; nothing acknowledged is lost by it",
+                )),
+            };
         }
         Err(Failure::corrupt(
             format!("{} lost, or not to be read", moment::counted(harm, "thing")),
-            "the report says of what; `swarmkeep recover` says more",
+            "the report says of what; `swarmkeep recover` says what the last start found, and `swarmkeep recover history` all before",
         ))
     }
 }

@@ -8,9 +8,12 @@
 //! the child sees its input end, as MCP servers are written for; with a starter ([`Bounds::starter`]) it is told by a signal,
 //! too.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{ffi::OsString, io, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, kill_process_group},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
@@ -43,6 +46,8 @@ const LOGGED_BYTES: usize = 4 * 1024;
 pub fn open(program: &Program, bounds: &Bounds) -> io::Result<Connection> {
     let mut command = match bounds.starter.as_deref() {
         Some([starter, first @ ..]) => {
+            // The starter starts whatever it is told, and dies of it: nobody would hear why.
+            there(program)?;
             let mut command = Command::new(starter);
             command.args(first).arg(std::process::id().to_string()).arg("--").arg(&program.program);
             command
@@ -76,6 +81,37 @@ pub fn open(program: &Program, bounds: &Bounds) -> io::Result<Connection> {
         let _ = from_child.send(Inbound::Closed { why }).await;
     });
     Ok(Connection { outbox, inbox, ending: Ending { close, over } })
+}
+
+/// Whether there is such a program, looked for as the starter will: in its folder, with its environment.
+fn there(program: &Program) -> io::Result<()> {
+    let name = Path::new(&program.program);
+    let folder = program.folder.as_deref().unwrap_or(Path::new(""));
+    if program.program.contains('/') {
+        return runs(&folder.join(name));
+    }
+    let path = match &program.environment {
+        Some(environment) => environment.get("PATH").map(OsString::from),
+        None => std::env::var_os("PATH"),
+    };
+    // Without a PATH the system has one of its own.
+    let Some(path) = path else { return Ok(()) };
+    let mut why = io::Error::from_raw_os_error(Errno::NOENT.raw_os_error());
+    for entry in std::env::split_paths(&path) {
+        match runs(&folder.join(entry).join(name)) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => why = error,
+            Err(_) => {}
+        }
+    }
+    Err(why)
+}
+
+fn runs(file: &Path) -> io::Result<()> {
+    if std::fs::metadata(file)?.permissions().mode() & 0o111 == 0 {
+        return Err(io::Error::from_raw_os_error(Errno::ACCESS.raw_os_error()));
+    }
+    Ok(())
 }
 
 async fn supervise(

@@ -13,11 +13,15 @@ use swarmkeep::{
     core::query::{LIMIT_MAX, Of, Order, Query},
 };
 
-use super::{Done, Interrupted, LISTED, Lost, Report, Step, Thing, Waiting};
+use super::{
+    Done, Interrupted, LISTED, Report, Thing,
+    lost::ComingBack,
+    waiting::{Held, in_doubt},
+};
 use crate::{
     app::App,
     problem::Problem,
-    reading::{Names, counted, entries, field, ids, is_after_a_death, number, seqs, set_aside, text, without_hint},
+    reading::{Names, entries, field, ids, number, set_aside, text},
     store,
 };
 
@@ -27,8 +31,8 @@ const PAGES: usize = 20;
 const SESSIONS: usize = 200;
 /// Of tasks fewer: that they are done is what counts.
 const TASKS_LISTED: usize = 3;
-/// Commands proposed.
-const STEPS: usize = 4;
+/// What is looked for in the events of a session.
+const EVENTS: [&str; 4] = ["interrupted", "task_lease_expired", "effect_resolved_done", "effect_resolved_not_done"];
 
 /// Rows of one table; and whether these are all.
 async fn rows(app: &App, query: Query) -> Result<(Vec<Value>, bool), Problem> {
@@ -47,9 +51,11 @@ async fn rows(app: &App, query: Query) -> Result<(Vec<Value>, bool), Problem> {
     Ok((found, false))
 }
 
-/// How the store stands once the views have what was written before this was asked. They follow within a fraction of a
-/// second; where work goes on without pause they never have everything, and nobody waits for that.
-async fn caught_up(app: &App) -> Result<Value, Problem> {
+/// How the store stands once the views have what was written before this was asked, and why they do not have it, where they
+/// do not. They follow within a fraction of a second; where work goes on without pause they never have everything, and nobody
+/// waits for that.
+async fn caught_up(app: &App) -> Result<(Value, Option<String>), Problem> {
+    let first = number(field(&store::standing_of(app)?, "store"), "records_position");
     let mut tries = 20;
     loop {
         let store = store::standing_of(app)?;
@@ -58,10 +64,22 @@ async fn caught_up(app: &App) -> Result<Value, Problem> {
             || number(standing, "views_position") < number(standing, "records_position");
         tries -= 1;
         if !is_behind || tries == 0 || !field(standing, "views_trouble").is_null() {
-            return Ok(store);
+            let why = if is_behind { behind(standing, first) } else { None };
+            return Ok((store, why));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Why the views lack what stood in records.db, or in the journal, up to a moment ago.
+fn behind(standing: &Value, records_position: u64) -> Option<String> {
+    let troubles = ["trouble", "views_trouble"].into_iter().map(|name| text(standing, name));
+    if let Some(trouble) = troubles.into_iter().find(|trouble| !trouble.is_empty()) {
+        return Some(trouble.to_owned());
+    }
+    let views = number(standing, "views_position");
+    let follow = || format!("the views are at position {views} of {records_position}, and follow");
+    (views < records_position).then(follow)
 }
 
 pub(super) async fn gather(app: &App, session: Option<&str>, since_ms: u64, until_ms: u64) -> Result<Report, Problem> {
@@ -74,32 +92,46 @@ pub(super) async fn gather(app: &App, session: Option<&str>, since_ms: u64, unti
         found.session = Some(session.name().to_string());
         only = Some(session.id());
     }
-    let store = caught_up(app).await?;
+    let (store, behind) = caught_up(app).await?;
+    found.is_whole = behind.is_none();
+    found.behind = behind;
     let recoveries = store::recoveries_of(app).await?;
+    let aside = set_aside(&store).to_vec();
+    let known = name_all(app, &serde_json::json!([recoveries, aside])).await;
     let newest = |of: Of| Query { session: only, order: Order::Newest, ..Query::of(of) };
     let (sessions, whole) = rows(app, newest(Of::Sessions)).await?;
     found.is_whole &= whole;
     let called = |row: &Value| format!("{}/{}", text(row, "namespace"), text(row, "name"));
     let names: BTreeMap<&str, String> = sessions.iter().map(|row| (text(row, "session_id"), called(row))).collect();
+    let is_aside = |row: &Value| aside.iter().any(|one| text(one, "session") == text(row, "session_id"));
     for row in &sessions {
-        *found.sessions.entry(text(row, "status").to_owned()).or_default() += 1;
+        let status = if is_aside(row) { "set aside" } else { text(row, "status") };
+        *found.sessions.entry(status.to_owned()).or_default() += 1;
     }
     let name = |row: &Value| names.get(text(row, "session_id")).cloned().unwrap_or_default();
 
+    let mut held = Held::default();
     for status in ["completed", "failed", "running", "assigned", "pending"] {
-        let (tasks, whole) = rows(app, Query { status: Some(status.to_owned()), ..newest(Of::Tasks) }).await?;
+        let (mut tasks, whole) = rows(app, Query { status: Some(status.to_owned()), ..newest(Of::Tasks) }).await?;
         found.is_whole &= whole;
+        if !matches!(status, "completed" | "failed") {
+            // Nobody can go on with those of a session that takes no writes.
+            tasks.retain(|task| !is_aside(task));
+            held.add(&tasks);
+        }
         found.done.add(status, tasks, since_ms, &name);
     }
     let (effects, whole) = rows(app, newest(Of::Effects)).await?;
     found.is_whole &= whole;
     found.effects(&effects, &name);
+    let doubtful: BTreeSet<(&str, &str)> =
+        effects.iter().filter(|effect| is_held(effect)).map(|row| (text(row, "session_id"), text(row, "id"))).collect();
 
     let mut looked = sessions.iter().filter(|row| number(row, "updated_at") >= since_ms).collect::<Vec<_>>();
     looked.sort_by_key(|row| std::cmp::Reverse(number(row, "updated_at")));
     found.is_whole &= looked.len() <= SESSIONS;
     for row in looked.iter().take(SESSIONS) {
-        for kind in ["interrupted", "task_lease_expired"] {
+        for kind in EVENTS {
             let query = Query {
                 session: text(row, "session_id").parse().ok(),
                 kind: Some(kind.to_owned()),
@@ -108,16 +140,29 @@ pub(super) async fn gather(app: &App, session: Option<&str>, since_ms: u64, unti
             };
             let (events, whole) = rows(app, query).await?;
             found.is_whole &= whole;
-            found.interrupted.add(kind, &events, &name(row));
+            if kind.starts_with("effect_") {
+                let is_doubt =
+                    |event: &&Value| doubtful.contains(&(text(row, "session_id"), text(event, "aggregate_id")));
+                found.not_paid_twice.settled += events.iter().filter(is_doubt).count() as u64;
+            } else {
+                found.interrupted.add(kind, &events, &name(row));
+            }
         }
         found.standing(row, &name(row));
     }
-    let aside = set_aside(&store).to_vec();
-    let known = name_all(app, &serde_json::json!([recoveries, aside])).await;
-    found.coming_back(entries(&recoveries, "recoveries"), &aside, &sessions, &known);
+    let failures = entries(&recoveries, "failures");
+    found.decisions(&app.keep().session_recoveries(), &known);
+    found.silent(failures, number(field(&store, "store"), "incarnation"), &held, &known);
+    found.coming_back(&ComingBack {
+        recoveries: entries(&recoveries, "recoveries"),
+        failures,
+        aside: &aside,
+        names: &known,
+    });
     // What may have been paid first, and what has waited longest.
     found.waiting.sort_by_key(|waiting| (waiting.kind != "effect", waiting.since_ms));
-    let latest = looked.iter().find(|row| text(row, "status") == "live").map(|row| name(row));
+    let latest =
+        looked.iter().filter(|row| !is_aside(row)).find(|row| text(row, "status") == "live").map(|row| name(row));
     found.how_to_continue(latest.as_deref());
     Ok(found)
 }
@@ -198,10 +243,15 @@ impl Interrupted {
     }
 }
 
+/// It is done once, or somebody is asked.
+fn is_held(effect: &Value) -> bool {
+    matches!(text(effect, "class"), "at_most_once" | "ask")
+}
+
 impl Report {
     fn effects(&mut self, effects: &[Value], name: &impl Fn(&Value) -> String) {
         for effect in effects {
-            let is_held = matches!(text(effect, "class"), "at_most_once" | "ask");
+            let is_held = is_held(effect);
             let is_new = number(effect, "begun_at").max(number(effect, "finished_at")) >= self.since_ms;
             let count = &mut self.not_paid_twice;
             match text(effect, "status") {
@@ -210,147 +260,12 @@ impl Report {
                     count.held += 1;
                     self.waiting.push(in_doubt(effect, name(effect)));
                 }
-                "finished" | "not_done" if is_held && is_new => {
-                    count.once += u64::from(text(effect, "status") == "finished");
-                    count.settled += u64::from(!field(effect, "resolved_by").is_null());
-                }
+                "finished" if is_held && is_new => count.once += 1,
                 _ if !is_held && is_new => count.again += u64::from(number(effect, "attempt") > 1),
                 _ => {}
             }
         }
     }
-
-    /// A session that itself waits for a word.
-    fn standing(&mut self, row: &Value, name: &str) {
-        let settle = match text(row, "status") {
-            "paused" => vec![format!("swarmkeep session resume {name}")],
-            "needs_decision" | "quarantined" => {
-                vec![format!("swarmkeep session show {name}"), format!("swarmkeep session close {name}")]
-            }
-            _ => return,
-        };
-        self.waiting.push(Waiting {
-            session: name.to_owned(),
-            kind: "session".to_owned(),
-            id: name.to_owned(),
-            what: text(row, "status").to_owned(),
-            why: text(row, "status_reason").to_owned(),
-            since_ms: number(row, "updated_at"),
-            settle,
-        });
-    }
-
-    fn coming_back(&mut self, recoveries: &[Value], aside: &[Value], sessions: &[Value], names: &Names) {
-        let is_of = |session: &str| self.session.as_deref().is_none_or(|only| names.of(session) == only);
-        let mut lost_sessions = BTreeSet::new();
-        let mut lost = Vec::new();
-        for one in aside.iter().filter(|one| is_of(text(one, "session"))) {
-            let name = names.of(text(one, "session")).to_owned();
-            if lost_sessions.insert(name.clone()) {
-                let status = sessions.iter().find(|row| text(row, "session_id") == text(one, "session"));
-                let status = status.map(|row| text(row, "status").to_owned()).unwrap_or_default();
-                if let Some(count) = self.sessions.get_mut(&status) {
-                    *count -= 1;
-                }
-                *self.sessions.entry("set aside".to_owned()).or_default() += 1;
-            }
-            lost.push(Lost { session: Some(name), what: names.put_into(without_hint(text(one, "what"))) });
-        }
-        let recent = recoveries.iter().filter(|report| number(report, "at_ms") >= self.since_ms);
-        for (nth, report) in recent.enumerate() {
-            let is_repair = text(report, "id").starts_with("repair-");
-            let repaired = entries(field(report, "repaired"), "");
-            self.put_right += repaired.iter().filter(|repair| is_of(text(repair, "session"))).count() as u64;
-            if is_after_a_death(report) && !is_repair {
-                self.interrupted.deaths += 1;
-                self.interrupted.back_ms = self.interrupted.back_ms.max(number(report, "opened_ms"));
-            }
-            for span in entries(field(report, "possibly_acknowledged"), "") {
-                if is_of(text(span, "session")) {
-                    let seqs = seqs(field(span, "first").as_u64(), field(span, "last").as_u64());
-                    let what = format!("{seqs}: may have been acknowledged, cannot be read");
-                    lost.push(Lost { session: Some(names.of(text(span, "session")).to_owned()), what });
-                }
-            }
-            // A session that does not come back is listed at every start; the newest says how it stands now.
-            let problems = if nth == 0 { entries(field(report, "problems"), "") } else { &[] };
-            for problem in problems.iter().filter(|problem| is_of(text(problem, "session"))) {
-                let name = names.of(text(problem, "session")).to_owned();
-                if lost_sessions.insert(name.clone()) {
-                    let what = names.put_into(without_hint(text(problem, "what")));
-                    lost.push(Lost { session: Some(name), what });
-                }
-            }
-            if self.session.is_none() {
-                let gone = entries(field(report, "damage"), "").iter().filter_map(Value::as_str);
-                let gone = gone.filter(|damage| damage.contains("NOT in records.db"));
-                lost.extend(gone.map(|damage| Lost { session: None, what: names.put_into(damage) }));
-            }
-        }
-        self.sessions.retain(|_, count| *count > 0);
-        self.lost = lost;
-    }
-
-    fn how_to_continue(&mut self, latest: Option<&str>) {
-        let mut next: Vec<Step> = Vec::new();
-        let sessions: BTreeSet<&str> = self.lost.iter().filter_map(|lost| lost.session.as_deref()).collect();
-        for session in sessions.into_iter().take(2) {
-            next.push(Step {
-                why: format!("what is lost of {session}, and what you can decide"),
-                command: format!("swarmkeep quarantine show {session}"),
-            });
-        }
-        for waiting in self.waiting.iter().take(2) {
-            if let Some(command) = waiting.settle.first() {
-                let why = match waiting.kind.as_str() {
-                    "effect" => format!("{} was done (or --not-done)", waiting.id),
-                    _ => format!("{} is {}", waiting.id, waiting.what),
-                };
-                next.push(Step { why, command: command.clone() });
-            }
-        }
-        if let Some(failed) = self.done.failures.first() {
-            next.push(Step {
-                why: format!("why `{}` failed", failed.what),
-                command: format!("swarmkeep task show {} {}", failed.session, failed.id),
-            });
-        }
-        if let Some(latest) = latest {
-            let why = match self.done.open + self.done.running {
-                0 => "what happens, as it happens".to_owned(),
-                open => format!("{} to go: start the agents again, and watch", counted(open, "task")),
-            };
-            next.push(Step { why, command: format!("swarmkeep session history {latest} --follow") });
-        }
-        next.truncate(STEPS);
-        self.next = next;
-    }
-}
-
-fn in_doubt(effect: &Value, session: String) -> Waiting {
-    let id = text(effect, "id");
-    let request = match field(effect, "request") {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let resolve = format!("swarmkeep effect resolve {session} {}", quoted(id));
-    Waiting {
-        kind: "effect".to_owned(),
-        id: id.to_owned(),
-        what: request,
-        why: text(effect, "reason").to_owned(),
-        since_ms: number(effect, "begun_at"),
-        settle: vec![format!("{resolve} --done"), format!("{resolve} --not-done")],
-        session,
-    }
-}
-
-/// As a shell takes it for one word.
-fn quoted(word: &str) -> String {
-    let is_plain =
-        !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@+".contains(&byte));
-    if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 #[cfg(test)]
@@ -363,8 +278,6 @@ mod tests {
     fn doubts_wait_by_class_and_however_old_they_are() {
         let mut found = Report { since_ms: 1_000, ..Report::default() };
         let effect = |id: &str, class: &str, status: &str, begun: u64| json!({ "id": id, "class": class, "status": status, "begun_at": begun, "attempt": 1, "resolved_by": null });
-        let mut settled = effect("settled", "ask", "finished", 1_500);
-        settled["resolved_by"] = "user:anna".into();
         let mut again = effect("again", "read", "finished", 1_500);
         again["attempt"] = 2.into();
         let effects = [
@@ -372,20 +285,21 @@ mod tests {
             effect("reads again by itself", "read", "outcome_unknown", 1_500),
             effect("paid", "at_most_once", "finished", 1_500),
             effect("paid before", "at_most_once", "finished", 10),
-            settled,
+            effect("paid as well", "ask", "finished", 1_500),
             again,
         ];
         found.effects(&effects, &|_| "team/work".into());
         let count = &found.not_paid_twice;
-        assert_eq!((count.once, count.settled, count.held, count.again), (2, 1, 1, 1));
+        assert_eq!((count.once, count.held, count.again), (2, 1, 1));
         assert_eq!(found.waiting.len(), 1);
-        assert_eq!(found.waiting[0].settle[0], "swarmkeep effect resolve team/work 'old doubt' --done");
+        assert_eq!(found.waiting[0].settle[0], "swarmkeep effect resolve team/work 'old doubt' --done --value 'JSON'");
     }
 
     #[test]
-    fn words_are_quoted_for_a_shell() {
-        assert_eq!(quoted("pay-17"), "pay-17");
-        assert_eq!(quoted("it's; rm"), r"'it'\''s; rm'");
-        assert_eq!(quoted(""), "''");
+    fn views_that_do_not_move_are_behind_and_those_that_follow_are_not() {
+        let stands = |trouble: &str, views: u64| json!({ "views_trouble": trouble, "views_position": views });
+        assert_eq!(behind(&stands("the disk is full", 9), 9).as_deref(), Some("the disk is full"));
+        assert_eq!(behind(&stands("", 9), 9), None, "what came since is on its way");
+        assert!(behind(&stands("", 0), 9).is_some_and(|why| why.contains("position 0 of 9")));
     }
 }

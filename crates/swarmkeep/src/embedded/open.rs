@@ -17,6 +17,7 @@ use swarmkeep_core::{
 };
 use swarmkeep_sqlite::{Found, Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
 
+pub(super) use self::look::GONE;
 pub(crate) use self::look::beforehand;
 use self::look::{Look, Looked, OTHER_LOG, is_broken, look_marked, vouch};
 use super::{
@@ -35,6 +36,7 @@ use super::{
 };
 use crate::{
     blobs::BlobFiles,
+    damage,
     disk::{Disk, RealDisk},
     journal::{self, Entry, Frame, Inspection, Journal, OpenError},
     lock::{Fence, Ground, Holder, LockError, StoreLock},
@@ -551,7 +553,7 @@ fn database(path: &Path, error: SqliteError) -> Error {
         SqliteError::Damaged(_) | SqliteError::Foreign { .. } => ErrorKind::Corrupt,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, format!("{}: {error}", path.display()))
+    Error::new(kind, damage::of_file(path, &error))
         .hint("`swarmkeep doctor` says what to do; nothing was changed")
         .caused_by(error)
 }

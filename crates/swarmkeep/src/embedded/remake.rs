@@ -35,6 +35,7 @@ use super::{
     case::{Case, Cases},
     doubt::sidelong,
     mend::{Found, Run, fill},
+    open::GONE,
     sight::removed_through,
 };
 use crate::{
@@ -217,20 +218,26 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
     disk.rename(&part, &made(folder))?;
     disk.sync_dir(folder)?;
     let is_doubted = known.is_doubted();
+    let sessions = |count: usize| format!("{count} session{}", if count == 1 { "" } else { "s" });
     let rest = match (is_known, aside.len()) {
         (true, 0) if is_doubted => "what the journal has lost is listed beside this".to_owned(),
         (true, 0) => "nothing is missing".to_owned(),
-        (true, aside) => format!("{aside} sessions lack something, and wait for a decision or another copy"),
+        (true, aside) => format!("lacking something, and waiting for a decision or another copy: {}", sessions(aside)),
         (false, aside) => format!(
             "the kept copies and the journal reach back to position {}: of what stood in records.db alone before that, what is not in a \
-             row that verifies is lost; {aside} sessions are known to lack something",
-            known.reaches.0
+             row that verifies is lost; known to lack something: {}",
+            known.reaches.0,
+            sessions(aside)
         ),
     };
+    let from = match why {
+        GONE => String::new(),
+        _ => format!("its rows that verify ({}), ", sessions(salvaged.sessions.len())),
+    };
+    let aside_first = if why == GONE { "" } else { "put aside in quarantine, and " };
     let said = format!(
-        "records.db: {why}; put aside in quarantine, and made again from its rows that verify ({} sessions), the kept copies ({stood} \
-         sessions) and the journal; {rest}",
-        salvaged.sessions.len()
+        "records.db: {why}; {aside_first}made again from {from}the kept copies ({}) and the journal; {rest}",
+        sessions(stood)
     );
     tracing::error!(said, "records.db was made again");
     Ok(Remade { said, is_whole: is_known && !is_doubted && aside.is_empty(), aside })

@@ -44,6 +44,7 @@ pub(super) async fn look(context: &Context) -> Vec<Finding> {
                 findings.extend(parts(&store, &names));
                 findings.extend(copies(&mut client).await);
                 findings.extend(last_start(&mut client, context).await);
+                findings.extend(silent(&mut client, &store).await);
                 findings.extend(track_record(&mut client).await.into_iter().flatten());
             }
             Err(failure) => findings.push(Finding::bad("daemon", failure.what, failure.next)),
@@ -284,14 +285,15 @@ async fn copies(client: &mut Client) -> Option<Finding> {
         bytes => format!("; {} stand in the journal alone for now", moment::bytes(bytes)),
     };
     if once == 0 {
-        let what = format!("{} records stand in records.db and a second time{recent}", moment::thousands(records));
+        let what =
+            format!("{} in records.db, each a second time elsewhere{recent}", moment::counted(records, "record"));
         return Some(Finding::ok(name, what));
     }
     let what = format!(
-        "{} of {} records, in {} sessions, stand in records.db alone{recent}",
+        "in records.db alone: {} of {}, in {}{recent}",
         moment::thousands(once),
-        moment::thousands(records),
-        moment::thousands(number(&found, "sessions"))
+        moment::counted(records, "record"),
+        moment::counted(number(&found, "sessions"), "session")
     );
     Some(Finding::warn(name, what, "make a backup of the folder; a larger journal_keep keeps more of what is to come"))
 }
@@ -311,13 +313,45 @@ async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
         return Some(Finding::damaged("last start", what, next));
     }
     if doubts > 0 {
-        return Some(Finding::warn("last start", format!("found {doubts} doubtful ends of the journal"), next));
+        let what = format!("found {} of the journal", moment::counted(doubts as u64, "doubtful end"));
+        return Some(Finding::warn("last start", what, next));
     }
     let whole = entries(field(last, "notices"), "").len() as u64;
     (whole > 0).then(|| {
         let what = format!("put right without loss: {}; {program} recover says what", moment::counted(whole, "thing"));
         Finding::ok("last start", what)
     })
+}
+
+/// Agents that are silent while something waits for it, and tool servers that cannot be reached: as this daemon knows them.
+async fn silent(client: &mut Client, store: &Value) -> Vec<Finding> {
+    let answer = client.call(&Call::get("/v1/recoveries")).await.ok().and_then(|answer| answer.json::<Value>().ok());
+    let answer = answer.unwrap_or_default();
+    let of_this_life = format!("failure-{}-", number(field(store, "store"), "incarnation"));
+    let is_open = |failure: &&Value| {
+        let is_now = field(failure, "over_at_ms").is_null() && text(failure, "id").starts_with(&of_this_life);
+        is_now && (text(failure, "type"), text(failure, "severity")) != ("agent_unresponsive", "low")
+    };
+    let open: Vec<&Value> = entries(&answer, "failures").iter().filter(is_open).collect();
+    let names = names::ask(client, &serde_json::json!(open)).await;
+    let finding = |failure: &&Value| {
+        let session = names.of(text(failure, "session"));
+        let what = format!("{session}: {}", text(failure, "what"));
+        match text(failure, "type") {
+            "agent_unresponsive" => {
+                let next = format!(
+                    "see whether its process lives, and start it again: `swarmkeep agent ls {session} --overdue`"
+                );
+                Some(Finding::warn("agent", what, next))
+            }
+            "connection_lost" => {
+                let next = "start the tool server, or mend its command or URL: `swarmkeep mcp status`";
+                Some(Finding::warn("tool server", what, next))
+            }
+            _ => None,
+        }
+    };
+    open.iter().filter_map(finding).collect()
 }
 
 /// How well the store came back in the last day, and each threshold that is passed.
@@ -357,18 +391,23 @@ fn second_copies(kept: &Value) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(
         name,
         format!(
-            "{} records of what the journal gave up, in {files} files of {} (at most {}); {} segments wait to be copied",
-            moment::thousands(number(kept, "records")),
+            "{} of what the journal gave up, in {} of {} (at most {}); waiting to be copied: {}",
+            moment::counted(number(kept, "records"), "record"),
+            moment::counted(files, "file"),
             moment::bytes(number(kept, "bytes")),
             moment::bytes(budget),
-            number(kept, "waiting_segments")
+            moment::counted(number(kept, "waiting_segments"), "segment")
         ),
     )];
     let not_kept = number(kept, "not_kept_segments");
     if not_kept > 0 {
         findings.push(Finding::warn(
             name,
-            format!("{not_kept} segments or copies were given up since the start: {}", text(kept, "not_kept_because")),
+            format!(
+                "segments or copies that were given up since the start: {}; {}",
+                moment::thousands(not_kept),
+                text(kept, "not_kept_because")
+            ),
             "what they held exists in records.db alone; make room, or a backup",
         ));
     }

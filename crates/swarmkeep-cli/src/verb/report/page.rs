@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use swarmkeep_server::report::{LISTED, Report, Thing, Waiting};
+use swarmkeep_server::report::{LISTED, Lost, Report, Thing, Waiting};
 
 use crate::{
     moment::{self, counted},
@@ -46,9 +46,10 @@ fn sections(found: &Report) -> Vec<Section> {
 
     let broke = &found.interrupted;
     let mut said = Vec::new();
-    if broke.deaths > 0 {
-        let deaths = if broke.deaths == 1 { "1 death".to_owned() } else { format!("{} deaths", broke.deaths) };
-        said.push(format!("{deaths} of the daemon, back after {} ms at worst", moment::thousands(broke.back_ms)));
+    said.extend((broke.deaths > 0).then(|| format!("{} of the daemon", counted(broke.deaths, "death"))));
+    said.extend((broke.taken_over > 0).then(|| format!("{} of the store", counted(broke.taken_over, "take-over"))));
+    if let Some(last) = said.last_mut() {
+        let _ = write!(last, ", back after {} ms at worst", moment::thousands(broke.back_ms));
     }
     said.extend((broke.leases > 0).then(|| format!("{} taken from silent agents", counted(broke.leases, "task"))));
     said.extend((broke.turns > 0).then(|| format!("{} closed", counted(broke.turns, "half-written turn"))));
@@ -65,7 +66,7 @@ fn sections(found: &Report) -> Vec<Section> {
     let count = found.waiting.len() as u64;
     let mut lines: Vec<String> = found.waiting.iter().take(LISTED).map(|waiting| asks(found, waiting)).collect();
     lines.extend(more(count, lines.len()));
-    let answer = if count == 0 { "nothing".to_owned() } else { counted(count, "question") };
+    let answer = if count == 0 { "nothing".to_owned() } else { questions(&found.waiting) };
     all.push(Section { title: "waiting for you", mark: '?', mood: quiet(Mood::Asks, count == 0), answer, lines });
 
     let paid = &found.not_paid_twice;
@@ -84,27 +85,52 @@ fn sections(found: &Report) -> Vec<Section> {
         lines: Vec::new(),
     });
 
-    let mut answer = match found.lost.len() as u64 {
-        0 => "nothing".to_owned(),
-        1 => "1 thing".to_owned(),
-        count => format!("{count} things"),
-    };
-    if found.put_right > 0 {
-        let _ = write!(answer, " · {} put right", counted(found.put_right, "damaged range"));
-    }
-    let mut lines: Vec<String> = found
-        .lost
-        .iter()
-        .take(LISTED)
-        .map(|lost| match &lost.session {
-            Some(session) => with_session(found, session, without_name(&lost.what, session)),
-            None => lost.what.clone(),
-        })
-        .collect();
-    lines.extend(more(found.lost.len() as u64, lines.len()));
-    let mood = if found.lost.is_empty() { Mood::Good } else { Mood::Bad };
-    all.push(Section { title: "lost", mark: if found.lost.is_empty() { '✓' } else { '✗' }, mood, answer, lines });
+    all.push(lost(found));
     all
+}
+
+fn lost(found: &Report) -> Section {
+    let may_be = found.lost.iter().filter(|lost| lost.may_be).count();
+    let certain = found.lost.len() - may_be;
+    let mut said = Vec::new();
+    said.extend((certain > 0).then(|| counted(certain as u64, "thing")));
+    said.extend((may_be > 0).then(|| format!("{} may be", counted(may_be as u64, "thing"))));
+    let is_known = found.behind.is_none() && found.being_looked_at == 0;
+    if said.is_empty() {
+        said.push(if is_known { "nothing" } else { "nothing that is known yet" }.to_owned());
+    }
+    said.extend((found.put_right > 0).then(|| format!("{} put right", counted(found.put_right, "damaged range"))));
+    let mut lines: Vec<String> = found.lost.iter().take(LISTED).map(|lost| loss(found, lost)).collect();
+    lines.extend(more(found.lost.len() as u64, lines.len()));
+    let (mark, mood) = match (certain, may_be) {
+        (0, 0) if is_known => ('✓', Mood::Good),
+        (0, 0) => ('✓', Mood::Quiet),
+        (0, _) => ('?', Mood::Asks),
+        _ => ('✗', Mood::Bad),
+    };
+    Section { title: "lost", mark, mood, answer: said.join(" · "), lines }
+}
+
+fn loss(found: &Report, lost: &Lost) -> String {
+    let accepted = match &lost.accepted_by {
+        Some(by) if by == "accept_loss" => "; accepted by the setting accept_loss".to_owned(),
+        Some(by) => format!("; accepted by {by}"),
+        None => String::new(),
+    };
+    match &lost.session {
+        Some(session) => with_session(found, session, without_name(&lost.what, session) + &accepted),
+        None => lost.what.clone() + &accepted,
+    }
+}
+
+/// What a word settles, and what must be mended outside.
+fn questions(waiting: &[Waiting]) -> String {
+    let gone = waiting.iter().filter(|one| matches!(one.kind.as_str(), "agent" | "connection")).count();
+    let asked = waiting.len() - gone;
+    let mut said = Vec::new();
+    said.extend((asked > 0).then(|| counted(asked as u64, "question")));
+    said.extend((gone > 0).then(|| format!("{gone} silent or gone")));
+    said.join(" · ")
 }
 
 /// What is said of a session need not begin with its name again.
@@ -128,8 +154,11 @@ fn asks(found: &Report, waiting: &Waiting) -> String {
     let what = if waiting.what.is_empty() { String::new() } else { format!(" {}", waiting.what) };
     let why = if waiting.why.is_empty() { String::new() } else { format!("; {}", waiting.why) };
     let since = moment::ago(waiting.since_ms, found.until_ms);
-    let line = match waiting.kind.as_str() {
-        "effect" => format!("{}{what} ({since}{why})", waiting.id),
+    let line = match (waiting.kind.as_str(), waiting.what.as_str()) {
+        ("effect", _) => format!("{}{what} ({since}{why})", waiting.id),
+        ("agent", _) => format!("{} is silent, and{what} ({since}{why})", waiting.id),
+        ("connection", _) => format!("{} cannot be reached ({since}{why})", waiting.id),
+        (_, "needs_decision") => format!("needs a decision ({since}{why})"),
         _ => format!("is{what} ({since}{why})"),
     };
     with_session(found, &waiting.session, line)
@@ -152,7 +181,8 @@ fn heading(found: &Report) -> String {
             let count = found.sessions.values().sum();
             let by: Vec<String> = found.sessions.iter().map(|(status, count)| format!("{count} {status}")).collect();
             let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
-            format!("{}{by}", counted(count, "session"))
+            let known = if found.behind.is_some() { ", as far as the views have come" } else { "" };
+            format!("{}{by}{known}", counted(count, "session"))
         }
     };
     format!("{whose}, {since}")
@@ -196,8 +226,8 @@ pub(super) fn screen(found: &Report, width: Option<usize>, paint: Paint) -> Stri
     if let Some(line) = progress::still_looked_at(found.being_looked_at) {
         let _ = writeln!(out, "\n  {}", paint.yellow(line));
     }
-    if !found.is_whole {
-        let _ = writeln!(out, "\n  {}", paint.dim("not all was looked at: the counts are of the newest"));
+    if let Some(line) = not_all(found) {
+        let _ = writeln!(out, "\n  {}", paint.yellow(printable(&line)));
     }
     out.push('\n');
     out
@@ -219,6 +249,17 @@ fn folded(answer: &str, room: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What the counts leave out.
+fn not_all(found: &Report) -> Option<String> {
+    match &found.behind {
+        Some(why) => Some(format!(
+            "the views do not have all that was acknowledged, and the counts are of what they have: {why}"
+        )),
+        None if found.is_whole => None,
+        None => Some("not all was looked at: the counts are of the newest".to_owned()),
+    }
 }
 
 /// The same as Markdown.
@@ -243,8 +284,8 @@ pub(super) fn markdown(found: &Report) -> String {
     if let Some(line) = progress::still_looked_at(found.being_looked_at) {
         let _ = writeln!(out, "\n{line}");
     }
-    if !found.is_whole {
-        out.push_str("\nNot all was looked at: the counts are of the newest.\n");
+    if let Some(line) = not_all(found) {
+        let _ = writeln!(out, "\n{}", escaped(&line));
     }
     out
 }
@@ -295,12 +336,14 @@ mod tests {
                 what: "the invoice".into(),
                 why: "no answer before the deadline".into(),
                 since_ms: at_ms - 7_200_000,
-                settle: vec!["swarmkeep effect resolve default/night pay-17 --done".into()],
+                settle: vec!["swarmkeep effect resolve default/night pay-17 --done --value 'JSON'".into()],
             }],
             not_paid_twice: NotPaidTwice { once: 40, settled: 2, held: 1, again: 3 },
             lost: vec![Lost {
                 session: Some("default/old".into()),
                 what: "session default/old: seq 3 to 4\x1b[31m".into(),
+                may_be: false,
+                accepted_by: Some("user:anna".into()),
             }],
             next: vec![Step { why: "look".into(), command: "swarmkeep session show default/old".into() }],
             is_whole: true,
@@ -324,7 +367,7 @@ mod tests {
   = not paid twice   40 effects done once · 1 in doubt, not repeated
                      2 doubts settled · 3 done again, being safe
   ✗ lost             1 thing
-      default/old  seq 3 to 4·[31m
+      default/old  seq 3 to 4·[31m; accepted by user:anna
 
   how to continue
     swarmkeep session show default/old
@@ -343,8 +386,20 @@ mod tests {
         let early = Report { being_looked_at: 3, is_whole: true, ..Report::default() };
         for text in [screen(&early, None, Paint::plain()), markdown(&early)] {
             assert!(text.contains("3 sessions are still being looked at"), "{text}");
+            assert!(text.contains("nothing that is known yet"), "{text}");
         }
         assert!(!quiet.contains("looked at"), "{quiet}");
+        assert!(quiet.contains("✓ lost             nothing\n"), "{quiet}");
+        let blind = Report { behind: Some("the disk is full".into()), ..Report::default() };
+        for text in [screen(&blind, None, Paint::plain()), markdown(&blind)] {
+            for said in ["0 sessions, as far as the views have come", "nothing that is known yet", "the disk is full"] {
+                assert!(text.contains(said), "{said}: {text}");
+            }
+        }
+        let mut doubtful = night();
+        doubtful.lost[0].may_be = true;
+        let text = screen(&doubtful, None, Paint::plain());
+        assert!(text.contains("? lost             1 thing may be"), "{text}");
         let text = markdown(&night());
         assert!(text.contains(r"split the \*parser\* (coder, 3 min ago)"), "{text}");
         assert!(text.contains("**lost**: 1 thing") && text.contains("```sh\nswarmkeep session show"), "{text}");

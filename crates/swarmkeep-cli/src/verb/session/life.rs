@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::{Reply, number, path, text};
-use crate::{cli::Write, client::Call, context::Context, failure::Failure, say::say};
+use crate::{cli::Write, client::Call, context::Context, failure::Failure, moment::counted, say::say};
 
 /// What a new session is made with.
 #[derive(Debug, Args)]
@@ -120,11 +120,11 @@ pub(crate) async fn turn(
         let now = context.get_json(path(session, "")).await?;
         let count = |what: &str| now.pointer(&format!("/counts/{what}")).and_then(Value::as_u64).unwrap_or(0);
         say!(
-            "{session} is {}, with {} agents, {} tasks, {} messages that wait",
+            "{session} is {}, with {}, {}, {}",
             text(&now, "status"),
-            count("agents"),
-            count("tasks"),
-            count("messages")
+            counted(count("agents"), "agent"),
+            counted(count("tasks"), "task"),
+            counted(count("messages"), "waiting message")
         );
     }
     let body = reason.map_or(json!({}), |reason| json!({ "reason": reason }));

@@ -62,15 +62,13 @@ pub(crate) fn beforehand(folder: &Path, clock: Arc<dyn Clock>) -> Result<Option<
         Look::Broken(how, why) => {
             let reached = reach()?;
             if remake::is_of_another(disk.as_ref(), folder, how, reached.store) {
-                let what = format!("{}: {}", folder.join("records.db").display(), remake::OF_ANOTHER);
-                return Err(Error::new(ErrorKind::Corrupt, what).hint(
-                    "put back the files that belong together: a store is its whole folder; nothing was changed",
-                ));
-            }
-            let what = format!(
-                "records.db: {why}; put it aside in quarantine/, and make it again from its rows that verify, the kept copies and the \
-                 journal"
-            );
+                let what = match why.as_str() {
+                GONE => format!("records.db: {why}; make it again from the kept copies and the journal"),
+                _ => format!(
+                    "records.db: {why}; put it aside in quarantine/, and make it again from its rows that verify, the kept copies \
+                     and the journal"
+                ),
+            };
             Some((what, reached))
         }
         Look::OtherLog => {
@@ -80,6 +78,9 @@ pub(crate) fn beforehand(folder: &Path, clock: Arc<dyn Clock>) -> Result<Option<
         }
     })
 }
+
+/// Why a records.db that is not there has to be made again.
+pub(in crate::embedded) const GONE: &str = "it is not there";
 
 /// [`look`], after what the mark beside records.db says.
 pub(super) fn look_marked(
@@ -134,7 +135,7 @@ fn look(
     // A crash while records.db was being made leaves an empty one, or one that waits to be rolled back to that, or one with
     // tables and nothing in them. The journal is made when records.db is durable, so there is none then.
     let looked = match disk.exists(&records).map_err(|error| unusable(&records, error))? {
-        false if has_journal => return broken("it is not there".into()),
+        false if has_journal => return broken(GONE.into()),
         false => None,
         true => match through(&RECORDS_SCHEMA, &records) {
             Ok((_, Found::Empty)) if has_journal => return broken("it is empty".into()),
