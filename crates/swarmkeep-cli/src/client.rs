@@ -429,7 +429,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_cannot_be_read_is_no_sign_that_nothing_was_done() {
-        let answer = |is_write| Answer { status: 200, body: Bytes::from_static(b"{\"cut off"), is_write };
+        let answer = |is_write| Answer { status: 200, body: Bytes::from_static(b"{\"cut off"), left: None, is_write };
         assert_eq!(answer(true).json::<Value>().unwrap_err().exit, Exit::Unknown);
         assert_eq!(answer(false).json::<Value>().unwrap_err().exit, Exit::Refused);
     }

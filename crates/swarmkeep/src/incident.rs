@@ -224,7 +224,11 @@ impl Incidents {
                 list.unlisted += 1;
                 return false;
             };
-            list.listed.remove(&old);
+            if let Some(Listed { incident, .. }) = list.listed.remove(&old)
+                && incident.over_at_ms.is_none()
+            {
+                self.open.fetch_sub(usize::from(can_end(&incident.failure, incident.session)), Ordering::Relaxed);
+            }
         }
         list.numbered += 1;
         tracing::warn!(failure = %failure, session = ?session, severity = %severity, what, "a failure");

@@ -62,7 +62,12 @@ pub(crate) fn beforehand(folder: &Path, clock: Arc<dyn Clock>) -> Result<Option<
         Look::Broken(how, why) => {
             let reached = reach()?;
             if remake::is_of_another(disk.as_ref(), folder, how, reached.store) {
-                let what = match why.as_str() {
+                let what = format!("{}: {}", folder.join("records.db").display(), remake::OF_ANOTHER);
+                return Err(Error::new(ErrorKind::Corrupt, what).hint(
+                    "put back the files that belong together: a store is its whole folder; nothing was changed",
+                ));
+            }
+            let what = match why.as_str() {
                 GONE => format!("records.db: {why}; make it again from the kept copies and the journal"),
                 _ => format!(
                     "records.db: {why}; put it aside in quarantine/, and make it again from its rows that verify, the kept copies \
