@@ -23,7 +23,7 @@ use swarmkeep_core::{
 };
 
 use crate::{
-    disk::{Disk, OpenHow, free_name, is_no_file_of_ours, read_whole},
+    disk::{Disk, OpenHow, about, free_name, is_no_file_of_ours, read_whole},
     recovery::{Ending, SessionRecovery, StepTaken},
 };
 
@@ -128,7 +128,7 @@ impl Cases {
         let folder = cases.folder();
         let names = match cases.disk.list(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            names => names?,
+            names => names.map_err(|error| about("recovery", &error))?,
         };
         for name in names {
             let Some(session) = name.strip_suffix(".json").and_then(|id| id.parse::<SessionId>().ok()) else {
@@ -141,7 +141,7 @@ impl Cases {
                 Ok(None) => damaged.push(name),
                 Err(error) if is_no_file_of_ours(&error) => damaged.push(name),
                 // It may be read another time, and what it says must not be forgotten.
-                Err(error) => return Err(io::Error::new(error.kind(), format!("recovery/{name}: {error}"))),
+                Err(error) => return Err(about(format_args!("recovery/{name}"), &error)),
             }
         }
         Ok((cases, damaged))
@@ -285,5 +285,8 @@ mod tests {
         assert!(open().get(session).is_none(), "a folder is none, and keeps no store from opening");
         let quarantined = std::fs::read_dir(folder.path().join("quarantine")).unwrap().count();
         assert_eq!(quarantined, 6, "none was written over by another");
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let error = Cases::open(Arc::new(RealDisk), folder.path()).err().unwrap();
+        assert!(error.to_string().contains(&format!("recovery/{session}.json")), "it is named: {error}");
     }
 }
