@@ -283,6 +283,7 @@ fn open_views(path: &Path, options: Options, source: &Source<'_>) -> Result<View
     let attempt = || {
         let mut views = ViewsDb::open(path, options)?;
         views.catch_up(source, &mut |_, _| {})?;
+        views.catch_up_incomplete(source)?;
         Ok(views)
     };
     match attempt() {

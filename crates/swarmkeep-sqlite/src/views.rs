@@ -28,12 +28,20 @@ use crate::{
 pub const VIEWS_SCHEMA: Schema = Schema {
     application_id: 0x534b_5631, // "SKV1"
     kind: "views.db",
-    migrations: &[Migration {
-        version: 1,
-        name: "views",
-        up: include_str!("../migrations/views/0001_views.up.sql"),
-        down: Some(include_str!("../migrations/views/0001_views.down.sql")),
-    }],
+    migrations: &[
+        Migration {
+            version: 1,
+            name: "views",
+            up: include_str!("../migrations/views/0001_views.up.sql"),
+            down: Some(include_str!("../migrations/views/0001_views.down.sql")),
+        },
+        Migration {
+            version: 2,
+            name: "incomplete",
+            up: include_str!("../migrations/views/0002_incomplete.up.sql"),
+            down: Some(include_str!("../migrations/views/0002_incomplete.down.sql")),
+        },
+    ],
 };
 
 /// A `views.db`, open for writing. Readers are [`crate::ReaderPool`]'s, and anyone's `sqlite3`.
@@ -138,6 +146,26 @@ impl ViewsDb {
     /// As [`ViewsDb::catch_up`]; nothing was written then.
     pub fn catch_up_session(&mut self, source: &Source<'_>, session: SessionId) -> Result<()> {
         catch_up::one(self, source, session)
+    }
+
+    /// Makes all rows of those sessions again of which not everything could be read when they were made. Gives those of
+    /// which that is still so.
+    ///
+    /// # Errors
+    /// As [`ViewsDb::catch_up`]; those before it are made.
+    pub fn catch_up_incomplete(&mut self, source: &Source<'_>) -> Result<Vec<SessionId>> {
+        for session in self.incomplete()? {
+            self.catch_up_session(source, session)?;
+        }
+        self.incomplete()
+    }
+
+    /// Sessions of which not everything could be read when their rows were made.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn incomplete(&self) -> Result<Vec<SessionId>> {
+        write::incomplete(&self.connection)
     }
 
     /// Empties every table and makes them again.

@@ -393,7 +393,12 @@ fn a_session_that_was_put_right_is_listed_whole_again() {
     assert_eq!(raw.execute(&mend, rusqlite::params![hurt.0, bytes]).unwrap(), 1);
     drop(raw);
     let db = RecordsDb::open(&path, options()).unwrap();
-    views.catch_up_session(&source(&db), hurt).unwrap();
+    // No record was written, and it is remembered even so.
+    drop(views);
+    let mut views = fresh(dir.path(), "views.db");
+    catch_up(&mut views, &db);
+    assert_eq!(views.incomplete().unwrap(), [hurt]);
+    assert_eq!(views.catch_up_incomplete(&source(&db)).unwrap(), []);
     assert_eq!(events(&views), state.head.seq.0.cast_signed());
     assert_eq!(ViewsDb::differences(views.connection(), state).unwrap(), Vec::<String>::new());
 }

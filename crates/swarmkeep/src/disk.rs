@@ -174,6 +174,12 @@ pub fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     }
 }
 
+/// An error, with what it is about.
+#[must_use]
+pub fn about(what: impl fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
 /// Whether an error says that what has this name is not what was put there: a folder, or longer than it may be.
 #[must_use]
 pub fn is_no_file_of_ours(error: &io::Error) -> bool {

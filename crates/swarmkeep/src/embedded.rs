@@ -359,6 +359,14 @@ impl EmbeddedLog {
         let _ = answered(begun).await;
     }
 
+    /// A session was read, all of it. Where the views were made of less, its rows are made again.
+    pub(crate) fn is_read(&self, session: SessionId) {
+        if self.progress.incomplete.lock().remove(&session) {
+            self.progress.ask(Ask::Tabulate(session, oneshot::channel().0));
+            self.progress.hurry();
+        }
+    }
+
     /// What was made again since the start, in words.
     #[must_use]
     pub fn made_again(&self) -> Vec<String> {

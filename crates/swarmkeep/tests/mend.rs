@@ -15,8 +15,8 @@ use std::{
 
 use rusqlite::Connection;
 use swarmkeep::{
-    Actor, Blob, Command, Error, ErrorKind, Event, Hash, Json, Record, Request, Seq, Session, SessionStatus, Settings,
-    Swarmkeep,
+    Actor, Blob, Command, EntityId, Error, ErrorKind, Event, Hash, Json, NewSession, Of, Query, Record, Request, Seq,
+    Session, SessionStatus, Settings, Swarmkeep,
 };
 
 fn settings(journal_keep: u64) -> Settings {
@@ -448,4 +448,63 @@ async fn a_session_that_was_set_aside_comes_back_when_its_rows_are_mended() {
     assert_eq!(read(&session).await.unwrap().1, expected.1);
     assert!(session.state().await.unwrap().head.seq.0 > expected.1.len() as u64, "it went on");
     keep.close().await.unwrap();
+}
+
+/// What the views could not be made of in one life they are made of in the next, or as soon as somebody can read the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_follow_when_a_lost_base_is_back() {
+    const KEYS: u64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let keep = open(folder.path(), 0).await;
+    let session = keep.open_session("s").await.unwrap();
+    let set = |n: u64| {
+        let Command::Record { payload, .. } = record(n).commands.remove(0) else { panic!() };
+        let (scope, key) = (EntityId::new("shared").unwrap(), EntityId::new(format!("k{n}")).unwrap());
+        Command::SetMemory { scope, key, value: payload, if_version: None, ttl_ms: None }
+    };
+    session.submit(Request::all(Actor::system(), (0..KEYS).map(set).collect())).await.unwrap();
+    // Large enough to be a file of its own: nothing else has it.
+    let new = NewSession::new("fork".parse().unwrap());
+    let fork = session.fork(None, new, None, &Actor::system()).await.unwrap().id();
+    drop(session);
+    keep.close().await.unwrap();
+    drop(keep);
+    within(folder.path(), |connection| {
+        assert_eq!(connection.execute("DELETE FROM checkpoints WHERE session = ?1", [fork.0]).unwrap(), 1);
+    });
+    let blobs = folder.path().join("blobs").join(fork.to_string());
+    assert_eq!(std::fs::read_dir(&blobs).unwrap().count(), 1);
+    let away = folder.path().join("away");
+    let rows = async |keep: &Swarmkeep| {
+        let query = Query { session: Some(fork), limit: Some(1_000), ..Query::of(Of::Memory) };
+        keep.find(query, None).await.unwrap().rows.len() as u64
+    };
+    for is_live in [false, true] {
+        std::fs::rename(&blobs, &away).unwrap();
+        for file in ["views.db", "views.db-wal", "views.db-shm"] {
+            let _ = std::fs::remove_file(folder.path().join(file));
+        }
+        let mut keep = open(folder.path(), 0).await;
+        keep.wait_ready().await;
+        assert_eq!(rows(&keep).await, 0, "not known now");
+        if is_live {
+            std::fs::rename(&away, &blobs).unwrap();
+            keep.session_by_id(fork).await.unwrap().unwrap().state().await.unwrap();
+        } else {
+            keep.close().await.unwrap();
+            drop(keep);
+            std::fs::rename(&away, &blobs).unwrap();
+            keep = open(folder.path(), 0).await;
+        }
+        let mut found = 0;
+        for _ in 0..1_000 {
+            found = rows(&keep).await;
+            if found == KEYS {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(found, KEYS, "live: {is_live}");
+        keep.close().await.unwrap();
+    }
 }

@@ -1,7 +1,8 @@
 //! From where the views are to where `records.db` is, session by session.
 //!
 //! A session whose records are damaged keeps nobody from being listed, itself least of all: it is tabulated as far as it
-//! reads. That it is damaged is for `verify`, and for whoever reads it, to say.
+//! reads, and remembered as incomplete: what it lacks may be put back without a record of it being written. That it is
+//! damaged is for `verify`, and for whoever reads it, to say.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -108,6 +109,7 @@ fn records_or_what_reads(
 /// The newest state there is; without one, what its first records came to; without those, its name.
 fn what_reads(connection: &rusqlite::Connection, session: &StoredSession, source: &Source<'_>) -> Result<()> {
     write::remove(connection, &session.id.to_string())?;
+    write::put_incomplete(connection, &session.id.to_string())?;
     let mut pending = apply::Pending::new(session.id);
     if let Ok(state) = source.state_at(session.id, session.head.seq) {
         pending.replace(&state);

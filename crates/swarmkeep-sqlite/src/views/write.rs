@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use rusqlite::{Connection, OptionalExtension, ToSql, types::ToSqlOutput, types::ValueRef};
 use swarmkeep_core::{
+    SessionId,
     log::Position,
     tabulate::{TABLES, Value, ViewTable},
 };
@@ -88,12 +89,27 @@ pub(super) fn remove(connection: &Connection, session: &str) -> Result<()> {
     clear_state(connection, session)?;
     connection.prepare_cached("DELETE FROM event_groups WHERE session_id = ?1")?.execute([session])?;
     connection.prepare_cached("DELETE FROM metrics WHERE session_id = ?1")?.execute([session])?;
+    connection.prepare_cached("DELETE FROM incomplete_sessions WHERE session_id = ?1")?.execute([session])?;
     Ok(())
+}
+
+/// Not everything of a session could be read: what stands here of it is to be made again when it can be.
+pub(super) fn put_incomplete(connection: &Connection, session: &str) -> Result<()> {
+    connection
+        .prepare_cached("INSERT OR IGNORE INTO incomplete_sessions (session_id) VALUES (?1)")?
+        .execute([session])?;
+    Ok(())
+}
+
+pub(super) fn incomplete(connection: &Connection) -> Result<Vec<SessionId>> {
+    let mut statement = connection.prepare_cached("SELECT session_id FROM incomplete_sessions")?;
+    let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
+    Ok(ids.collect::<rusqlite::Result<Vec<_>>>()?.iter().filter_map(|id| id.parse().ok()).collect())
 }
 
 /// Everything.
 pub(super) fn clear(connection: &Connection) -> Result<()> {
-    for table in TABLES.iter().map(|table| table.name).chain(["event_groups", "metrics"]) {
+    for table in TABLES.iter().map(|table| table.name).chain(["event_groups", "metrics", "incomplete_sessions"]) {
         connection.execute(&format!("DELETE FROM {table}"), [])?;
     }
     Ok(())

@@ -105,7 +105,7 @@ impl Applying {
                 thread.spawn(move || applier.run()).map(Self::Thread)
             }
             Workers::Caller => {
-                applier.catch_up();
+                applier.begin();
                 Ok(Self::ByHand(Box::new(applier)))
             }
         }
@@ -154,12 +154,44 @@ impl Applier {
     }
 
     fn work(&mut self) {
-        self.catch_up();
+        self.begin();
         loop {
             let batch = self.gather();
             if !self.round(batch) {
                 return;
             }
+        }
+    }
+
+    /// The views are brought to where records.db is; what could not be read in an earlier life may be there again.
+    fn begin(&mut self) {
+        self.catch_up();
+        if !self.views_behind {
+            self.tabulate_again(None);
+            self.tell_incomplete();
+        }
+    }
+
+    /// Makes the views' rows of a session again, or of all of which they have not everything.
+    fn tabulate_again(&mut self, session: Option<SessionId>) {
+        let (views, records, blobs) = (&mut self.views, &self.records, &self.blobs);
+        let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
+        let source = Source { records: records.reader(), files: &files };
+        let made = guarded("views.db", || match session {
+            Some(session) => views.catch_up_session(&source, session),
+            None => views.catch_up_incomplete(&source).map(drop),
+        });
+        if let Err(error) = made {
+            self.views_doubtful |= is_doubtful(&error);
+            tracing::error!(%error, "views.db lacks what can be read again: delete it, it is built again");
+            *self.progress.views_trouble.lock() = Some(error.to_string());
+        }
+    }
+
+    /// Whoever reads such a session says so.
+    fn tell_incomplete(&self) {
+        if let Ok(incomplete) = self.views.incomplete() {
+            *self.progress.incomplete.lock() = incomplete.into_iter().collect();
         }
     }
 
@@ -253,6 +285,7 @@ impl Applier {
         let mut saved = Vec::new();
         let mut reports = Vec::new();
         let mut mendings = Vec::new();
+        let mut tabulated_again = Vec::new();
         let (mut remakes, mut anew) = (Vec::new(), Vec::new());
         for ask in batch.asks {
             match ask {
@@ -267,6 +300,7 @@ impl Applier {
                     (self.views_doubtful, self.views_damaged) = (true, true);
                     anew.push(done);
                 }
+                Ask::Tabulate(session, done) => tabulated_again.push((session, done)),
             }
         }
         if let Some((why, _)) = remakes.first() {
@@ -282,6 +316,7 @@ impl Applier {
             inbox.asks.extend(saves.into_iter().zip(saved).map(|(checkpoint, done)| Ask::Save(checkpoint, done)));
             inbox.asks.extend(reports.into_iter().map(|(recovery, done)| Ask::Report(recovery, done)));
             inbox.asks.extend(anew.into_iter().map(Ask::RemakeViews));
+            inbox.asks.extend(tabulated_again.into_iter().map(|(session, done)| Ask::Tabulate(session, done)));
             inbox.asks.extend(mendings.into_iter().map(|(session, mending, done)| Ask::Mend(session, mending, done)));
             drop(inbox);
             if let Err(error) = made {
@@ -340,16 +375,15 @@ impl Applier {
             let mended = self.heed(mended);
             // Views were made of what could be read: there is more now.
             if mended.is_ok() {
-                let (views, records, blobs) = (&mut self.views, &self.records, &self.blobs);
-                let files = |session, id| blobs.get(session, id).map_err(|error| SqliteError::Io(error.to_string()));
-                let source = Source { records: records.reader(), files: &files };
-                if let Err(error) = guarded("views.db", || views.catch_up_session(&source, session)) {
-                    self.views_doubtful |= is_doubtful(&error);
-                    tracing::error!(%session, %error, "views.db lacks what was mended: delete it, it is built again");
-                    *self.progress.views_trouble.lock() = Some(error.to_string());
-                }
+                self.tabulate_again(Some(session));
+                self.tell_incomplete();
             }
             let _ = done.send(mended.map_err(LogError::from));
+        }
+        // One that is incomplete even so waits for a recovery, or the next start: it is not made again for every reader.
+        for (session, done) in tabulated_again {
+            self.tabulate_again(Some(session));
+            let _ = done.send(Ok(()));
         }
         if self.progress.trouble.lock().take().is_some() {
             tracing::info!("records.db takes writes again");
@@ -564,6 +598,7 @@ impl Applier {
             (self.views_doubtful, self.views_damaged) = (true, true);
             caught_up = self.remake_views().and_then(|()| self.tabulate_all());
         }
+        self.tell_incomplete();
         self.tabulated(caught_up);
     }
 

@@ -23,7 +23,7 @@ use swarmkeep_core::{
 };
 
 use crate::{
-    disk::{Disk, OpenHow, free_name, is_no_file_of_ours, read_whole},
+    disk::{Disk, OpenHow, about, free_name, is_no_file_of_ours, read_whole},
     recovery::{Ending, SessionRecovery, StepTaken},
 };
 
@@ -143,7 +143,7 @@ impl Cases {
         let folder = cases.folder();
         let mut names = match cases.disk.list(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            names => names?,
+            names => names.map_err(|error| about("recovery", &error))?,
         };
         // The first copy is never the older one: where it is whole it counts.
         names.sort_by_key(|name| name.ends_with(TWIN));
@@ -158,7 +158,7 @@ impl Cases {
                 Ok(None) => damaged.push((session, name)),
                 Err(error) if is_no_file_of_ours(&error) => damaged.push((session, name)),
                 // It may be read another time, and what it says must not be forgotten.
-                Err(error) => return Err(io::Error::new(error.kind(), format!("recovery/{name}: {error}"))),
+                Err(error) => return Err(about(format_args!("recovery/{name}"), &error)),
             }
         }
         Ok((cases, damaged))
@@ -315,5 +315,8 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert!(open().get(session).is_none(), "a folder is none, and keeps no store from opening");
         assert_eq!(count(), before + 1, "none was written over by another");
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let error = Cases::open(Arc::new(RealDisk), folder.path()).err().unwrap();
+        assert!(error.to_string().contains(&format!("recovery/{session}.json")), "it is named: {error}");
     }
 }

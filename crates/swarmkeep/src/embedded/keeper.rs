@@ -162,7 +162,7 @@ impl Keeper {
         }
         let quarantined = match self.disk.list(&self.store_dir.join("quarantine")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            listed => listed?,
+            listed => listed.map_err(|error| disk::about("quarantine", &error))?,
         };
         let mut state = self.state.lock();
         state.files.retain(|file| !is_stale(file));
@@ -609,7 +609,7 @@ pub(super) fn may_pass(error: &io::Error) -> bool {
 
 /// An error, with the kept file that it is about.
 pub(super) fn named(name: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("kept/{name}: {error}"))
+    disk::about(format_args!("kept/{name}"), error)
 }
 
 fn unread(name: &str) -> String {

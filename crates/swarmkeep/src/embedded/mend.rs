@@ -18,6 +18,7 @@ use swarmkeep_sqlite::{Gap, Survey};
 
 use super::{case::Case, keeper::may_pass, sight::Places};
 use crate::{
+    disk::about,
     journal::{
         Entry,
         search::{self, Segment},
@@ -246,11 +247,11 @@ impl Places<'_> {
             let segment = match Segment::read(self.disk, self.store_dir, self.store, extent, self.through) {
                 Ok(Some(segment)) => segment,
                 Ok(None) => continue,
-                Err(error) => {
-                    let named = format!("segment {} of the journal: {error}", extent.number);
-                    failed = Some(error).filter(may_pass).map(|error| io::Error::new(error.kind(), named)).or(failed);
+                Err(error) if may_pass(&error) => {
+                    failed = Some(about(format_args!("segment {} of the journal", extent.number), &error));
                     continue;
                 }
+                Err(_) => continue,
             };
             let here = segment.spans().iter().any(|span| {
                 span.session == session && span.seqs.as_ref().is_some_and(|seqs| wanted(*seqs.start(), *seqs.end()))

@@ -1,6 +1,10 @@
 //! What has been handed to the applier and how far it is; shared with everybody who waits for it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use swarmkeep_core::{
     SessionId,
@@ -35,6 +39,8 @@ pub(super) enum Ask {
     Remake(String, oneshot::Sender<Result<(), LogError>>),
     /// Make views.db anew.
     RemakeViews(oneshot::Sender<Result<(), LogError>>),
+    /// Make the views' rows of a session again: more of it can be read than when they were made.
+    Tabulate(SessionId, oneshot::Sender<Result<(), LogError>>),
 }
 
 impl Ask {
@@ -44,7 +50,8 @@ impl Ask {
         | Self::Report(_, done)
         | Self::Mend(_, _, done)
         | Self::Remake(_, done)
-        | Self::RemakeViews(done)) = self;
+        | Self::RemakeViews(done)
+        | Self::Tabulate(_, done)) = self;
         // Whoever asked may have gone.
         let _ = done.send(Err(LogError::Unknown(why.to_owned())));
     }
@@ -84,6 +91,8 @@ pub(super) struct Progress {
     pub(super) stumbles: level::Sender<u64>,
     /// Why views.db does not move, while that lasts.
     pub(super) views_trouble: Mutex<Option<String>>,
+    /// Sessions of which views.db has not everything that their records say.
+    pub(super) incomplete: Mutex<BTreeSet<SessionId>>,
     /// What was made again since the start, in words.
     pub(super) made_again: Mutex<Vec<String>>,
     /// Failures met here and by readers, until somebody lists them.
@@ -104,6 +113,7 @@ impl Progress {
             trouble: Mutex::default(),
             stumbles: level::Sender::new(0),
             views_trouble: Mutex::default(),
+            incomplete: Mutex::default(),
             made_again: Mutex::default(),
             noticed: Mutex::default(),
         }

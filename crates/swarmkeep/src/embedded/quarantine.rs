@@ -15,7 +15,7 @@ use bytes::Bytes;
 use swarmkeep_core::{SessionId, limits, log::Damage};
 use swarmkeep_sqlite::{Entry, What};
 
-use crate::disk::{Disk, OpenHow, free_name, is_no_file_of_ours, read_whole};
+use crate::disk::{Disk, OpenHow, about, free_name, is_no_file_of_ours, read_whole};
 
 pub(super) struct Quarantine {
     disk: Arc<dyn Disk>,
@@ -75,7 +75,7 @@ impl Quarantine {
                     tracing::warn!(name, %error, "what is kept of a session that was set aside is no copy of it");
                     Vec::new()
                 }
-                read => read.map_err(|error| io::Error::new(error.kind(), format!("quarantine/{name}: {error}")))?,
+                read => read.map_err(|error| about(format_args!("quarantine/{name}"), &error))?,
             };
             groups.push((name, damage.seqs.map_or(0, |seqs| *seqs.end()), bytes.into()));
         }
@@ -99,7 +99,7 @@ impl Quarantine {
         let names = match self.disk.list(&folder) {
             Ok(names) => names,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(about("quarantine", &error)),
         };
         Ok(names.iter().filter_map(|name| parse(name)).collect())
     }

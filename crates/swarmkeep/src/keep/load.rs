@@ -173,6 +173,9 @@ impl Engine {
         let tail = Tail { bytes: tail_bytes, records: loaded.replayed, since_ms: self.clock.monotonic_ms() };
         let left_open = self.left_open(&state);
         self.arrive(slot, state, grant.epoch, tail);
+        if let Some(embedded) = &self.embedded {
+            embedded.is_read(id);
+        }
         Ok(Some(left_open))
     }
 
