@@ -327,14 +327,17 @@ fn connection_lost_is_a_server_that_is_killed_and_cannot_start_again() {
     assert!(lost["what"].as_str().unwrap().starts_with("`shop.py` cannot be reached"), "{lost}");
     let silent_ms = lost["silent_ms"].as_u64().unwrap();
     assert_eq!(lost["since_ms"], lost["first_at_ms"].as_u64().unwrap() - silent_ms, "{lost}");
-    let state = store.run(&["session", "state", "work/here", "--json"]).ok().json();
     let connection = lost["connection"].as_str().unwrap();
+    // Its session says so, too, once that is written down.
+    until("it is offline in the session", || {
+        let state = store.run(&["session", "state", "work/here", "--json"]).ok().json().to_string();
+        state.contains(connection) && state.contains("\"offline\"")
+    });
     // Somebody has to start it, and is told so.
     let report = store.run(&["report", "--json"]).ok().json();
     let waits = report["waiting"].as_array().unwrap();
     assert!(waits.iter().any(|one| one["kind"] == "connection" && one["id"] == connection), "{report}");
     assert!(store.run(&["doctor"]).ok().out.contains("work/here: `shop.py` cannot be reached"));
-    assert!(state.to_string().contains(connection) && state.to_string().contains("\"offline\""), "{state}");
 
     fs::rename(&away, &program).unwrap();
     let back = noticed(&store, "connection_lost", asking(&mut client), |failure| !is_open(failure));
