@@ -215,7 +215,9 @@ async fn views_that_are_missing_or_anothers_are_made_again() {
     };
     let (expected, rebuilt) = shown(&images[1]).await;
     assert!(!rebuilt);
-    assert!(expected.values().all(|rows| !rows.is_empty()), "every table has something to lose: {expected:?}");
+    assert!(expected["incomplete_sessions"].is_empty(), "everything could be read: {expected:?}");
+    let has_rows = |(table, rows): (&String, &Vec<String>)| !rows.is_empty() || table == "incomplete_sessions";
+    assert!(expected.iter().all(has_rows), "every table has something to lose: {expected:?}");
     let without = images[1].only(&["records.db", "journal/", "blobs/"]);
     assert_eq!(shown(&without).await, (expected.clone(), true));
 

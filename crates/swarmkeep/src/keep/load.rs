@@ -28,8 +28,9 @@ use crate::{
 
 /// Bytes read from the log at a time when a session comes back.
 const READ_BYTES: usize = 1 << 20;
-/// How often a session is read again because its log ended elsewhere: about 10 s, with the pauses between.
-const READ_AGAIN_MAX: u32 = 160;
+/// How often a session is read again because what belongs to its loading was not taken: about a second, with the pauses
+/// between.
+const READ_AGAIN_MAX: u32 = 20;
 
 /// What bringing a session back took.
 #[derive(Debug, Clone, Copy, Default)]
@@ -114,31 +115,32 @@ impl Engine {
     pub(super) async fn load_in_turn<'a>(self: &Arc<Self>, slot: &'a Arc<Slot>) -> Result<MutexGuard<'a, ()>, Error> {
         let turn = slot.loading.lock().await;
         let mut tries = 0;
+        // Who reads it does not wait for a disk that takes no writes: what could not be closed or noted is the next one's.
+        let mut takes_writes = true;
         loop {
             if !matches!(*slot.phase.lock(), Phase::Cold) {
                 return Ok(turn);
             }
             self.check_open()?;
             let Some(left_open) = self.bring(slot).await? else { return Ok(turn) };
+            if !takes_writes {
+                return Ok(turn);
+            }
             // In this turn: requests that came meanwhile are staged after it, in the order in which they came.
             self.note_recovery(slot.id, Turn::Has).await;
-            match self.close_left_open(slot, left_open).await {
-                Ok(()) => return Ok(turn),
-                // It was staged upon what the log did not take: read again, and asked for again.
-                Err(error) if matches!(*slot.phase.lock(), Phase::Cold) => {
-                    if error.kind != ErrorKind::Retry || tries == READ_AGAIN_MAX {
-                        return Err(error);
-                    }
-                    tokio::time::sleep(Duration::from_millis(1 << tries.min(6))).await;
-                    tries += 1;
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        session = %slot.id, %error, "what an earlier life left half-written could not be closed yet"
-                    );
-                    return Ok(turn);
-                }
+            let closed = self.close_left_open(slot, left_open).await;
+            if let Err(error) = &closed {
+                tracing::warn!(
+                    session = %slot.id, %error, "what an earlier life left half-written could not be closed yet"
+                );
             }
+            if !matches!(*slot.phase.lock(), Phase::Cold) {
+                return Ok(turn);
+            }
+            // Something was staged upon what the log did not take: read again, and asked for again.
+            takes_writes = tries < READ_AGAIN_MAX && closed.err().is_none_or(|error| error.kind == ErrorKind::Retry);
+            tokio::time::sleep(Duration::from_millis(1 << tries.min(6))).await;
+            tries += 1;
         }
     }
 
