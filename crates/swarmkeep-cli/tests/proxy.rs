@@ -411,12 +411,14 @@ fn queued_calls_wait_for_their_server_over_an_open_breaker_and_a_kill_of_the_dae
     client.initialize();
     client.call(1, "pay", &json!({ "call": 1 }));
     client.answer(1);
+    let links = || store.run(&["mcp", "status", "--json"]).ok().json()["links"].clone();
     fs::rename(&program, &away).unwrap();
     signal(last_peer(&store), Signal::KILL);
+    // What is asked before the end is seen may have been sent.
+    until("its end is seen", || links()[0]["link"]["phase"] != "connected");
     for id in 10..20 {
         client.call(id, "pay", &json!({ "call": id }));
     }
-    let links = || store.run(&["mcp", "status", "--json"]).ok().json()["links"].clone();
     let mut ask = asking(&mut client);
     until("the breaker is open", || {
         ask();

@@ -38,7 +38,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use swarmkeep_core::{
-    BlobId, Epoch, Error, ErrorKind, Failure, Seq, SessionId,
+    BlobId, Epoch, Error, ErrorKind, Seq, SessionId,
     checkpoint::Checkpoint,
     clock::Clock,
     limits,
@@ -521,20 +521,6 @@ impl EmbeddedLog {
             }
         }
         Ok(bytes.freeze())
-    }
-
-    fn load_stored(&self, session: SessionId, at_or_below: Seq) -> Result<Option<Checkpoint>, LogError> {
-        let load = |records: &RecordsReader<'_>| {
-            records.load_noting(session, at_or_below, &mut |seq, what| {
-                let failure = Failure::CheckpointCorruption { seq };
-                self.progress.notice(Noticed::new(failure, Some(session), what));
-            })
-        };
-        match self.read_records(load) {
-            // Everything it has is still in the journal.
-            Err(LogError::NotFound) => Ok(None),
-            other => other,
-        }
     }
 
     /// That no records of a session are missing in the middle.

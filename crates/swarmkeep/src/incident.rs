@@ -216,7 +216,7 @@ impl Incidents {
                 .iter()
                 .filter(|(_, listed)| !listed.is_news)
                 .filter(|(_, listed)| {
-                    listed.incident.over_at_ms.is_some() || !can_end(&listed.incident.failure, listed.incident.session)
+                    listed.incident.over_at_ms.is_some() || !kind_can_end(listed.incident.failure.kind())
                 })
                 .min_by_key(|(_, listed)| listed.incident.last_at_ms)
                 .map(|(key, _)| key.clone());

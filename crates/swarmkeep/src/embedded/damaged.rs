@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use swarmkeep_core::{
-    BlobId, Error, Seq, SessionId,
+    BlobId, Error, Failure, Seq, SessionId,
+    checkpoint::Checkpoint,
     log::{Damage, LogError},
     recovery::Plan,
 };
+use swarmkeep_sqlite::RecordsReader;
 
 use super::{
     EmbeddedLog,
@@ -15,7 +17,7 @@ use super::{
     is_of_the_file,
     recover::{Above, Outcome, Why, unkept},
 };
-use crate::{damage, recovery::SessionRecovery};
+use crate::{damage, incident::Noticed, recovery::SessionRecovery};
 
 impl EmbeddedLog {
     /// Recovers a session: what is damaged of it is put right from wherever it stands a second time. What was replaced is
@@ -115,6 +117,21 @@ impl EmbeddedLog {
             read => read?,
         };
         if left.is_empty() { self.mender.left(session, after, max_bytes) } else { Ok(left) }
+    }
+
+    /// The newest checkpoint at or below a seq that verifies; those that do not are noted.
+    pub(super) fn load_stored(&self, session: SessionId, at_or_below: Seq) -> Result<Option<Checkpoint>, LogError> {
+        let load = |records: &RecordsReader<'_>| {
+            records.load_noting(session, at_or_below, &mut |seq, what| {
+                let failure = Failure::CheckpointCorruption { seq };
+                self.progress.notice(Noticed::new(failure, Some(session), what));
+            })
+        };
+        match self.read_records(load) {
+            // Everything it has is still in the journal.
+            Err(LogError::NotFound) => Ok(None),
+            other => other,
+        }
     }
 
     /// Every session there is, and every one of which something is known to be damaged. Over a damaged row of one, the
