@@ -487,15 +487,17 @@ async fn views_follow_when_a_lost_base_is_back() {
         let mut keep = open(folder.path(), 0).await;
         keep.wait_ready().await;
         assert_eq!(rows(&keep).await, 0, "not known now");
+        assert!(keep.decision(fork).is_some(), "without its base it cannot be read");
         if is_live {
             std::fs::rename(&away, &blobs).unwrap();
-            keep.session_by_id(fork).await.unwrap().unwrap().state().await.unwrap();
         } else {
             keep.close().await.unwrap();
             drop(keep);
             std::fs::rename(&away, &blobs).unwrap();
             keep = open(folder.path(), 0).await;
         }
+        let back = keep.recover_session(fork).await.unwrap().unwrap();
+        assert!(back.lost.is_empty() && !back.waits(), "{back:?}");
         let mut found = 0;
         for _ in 0..1_000 {
             found = rows(&keep).await;

@@ -7,7 +7,8 @@ use swarmkeep::RecoveryReport;
 /// # Errors
 /// What it should not have.
 pub fn check(report: &RecoveryReport) -> Result<u64, String> {
-    let is_quiet = report.frames_replayed == 0
+    let is_quiet = report.clean
+        && report.frames_replayed == 0
         && report.damage.is_empty()
         && report.possibly_acknowledged.is_empty()
         && !report.crashed;
