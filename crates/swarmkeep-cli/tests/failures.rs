@@ -19,7 +19,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use binary::{Store, signal};
+use binary::{Store, signal, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -206,6 +206,9 @@ fn checkpoint_corruption_is_a_flipped_checkpoint_and_costs_nothing() {
     assert_eq!(found["session_name"], "default/work", "{found}");
     let last = store.run(&["memory", "get", "work", "key-7"]).ok();
     assert!(last.out.contains("needle"), "{last:?}");
+    // It goes by itself, and with it the failure.
+    until("it is over", || noticed(&store, "checkpoint_corruption", &[])["over_at_ms"].is_u64());
+    store.run(&["verify"]).ok();
     kill(daemon);
 }
 

@@ -35,6 +35,8 @@ fn said(damage: &str) -> Said {
         Said::MayBe
     } else if damage.contains("NOT in records.db") || damage.contains(" is lost;") {
         Said::Lost
+    } else if damage.contains("cannot be told") || damage.starts_with("unreported.json") {
+        Said::MayBe
     } else {
         Said::Covered
     }

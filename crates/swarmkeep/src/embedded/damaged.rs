@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use swarmkeep_core::{
     BlobId, Error, Failure, Seq, SessionId,
     checkpoint::Checkpoint,
@@ -119,19 +120,29 @@ impl EmbeddedLog {
         if left.is_empty() { self.mender.left(session, after, max_bytes) } else { Ok(left) }
     }
 
-    /// The newest checkpoint at or below a seq that verifies; those that do not are noted.
+    /// The newest checkpoint at or below a seq that verifies; those that do not are noted, and taken away beside this.
     pub(super) fn load_stored(&self, session: SessionId, at_or_below: Seq) -> Result<Option<Checkpoint>, LogError> {
+        let passed_over = Mutex::new(None);
         let load = |records: &RecordsReader<'_>| {
             records.load_noting(session, at_or_below, &mut |seq, what| {
                 let failure = Failure::CheckpointCorruption { seq };
-                self.progress.notice(Noticed::new(failure, Some(session), what));
+                self.progress.notice(Noticed::new(failure, Some(session), what.clone()));
+                let seqs = seq.map(|seq| seq..=seq);
+                *passed_over.lock() = Some(Damage { session: Some(session), seqs, what });
             })
         };
-        match self.read_records(load) {
+        let loaded = match self.read_records(load) {
             // Everything it has is still in the journal.
             Err(LogError::NotFound) => Ok(None),
             other => other,
+        };
+        if let Some(damage) = passed_over.into_inner()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let mender = self.mender.clone();
+            runtime.spawn(async move { mender.met(session, &[damage]).await });
         }
+        loaded
     }
 
     /// Every session there is, and every one of which something is known to be damaged. Over a damaged row of one, the

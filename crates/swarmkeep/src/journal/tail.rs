@@ -629,7 +629,7 @@ impl<'a> Reading<'a> {
                 positions: self.records.saturating_add(1)..=u64::MAX,
                 spans: None,
                 in_records: false,
-                what: "it breaks off, and what may have come after what records.db has is gone".into(),
+                what: "it breaks off, and what may have been acknowledged after what records.db has is gone".into(),
             }));
             self.seal = None;
             self.expected = self.records.saturating_add(1);

@@ -59,6 +59,8 @@ impl Above for FromBelow {
     fn recovered(&self, session: SessionId) {
         let Some(engine) = self.0.upgrade() else { return };
         engine.is_no_problem(session);
+        // What was met on the way is over with it.
+        engine.gather_incidents();
         engine.incidents.session_is_recovered(session, engine.clock.now_ms());
         // It may be in RAM already, and not come in again for a long time.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
