@@ -696,6 +696,9 @@ fn written_beyond(disk: &dyn Disk, path: &Path, header: &Header, next: &Header) 
     }
     let (key, start) = (Key::of(header), next.previous_end);
     let file = disk.open(path, OpenHow::Read)?;
+    if start < FRAMES_AT || start >= file.len()?.min(SEGMENT_BYTES_MAX) {
+        return Ok(None);
+    }
     // Of nearly all of them there is nothing: its beginning is enough to see that.
     let mut bytes = vec![0; usize::try_from(start).map_err(io::Error::other)?.saturating_add(BEGINNING)];
     let from = bytes.len() - BEGINNING;
