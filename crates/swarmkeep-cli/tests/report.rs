@@ -10,7 +10,7 @@
 
 mod binary;
 
-use binary::Store;
+use binary::{Store, until};
 use serde_json::Value;
 
 /// A night: one task done, one failed, one to go; one payment made, one in doubt; a call without a result; a kill -9.
@@ -51,6 +51,7 @@ fn the_morning_after_a_kill() {
     night(&store);
     let (mut daemon, _) = store.serve(&[]);
     // Closed at the start: what the failed agent had open. What the worker does is its own.
+    until("the start is through", || store.run(&["report", "--json"]).json()["interrupted"]["turns"] == 2);
     let report = store.run(&["report", "--json"]).ok().json();
     let done = &report["done"];
     assert_eq!((&done["tasks"], &done["failed"], &done["open"]), (&1.into(), &1.into(), &1.into()), "{report}");
