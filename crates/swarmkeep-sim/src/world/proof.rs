@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use swarmkeep::{Error, core::ErrorKind};
+use swarmkeep::{BlobId, Error, core::ErrorKind};
 
 use super::{CALM_MS, Caller, Event, World};
 use crate::{
@@ -58,6 +58,8 @@ pub(super) struct Inquiry {
     heard: VecDeque<(Question, Answer)>,
     /// Somebody is waited for, who is to show each session at least this far.
     floors: Option<Vec<u64>>,
+    /// The question that everything is to be shown.
+    show: u64,
 }
 
 impl Inquiry {
@@ -80,6 +82,7 @@ impl World {
         let Some(holder) = &self.holder else { return };
         match question {
             Question::Show => {
+                self.inquiry.show = call;
                 self.inquiry.floors = Some(self.oracle.sessions.iter().map(|known| known.floor).collect());
                 let all = self.phase != Phase::Storm;
                 let (draw, rotten) = (&mut self.draw, self.oracle.rotten);
@@ -163,6 +166,18 @@ impl World {
             }
             Err(error) => return Err(format!("acknowledged is durable: nothing is shown: {error:?}")),
         };
+        if let Some((session, blob, last_call)) = self.was_rotten
+            && self.inquiry.show <= last_call
+        {
+            // It was put back while the answer was on its way.
+            let is_other = |of: usize, (found, bytes): &(BlobId, Result<Bytes, Error>)| {
+                (of, *found) != (session, blob) || bytes.is_ok()
+            };
+            all.iter_mut().for_each(|evidence| {
+                let of = evidence.session;
+                evidence.blobs.retain(|found| is_other(of, found));
+            });
+        }
         if self.phase == Phase::Storm && self.disk_faults {
             // A disk that fails has no answer for some of them: that is said, and tells nothing about what was kept.
             let is_answered = |found: &Result<Bytes, Error>| !matches!(found, Err(error) if matches!(error.kind, ErrorKind::Unknown | ErrorKind::Unavailable));
