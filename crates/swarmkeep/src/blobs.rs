@@ -98,10 +98,8 @@ impl BlobFiles {
     pub fn is_whole(&self, session: SessionId, id: BlobId) -> io::Result<bool> {
         match self.stored(session, id) {
             Ok(bytes) => Ok(blake3::hash(&bytes).as_bytes() == &id.0),
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory => Ok(false),
-                _ => Err(error),
-            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound || disk::is_no_file_of_ours(&error) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -149,6 +149,20 @@ pub fn read_whole(file: &dyn DiskFile, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Puts bytes into `folder` under `name`, durably, in the place of what was there: all of them or none.
+///
+/// # Errors
+/// What the system says.
+pub fn replace(disk: &dyn Disk, folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let part = folder.join(format!("{name}.part"));
+    let file = disk.open(&part, OpenHow::Create)?;
+    file.set_len(0)?;
+    file.write_at(bytes, 0)?;
+    file.sync_data()?;
+    disk.rename(&part, &folder.join(name))?;
+    disk.sync_dir(folder)
+}
+
 /// A name in `folder` for what would be called `name`: that, or with a number behind it where it is taken already.
 ///
 /// # Errors

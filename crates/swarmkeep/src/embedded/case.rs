@@ -15,7 +15,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use swarmkeep_core::{
     Seq, SessionId,
     log::Damage,
@@ -23,7 +23,7 @@ use swarmkeep_core::{
 };
 
 use crate::{
-    disk::{Disk, OpenHow, about, free_name, is_no_file_of_ours, read_whole},
+    disk::{self, Disk, OpenHow, about, free_name, is_no_file_of_ours, read_whole},
     recovery::{Ending, SessionRecovery, StepTaken},
 };
 
@@ -67,6 +67,19 @@ pub(super) struct Case {
 }
 
 impl Case {
+    /// The same session, of which records from `first` to `last` are missing as well: what it came to before is void, unless
+    /// it waits.
+    pub(super) fn lacking(self, first: Seq, last: Seq, cause: &str) -> Self {
+        let recovery = if self.waits() { self.recovery } else { None };
+        Self {
+            known_head: self.known_head.max(last),
+            missing_from: if self.missing_from == Seq::ZERO { first } else { self.missing_from.min(first) },
+            cause: cause.to_owned(),
+            recovery,
+            ..self
+        }
+    }
+
     pub(super) fn waits(&self) -> bool {
         self.recovery.as_ref().is_some_and(SessionRecovery::waits)
     }
@@ -152,7 +165,7 @@ impl Cases {
             let Some(session) = stem.and_then(|id| id.parse::<SessionId>().ok()) else { continue };
             let file = cases.disk.open(&folder.join(&name), OpenHow::Read);
             let read = file.and_then(|file| read_whole(file.as_ref(), CASE_BYTES));
-            match read.map(|bytes| parse(&bytes)) {
+            match read.map(|bytes| unhashed::<Case>(&bytes)) {
                 Ok(Some(_)) if cases.get(session).is_some() => {}
                 Ok(Some(case)) => cases.remember(session, case),
                 Ok(None) => damaged.push((session, name)),
@@ -218,28 +231,26 @@ impl Cases {
 
     /// Keeps it, durably, in the place of what was known before.
     pub(super) fn put(&self, session: SessionId, case: &Case) -> io::Result<()> {
-        let body = serde_json::to_vec(case).map_err(io::Error::other)?;
-        let mut bytes = blake3::hash(&body).to_hex().as_bytes().to_vec();
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&body);
+        let bytes = hashed(case)?;
         let folder = self.folder();
         self.disk.create_dir(&folder)?;
         self.disk.sync_dir(&self.store)?;
         for end in [CASE, TWIN] {
-            let part = folder.join(format!("{session}.part"));
-            let file = self.disk.open(&part, OpenHow::Create)?;
-            file.set_len(0)?;
-            file.write_at(&bytes, 0)?;
-            file.sync_data()?;
-            self.disk.rename(&part, &folder.join(format!("{session}{end}")))?;
-            self.disk.sync_dir(&folder)?;
+            disk::replace(self.disk.as_ref(), &folder, &format!("{session}{end}"), &bytes)?;
         }
         self.remember(session, case.clone());
         Ok(())
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Case> {
+/// JSON with its BLAKE3 hash in a line before it.
+pub(super) fn hashed(of: &impl Serialize) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(of).map_err(io::Error::other)?;
+    Ok([blake3::hash(&body).to_hex().as_bytes(), b"\n", &body].concat())
+}
+
+/// What was written so, if it is what was written.
+pub(super) fn unhashed<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let (hash, body) = bytes.split_at_checked(64)?;
     let body = body.strip_prefix(b"\n")?;
     let said = std::str::from_utf8(hash).ok()?;

@@ -89,9 +89,12 @@ impl EmbeddedLog {
         self.mender.cases.each(|session, case| case.is_open().then_some(session))
     }
 
-    /// Somebody met damage, and went on without: it is put right, if it can be.
-    pub(crate) async fn was_met(&self, session: SessionId, damage: Damage) {
-        self.mender.met(session, &[damage]).await;
+    /// Somebody met damage, and went on without: beside that it is put right, if it can be.
+    pub(crate) fn was_met(&self, session: SessionId, damage: Damage) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let mender = self.mender.clone();
+            runtime.spawn(async move { mender.met(session, &[damage]).await });
+        }
     }
 
     /// A blob that is not there: put back, if a record refers to it and it stands elsewhere.
@@ -136,11 +139,8 @@ impl EmbeddedLog {
             Err(LogError::NotFound) => Ok(None),
             other => other,
         };
-        if let Some(damage) = passed_over.into_inner()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let mender = self.mender.clone();
-            runtime.spawn(async move { mender.met(session, &[damage]).await });
+        if let Some(damage) = passed_over.into_inner() {
+            self.was_met(session, damage);
         }
         loaded
     }

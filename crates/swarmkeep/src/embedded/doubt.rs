@@ -26,7 +26,7 @@ use swarmkeep_sqlite::{Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsD
 
 use super::{
     applier::Applier,
-    case::{Case, Cases},
+    case::Cases,
     copying::Found,
     remake::{self, Broken, Site},
 };
@@ -156,13 +156,7 @@ impl Applier {
             }
             let known = self.surroundings.cases.get(*session).unwrap_or_default();
             let first = Seq((*seqs.start()).max(had + 1));
-            let case = Case {
-                known_head: known.known_head.max(Seq(*seqs.end())),
-                missing_from: if known.missing_from == Seq::ZERO { first } else { known.missing_from.min(first) },
-                cause: cause.to_owned(),
-                recovery: known.recovery.clone().filter(|_| known.waits()),
-                ..known
-            };
+            let case = known.lacking(first, Seq(*seqs.end()), cause);
             self.surroundings.cases.put(*session, &case)?;
             self.lanes.set_aside(Damage { session: Some(*session), seqs: Some(seqs), what: cause.to_owned() });
             self.progress.made_again.lock().push(format!("{cause}: session {session}"));

@@ -158,6 +158,11 @@ impl Run {
         self
     }
 
+    /// Its bytes.
+    pub(super) fn len(&self) -> usize {
+        self.records.iter().map(|(bytes, _)| bytes.len()).sum()
+    }
+
     /// Those that follow `after`, as many as fit, and one at least; `None`: it does not have the next one.
     pub(super) fn following(&self, after: Seq, max_bytes: usize) -> Option<Bytes> {
         let skipped = usize::try_from(after.0.saturating_add(1).checked_sub(self.first)?).ok()?;

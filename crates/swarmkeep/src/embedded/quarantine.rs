@@ -15,7 +15,7 @@ use bytes::Bytes;
 use swarmkeep_core::{SessionId, limits, log::Damage};
 use swarmkeep_sqlite::{Entry, What};
 
-use crate::disk::{Disk, OpenHow, about, free_name, is_no_file_of_ours, read_whole};
+use crate::disk::{self, Disk, OpenHow, about, free_name, is_no_file_of_ours, read_whole};
 
 pub(super) struct Quarantine {
     disk: Arc<dyn Disk>,
@@ -34,14 +34,8 @@ impl Quarantine {
         let folder = self.store.join("quarantine");
         self.disk.create_dir(&folder)?;
         self.disk.sync_dir(&self.store)?;
-        let path = folder.join(format!("session-{}-{first}-{}.records", entry.session, head.seq));
-        let part = path.with_extension("part");
-        let file = self.disk.open(&part, OpenHow::Create)?;
-        file.set_len(0)?;
-        file.write_at(bytes, 0)?;
-        file.sync_data()?;
-        self.disk.rename(&part, &path)?;
-        self.disk.sync_dir(&folder)
+        let name = format!("session-{}-{first}-{}.records", entry.session, head.seq);
+        disk::replace(self.disk.as_ref(), &folder, &name, bytes)
     }
 
     /// Keeps bytes that could not be used, durably, under a name of their own.
@@ -49,13 +43,7 @@ impl Quarantine {
         let folder = self.store.join("quarantine");
         self.disk.create_dir(&folder)?;
         self.disk.sync_dir(&self.store)?;
-        let part = folder.join(format!("{name}.part"));
-        let file = self.disk.open(&part, OpenHow::Create)?;
-        file.set_len(0)?;
-        file.write_at(bytes, 0)?;
-        file.sync_data()?;
-        self.disk.rename(&part, &folder.join(name))?;
-        self.disk.sync_dir(&folder)
+        disk::replace(self.disk.as_ref(), &folder, name, bytes)
     }
 
     /// The groups of a session that was set aside: their files' names, the last seq that each says it has, their bytes. What

@@ -69,6 +69,9 @@ pub(crate) trait Above: Send + Sync {
     fn recovered(&self, session: SessionId);
 }
 
+/// What is held of sessions that are read from their second copies, beyond which all of it is read again.
+const LEFT_BYTES: usize = 64 << 20;
+
 /// What carries recoveries out.
 pub(super) struct Mender {
     pub(super) disk: Arc<dyn Disk>,
@@ -227,7 +230,12 @@ impl Mender {
                 let sight = self.while_open(|| self.look(session, &case))?;
                 let runs = sight.into_iter().flat_map(|sight| sight.runs.into_iter().chain([sight.behind]));
                 let runs = Arc::new(runs.map(|run| run.through(reaches.0)).collect::<Vec<_>>());
-                self.made.left.lock().entry(session).or_insert(runs).clone()
+                let mut left = self.made.left.lock();
+                let bytes = |runs: &Arc<Vec<Run>>| runs.iter().map(Run::len).sum::<usize>();
+                if left.values().map(bytes).sum::<usize>() + bytes(&runs) > LEFT_BYTES {
+                    left.clear();
+                }
+                left.entry(session).or_insert(runs).clone()
             }
         };
         Ok(runs.iter().find_map(|run| run.following(after, max_bytes)).unwrap_or_default())

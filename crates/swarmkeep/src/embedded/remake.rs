@@ -32,7 +32,7 @@ use swarmkeep_sqlite::{
 };
 
 use super::{
-    case::{Case, Cases},
+    case::Cases,
     doubt::sidelong,
     mend::{Found, Run, fill},
     open::GONE,
@@ -637,13 +637,7 @@ fn set_aside(
         };
         let (first, last, what) = missing;
         let known = site.cases.get(session).unwrap_or_default();
-        let case = Case {
-            known_head: known.known_head.max(Seq(last)),
-            missing_from: if known.missing_from == Seq::ZERO { Seq(first) } else { known.missing_from.min(Seq(first)) },
-            cause: what.into(),
-            recovery: known.recovery.clone().filter(|_| known.waits()),
-            ..known
-        };
+        let case = known.lacking(Seq(first), Seq(last), what);
         site.cases.put(session, &case)?;
         aside.push(session);
     }

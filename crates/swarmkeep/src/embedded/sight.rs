@@ -167,7 +167,7 @@ impl Places<'_> {
             let is_bad = survey.blobs.iter().any(|row| row.blob == Some(*id) && good_blob(row, found).is_none());
             let is_there = match self.read(|records| records.blob(session, *id)) {
                 Ok(Some(_)) => true,
-                Ok(None) => self.blobs.is_whole(session, *id).map_err(|error| super::recover::unkept(&error))?,
+                Ok(None) => self.blobs.is_whole(session, *id).map_err(|error| unread(&error))?,
                 Err(LogError::NotFound | LogError::Corrupt(_)) => false,
                 Err(error) => return Err(error),
             };

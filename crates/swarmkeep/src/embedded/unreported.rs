@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use swarmkeep_core::{Seq, SessionId, log::Damage};
 
 use super::{
-    case::{Case, Cases},
+    case::{Case, Cases, hashed, unhashed},
     lane::Lanes,
 };
 use crate::{
-    disk::{Disk, OpenHow, read_whole},
+    disk::{self, Disk, OpenHow, read_whole},
     journal::Inspection,
     recovery::{RecoveryReport, Span},
 };
@@ -87,7 +87,7 @@ impl Unreported {
         };
         let found = match file.map(|file| read_whole(file.as_ref(), BYTES_MAX)) {
             None => Found::default(),
-            Some(Ok(bytes)) => parse(&bytes).unwrap_or_else(unreadable),
+            Some(Ok(bytes)) => unhashed(&bytes).unwrap_or_else(unreadable),
             Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => unreadable(),
             Some(Err(error)) => return Err(error),
         };
@@ -118,18 +118,7 @@ impl Unreported {
     }
 
     fn write(&self) -> io::Result<()> {
-        let body = serde_json::to_vec(&self.found).map_err(io::Error::other)?;
-        let mut bytes = blake3::hash(&body).to_hex().as_bytes().to_vec();
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&body);
-        let path = self.folder.join(NAME);
-        let part = path.with_extension("part");
-        let file = self.disk.open(&part, OpenHow::Create)?;
-        file.set_len(0)?;
-        file.write_at(&bytes, 0)?;
-        file.sync_data()?;
-        self.disk.rename(&part, &path)?;
-        self.disk.sync_dir(&self.folder)
+        disk::replace(self.disk.as_ref(), &self.folder, NAME, &hashed(&self.found)?)
     }
 
     /// The report of this start tells all of it.
@@ -161,10 +150,7 @@ impl Unreported {
                 continue;
             }
             known.told.push(told);
-            let missing_from = if known.missing_from == Seq::ZERO { *first } else { known.missing_from.min(*first) };
-            let recovery = known.recovery.clone().filter(|_| known.waits());
-            let case =
-                Case { known_head: known.known_head.max(*last), missing_from, cause: cause.clone(), recovery, ..known };
+            let case = known.lacking(*first, *last, cause);
             keep(*session, case)?;
             let damage = Damage { session: Some(*session), seqs: Some(first.0..=last.0), what: cause.clone() };
             lanes.set_aside(damage);
@@ -186,14 +172,6 @@ impl Unreported {
 
 fn unreadable() -> Found {
     Found { damage: vec![UNREADABLE.to_owned()], ..Found::default() }
-}
-
-fn parse(bytes: &[u8]) -> Option<Found> {
-    let (hash, body) = bytes.split_at_checked(64)?;
-    let body = body.strip_prefix(b"\n")?;
-    let said = std::str::from_utf8(hash).ok()?;
-    (blake3::hash(body).to_hex().as_str() == said).then_some(())?;
-    serde_json::from_slice(body).ok()
 }
 
 fn found_in(inspection: &Inspection) -> Found {

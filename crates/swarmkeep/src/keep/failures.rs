@@ -60,10 +60,9 @@ impl Engine {
     /// A checkpoint that does not verify was passed over; it is taken away beside this.
     pub(crate) fn notice_checkpoint(&self, session: SessionId, seq: Seq, what: &str) {
         self.notice(Noticed::new(Failure::CheckpointCorruption { seq: Some(seq.0) }, Some(session), what));
-        let Some(embedded) = self.embedded.clone() else { return };
-        let damage = Damage { session: Some(session), seqs: Some(seq.0..=seq.0), what: what.to_owned() };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { embedded.was_met(session, damage).await });
+        if let Some(embedded) = &self.embedded {
+            embedded
+                .was_met(session, Damage { session: Some(session), seqs: Some(seq.0..=seq.0), what: what.to_owned() });
         }
     }
 
