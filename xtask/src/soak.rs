@@ -40,7 +40,7 @@ pub(crate) const KINDS: [&Kind; 4] = [&MACHINE, &KILL, &SIMULATOR, &RACE];
 /// A run of kills, in seconds, and how many come in one.
 const KILLS_RUN_S: u64 = 600;
 /// Seeds after which figures are kept.
-const SEEDS_RUN: u64 = 250;
+const SEEDS_RUN: u64 = 5_000;
 /// Schedules of one seed of the search for races: of the journal, and of a whole store.
 const SCHEDULES: u64 = 110;
 /// Schedules after which figures are kept.
