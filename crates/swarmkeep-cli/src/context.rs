@@ -89,14 +89,19 @@ impl Context {
                 )),
             };
         }
-        // A wrong settings file is the next start's trouble: a daemon that runs has its settings.
-        if let Ok(client) = daemon::find(&self.place).await {
-            return Ok(client);
-        }
+        let error = match daemon::find(&self.place).await {
+            Ok(client) => return Ok(client),
+            // Somebody listens, and does not answer: another daemon would find the store held.
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                return Err(daemon::nobody(&self.place, &error));
+            }
+            Err(error) => error,
+        };
+        // A wrong settings file is this start's trouble: a daemon that runs has its settings.
         let log_bytes = self.settings(&[])?.number("max_log_size");
         let start =
             Start { allowed: !self.no_start, may_make: self.may_make_store, config: self.config.as_deref(), log_bytes };
-        daemon::reach(&self.place, start).await
+        daemon::bring_up(&self.place, start, &error).await
     }
 
     /// A connection of its own, for an answer that is read as it comes.

@@ -20,12 +20,15 @@ use crate::{
     failure::{Exit, Failure},
     moment,
     place::Place,
+    say::remark,
 };
 
 /// A daemon that does not answer after this long is not waited for.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the socket is tried meanwhile.
 const POLL: Duration = Duration::from_millis(10);
+/// One that gives no sign of life for so long is said to be waited for.
+const QUIET: Duration = Duration::from_secs(3);
 /// Of a daemon that did not come up, the end of its log is shown.
 const TAIL_LINES: usize = 12;
 
@@ -45,26 +48,35 @@ pub(crate) struct Start<'a> {
 /// A connection to the store's daemon, if it answers.
 pub(crate) async fn find(place: &Place) -> std::io::Result<Client> {
     let mut client = Client::new(Endpoint::Socket(place.socket()));
-    client.connect().await?;
+    let said = async {
+        sleep(QUIET).await;
+        let holder = swarmkeep::lock::holder(&place.dir).ok().flatten();
+        let whom = holder.map_or_else(|| "the daemon".to_owned(), |holder| format!("process {}", holder.pid));
+        remark!(
+            "waiting for {whom}, which holds {} and has not answered for {} s",
+            place.dir.display(),
+            QUIET.as_secs()
+        );
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        connected = client.connect() => connected?,
+        () = said => {}
+    }
     Ok(client)
 }
 
-/// A connection to the store's daemon, which is started if it has to be.
-pub(crate) async fn reach(place: &Place, start: Start<'_>) -> Result<Client, Failure> {
-    let mut client = Client::new(Endpoint::Socket(place.socket()));
-    let Err(error) = client.connect().await else { return Ok(client) };
-    if error.kind() == std::io::ErrorKind::TimedOut {
-        // Somebody listens, and does not answer: another daemon would find the store held.
-        return Err(nobody(place, &error));
-    }
+/// A connection to a daemon that is started, if it may be, because the store's did not answer: `error`.
+pub(crate) async fn bring_up(place: &Place, start: Start<'_>, error: &std::io::Error) -> Result<Client, Failure> {
     let is_new = !place.is_a_store();
     if is_new && !start.may_make {
         place.must_be_a_store()?;
     }
     if !start.allowed {
-        return Err(nobody(place, &error));
+        return Err(nobody(place, error));
     }
     place.make()?;
+    let mut client = Client::new(Endpoint::Socket(place.socket()));
     let deadline = Instant::now() + START_TIMEOUT;
     let folder = File::open(&place.dir).map_err(|error| cannot_start(place, &error))?;
     let mut child: Option<Started> = None;
@@ -128,7 +140,7 @@ impl Started {
         }
         let at = at.unwrap_or_default();
         let made = if is_new { format!("made a new store in {}, and ", place.dir.display()) } else { String::new() };
-        crate::say::remark!(
+        remark!(
             "swarmkeep: {made}started its daemon in the background (process {}{}); `{} stop` ends it",
             self.child.id(),
             at.split_whitespace().map(|url| format!(", {url}")).collect::<String>(),
@@ -172,7 +184,7 @@ fn spawn(place: &Place, start: Start<'_>) -> std::io::Result<Started> {
     Ok(Started { child, log_from })
 }
 
-fn nobody(place: &Place, error: &std::io::Error) -> Failure {
+pub(crate) fn nobody(place: &Place, error: &std::io::Error) -> Failure {
     // The lock itself is asked: a process that is named in the file and still there need not hold the store any more.
     match swarmkeep::lock::holder(&place.dir) {
         Ok(Some(holder)) => Failure::unavailable(

@@ -208,6 +208,8 @@ pub enum Refused {
     TooLarge,
     /// The store is shutting down.
     Closing,
+    /// The device or the database failed, before anything was written or while it was read.
+    Failed,
     /// What was asked to be removed is still needed.
     Needed,
     /// The call contradicts itself: a query with a filter its table has not, records that do not end at the group's head.
@@ -223,6 +225,7 @@ impl fmt::Display for Refused {
             Refused::Busy => "busy",
             Refused::TooLarge => "too_large",
             Refused::Closing => "closing",
+            Refused::Failed => "failed",
             Refused::Needed => "needed",
             Refused::Invalid => "invalid",
         })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use serde::Serialize;
 use swarmkeep::{
-    Swarmkeep, TrackRecord,
+    DataLoss, Swarmkeep, TrackRecord,
     core::{
         health::Alert,
         query::{LIMIT_MAX, Of, Query},
@@ -249,7 +249,8 @@ fn recovery(keep: &Swarmkeep, damaged: usize) -> Component {
     let Some(report) = keep.last_recovery() else {
         return Component::new(Status::Healthy, "nothing had to be recovered");
     };
-    let lost = report.damage.len() + report.possibly_acknowledged.len();
+    let lost = report.damage.iter().filter(|damage| damage.loss != DataLoss::None).count();
+    let lost = lost + report.possibly_acknowledged.len();
     if report.sessions_failed > 0 || lost > 0 {
         let message = format!(
             "not come back: {}; damaged, or doubtful: {}; see /v1/recoveries",

@@ -11,7 +11,7 @@ mod takeover;
 use std::{collections::BTreeMap, sync::Arc};
 
 use swarmkeep::{
-    BlobId, Error, Turn,
+    BlobId, DataLoss, Error, Turn,
     disk::{
         Disk,
         simulated::{Call, Loss, SimDisk},
@@ -537,7 +537,7 @@ impl World {
                     return Err(format!("holding: epoch {epoch} comes after {:?}", self.epochs));
                 }
                 let report = holder.log().opening_report();
-                if report.damage.iter().any(|line| line.contains("NOT in records.db")) {
+                if report.damage.iter().any(|damage| damage.loss == DataLoss::Certain) {
                     return Err(format!("acknowledged is durable: nothing was damaged; the report says {report:?}"));
                 }
                 if was_parked {

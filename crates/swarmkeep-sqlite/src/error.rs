@@ -179,9 +179,8 @@ impl From<SqliteError> for LogError {
             // A query that cannot be answered, a group that contradicts itself: nothing was written, and asking again
             // would come to the same.
             SqliteError::Refused(_) | SqliteError::Invalid(_) => refused(Refused::Invalid),
-            SqliteError::Unknown(_) | SqliteError::Io(_) | SqliteError::Library { .. } | SqliteError::Sql(_) => {
-                LogError::Unknown(detail)
-            }
+            SqliteError::Io(_) | SqliteError::Library { .. } | SqliteError::Sql(_) => refused(Refused::Failed),
+            SqliteError::Unknown(_) => LogError::Unknown(detail),
         }
     }
 }

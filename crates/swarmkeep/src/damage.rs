@@ -51,6 +51,9 @@ pub(crate) fn log(error: LogError) -> Error {
                 Refused::ReadOnly => (ErrorKind::Unavailable, "make the store's folder writable"),
                 Refused::Locked => (ErrorKind::Unavailable, "stop the process that holds the store, or talk to it"),
                 Refused::Busy => (ErrorKind::Retry, "the store is catching up: try again shortly"),
+                Refused::Failed => {
+                    (ErrorKind::Unavailable, "see what the system's log says of the store's device, then try again")
+                }
                 Refused::TooLarge => (ErrorKind::Limit, "send less in one request, or large content as a blob"),
                 Refused::Closing => {
                     (ErrorKind::Unavailable, "the store is closing; repeat after the restart, with the same request id")

@@ -62,10 +62,9 @@ use self::{
     unreported::Unreported,
 };
 pub(crate) use self::{
-    closed::{plans as closed_plans, untold},
+    closed::{found as closed_found, plans as closed_plans},
     open::beforehand,
     recover::{Above, unpack_base},
-    unreported::COVERED,
 };
 pub use self::{
     copies::{OnceRange, OneCopy},

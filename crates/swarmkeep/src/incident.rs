@@ -79,7 +79,9 @@ impl Noticed {
     pub(crate) fn of_log(error: &LogError, session: SessionId) -> Option<Self> {
         let (failure, session) = match error {
             LogError::Refused { kind: Refused::DiskFull, .. } => (storage(StorageCause::DiskFull), None),
-            LogError::Refused { kind: Refused::ReadOnly, .. } => (storage(StorageCause::ReadOnly), None),
+            LogError::Refused { kind: Refused::ReadOnly | Refused::Failed, .. } => {
+                (storage(StorageCause::ReadOnly), None)
+            }
             LogError::Refused { kind: Refused::Locked, .. } => (storage(StorageCause::Locked), None),
             LogError::Refused { kind: Refused::Busy, .. } => {
                 (Failure::ResourceExhaustion { what: Exhausted::Queue }, None)
@@ -254,19 +256,23 @@ impl Incidents {
     }
 
     /// Those of earlier lives of the store that are not over, and whose end this one can see.
-    pub(crate) fn restore(&self, stored: Vec<Incident>) {
+    pub(crate) fn restore(&self, stored: Vec<Incident>, now_ms: u64) {
         let mut list = self.list.lock();
-        for incident in stored.into_iter().filter(|incident| incident.over_at_ms.is_none()) {
-            let goes_on = match incident.failure.kind() {
-                // Whoever had the connection says anew that it is lost, if it still is.
-                FailureType::ConnectionLost | FailureType::ProtocolError => false,
-                _ => can_end(&incident.failure, incident.session),
-            };
+        for mut incident in stored.into_iter().filter(|incident| incident.over_at_ms.is_none()) {
             let key = (incident.failure.kind(), incident.session, incident.failure.about());
-            if goes_on && !list.listed.contains_key(&key) {
-                self.opened(&incident.failure, incident.session);
-                list.listed.insert(key, Listed { incident, is_news: false });
+            if !can_end(&incident.failure, incident.session) || list.listed.contains_key(&key) {
+                continue;
             }
+            // The connection ended with the process that had it. Whoever makes it again says anew what is wrong with it, and
+            // then it goes on under the same id.
+            let has_ended = matches!(incident.failure.kind(), FailureType::ConnectionLost | FailureType::ProtocolError);
+            if has_ended {
+                incident.over_at_ms = Some(now_ms);
+                incident.lasted_ms += now_ms.saturating_sub(incident.since_ms);
+            } else {
+                self.opened(&incident.failure, incident.session);
+            }
+            list.listed.insert(key, Listed { incident, is_news: has_ended });
         }
     }
 
@@ -310,6 +316,15 @@ impl Incidents {
         self.over(now_ms, |incident| {
             incident.session == Some(session)
                 && matches!(&incident.failure, Failure::AgentUnresponsive { agent: silent, .. } if silent == agent)
+        });
+    }
+
+    /// An agent ended, or its session did (`None`: all of it): nobody waits for a sign of life any more.
+    pub(crate) fn agent_is_gone(&self, session: SessionId, agent: Option<&EntityId>, now_ms: u64) {
+        self.end(now_ms, false, |incident| {
+            incident.session == Some(session)
+                && matches!(&incident.failure, Failure::AgentUnresponsive { agent: silent, .. }
+                    if agent.is_none_or(|agent| agent == silent))
         });
     }
 
@@ -462,6 +477,38 @@ mod tests {
         assert_eq!((only().count, only().since_ms, only().took_ms), (2, 200_000, None));
         incidents.connection_is_gone(session, &connection, 205_000);
         assert_eq!((only().over_at_ms, only().took_ms, only().lasted_ms), (Some(205_000), None, 75_000));
+    }
+
+    #[test]
+    fn what_an_earlier_life_left_open_ends_with_its_connection_and_goes_on_with_its_agent() {
+        let (before, session) = (Incidents::new(1), SessionId([1; 16]));
+        let connection = EntityId::new("mcp-shop").unwrap();
+        let failure = Failure::ConnectionLost { connection, silent_ms: 0, in_flight: 0, in_doubt: 0 };
+        let lost = || Noticed::new(failure.clone(), Some(session), "gone");
+        let [coder, tester] = ["coder", "tester"].map(|name| EntityId::new(name).unwrap());
+        let silent = |agent: &EntityId| {
+            let failure = Failure::AgentUnresponsive { agent: agent.clone(), silent_ms: 15_000 };
+            Noticed::new(failure, Some(session), "no sign of life")
+        };
+        for noticed in [lost(), silent(&coder), silent(&tester)] {
+            before.note(noticed, 1_000);
+        }
+        let after = Incidents::new(2);
+        after.restore(before.news(), 5_000);
+        let over = |kind: FailureType| -> Vec<Option<u64>> {
+            let all = after.all().into_iter().filter(|incident| incident.failure.kind() == kind);
+            all.map(|incident| incident.over_at_ms).collect()
+        };
+        assert_eq!(over(FailureType::ConnectionLost), [Some(5_000)]);
+        assert_eq!(over(FailureType::AgentUnresponsive), [None, None]);
+        assert!(after.note(lost(), 6_000), "lost again, or still");
+        let of_connection =
+            after.all().into_iter().find(|incident| incident.failure.kind() == FailureType::ConnectionLost);
+        assert!(of_connection.is_some_and(|incident| incident.id == "failure-1-1" && incident.over_at_ms.is_none()));
+        after.agent_is_gone(session, Some(&coder), 7_000);
+        assert_eq!(over(FailureType::AgentUnresponsive).iter().flatten().count(), 1);
+        after.agent_is_gone(session, None, 8_000);
+        assert_eq!(over(FailureType::AgentUnresponsive).iter().flatten().count(), 2);
     }
 
     #[test]

@@ -255,7 +255,7 @@ impl Swarmkeep {
         if let Some(embedded) = &engine.embedded {
             embedded.set_above(Box::new(recover::FromBelow(Arc::downgrade(&engine))));
             match embedded.incidents(incident::LISTED) {
-                Ok(stored) => engine.incidents.restore(stored),
+                Ok(stored) => engine.incidents.restore(stored, engine.clock.now_ms()),
                 Err(error) => tracing::debug!(%error, "failures of earlier lives are not followed to their end"),
             }
         }

@@ -82,7 +82,7 @@ pub use self::{
         track::{TrackRecord, WINDOW_MS},
     },
     lock::{Holder, holder},
-    recovery::{Ending, OldHead, Problem, RecoveryReport, Repair, SessionRecovery, Span, StepTaken},
+    recovery::{Damaged, DataLoss, Ending, OldHead, Problem, RecoveryReport, Repair, SessionRecovery, Span, StepTaken},
     session::{Breach, Claim, Lost, Reply, Request, SavedCheckpoint, Session},
     settings::Settings,
     verify::{Finding, VerifyReport},

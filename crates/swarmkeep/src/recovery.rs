@@ -3,7 +3,7 @@
 mod session;
 
 use serde::{Deserialize, Serialize};
-use swarmkeep_core::SessionId;
+use swarmkeep_core::{SessionId, failure::Place};
 
 pub use self::session::{Ending, OldHead, SessionRecovery, StepTaken};
 use crate::lock::TakenOver;
@@ -32,11 +32,8 @@ pub struct RecoveryReport {
     pub tail_kept: Vec<Span>,
     /// Bytes after the last good frame that could have been an acknowledgement: they are in quarantine.
     pub possibly_acknowledged: Vec<Span>,
-    /// Damage: what, where, and whose.
-    pub damage: Vec<String>,
-    /// What was not as it should be and is whole again: nothing is missing, and nobody has to do anything.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub notices: Vec<String>,
+    /// What was damaged.
+    pub damage: Vec<Damaged>,
     /// What was put right since the start, and from where.
     #[serde(default)]
     pub repaired: Vec<Repair>,
@@ -65,6 +62,35 @@ pub struct RecoveryReport {
     /// Of one session: all about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Box<SessionRecovery>>,
+}
+
+/// Something that was not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damaged {
+    /// In which part of the store.
+    pub place: Place,
+    /// Whether anything is missing for it.
+    pub loss: DataLoss,
+    /// What and whose it was, and where it is kept.
+    pub what: String,
+}
+
+impl Damaged {
+    pub(crate) fn in_records(loss: DataLoss, what: String) -> Self {
+        Self { place: Place::Records, loss, what }
+    }
+}
+
+/// Whether something acknowledged is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataLoss {
+    /// Nothing is: it stood elsewhere too, and nobody has to do anything; or what is missing is listed beside this.
+    None,
+    /// It cannot be told.
+    Possible,
+    /// Something is.
+    Certain,
 }
 
 /// A range of one session.

@@ -16,7 +16,7 @@ use crate::{
     embedded,
     journal::{self, Inspection, OpenError, StoreId, Vouch},
     lock,
-    recovery::Span,
+    recovery::{Damaged, DataLoss, Span},
 };
 
 /// What the next open of a store would find and do.
@@ -36,16 +36,20 @@ pub struct Plan {
     pub last_is_unvouched: bool,
     /// At the end of the journal, unreadable, perhaps acknowledged: would go to quarantine. Whose, where that can be read.
     pub possibly_acknowledged: Vec<Span>,
-    /// Damage, and whether records.db has what it held.
-    pub damage: Vec<String>,
-    /// Damage that records.db does not have: what it held would be lost.
-    pub lost: u64,
-    /// Ends of the journal that are damaged: whether something was acknowledged there cannot be told.
-    pub unknown: u64,
+    /// Damage, and whether anything would be lost by it.
+    pub damage: Vec<Damaged>,
     /// records.db is made again first: which sessions lack records, and how many, is known after that.
     pub is_made_again: bool,
     /// What would be done, in order.
     pub steps: Vec<String>,
+}
+
+impl Plan {
+    /// How much of the damage takes something with it: for certain, perhaps, not at all.
+    #[must_use]
+    pub fn damaged(&self, loss: DataLoss) -> u64 {
+        self.damage.iter().filter(|damage| damage.loss == loss).count() as u64
+    }
 }
 
 /// Plans the next open of the store in `folder`, which nobody holds. Nothing is changed.
@@ -66,16 +70,11 @@ pub fn plan(folder: &Path) -> Result<Plan, Error> {
             (anchor.position, found)
         }
     };
-    let (mut damage, untold) = embedded::untold(Arc::new(RealDisk), folder).map_err(|error| {
-        Error::new(ErrorKind::Unavailable, format!("{}: {error}", folder.display())).caused_by(error)
-    })?;
-    damage.extend(found.damage.iter().map(|damage| format!("journal segment {}: {}", damage.segment, damage.what)));
-    let unknown = found.doubts.iter().filter(|doubt| !doubt.abandoned && doubt.spans.is_none());
-    damage.extend(unknown.clone().map(|doubt| {
-        format!("journal segment {}: after its end is, or was, what may have been acknowledged; whose it was cannot be told", doubt.segment)
-    }));
+    let (damage, possibly_acknowledged) =
+        embedded::closed_found(Arc::new(RealDisk), folder, &found).map_err(|error| {
+            Error::new(ErrorKind::Unavailable, format!("{}: {error}", folder.display())).caused_by(error)
+        })?;
     let frames: Vec<_> = found.unapplied.iter().filter(|frame| frame.position > position).collect();
-    let doubts = found.doubts.iter().filter(|doubt| !doubt.abandoned).flat_map(|doubt| doubt.spans.iter().flatten());
     let mut plan = Plan {
         clean: before.is_none() && found.sealed && damage.is_empty() && found.doubts.is_empty(),
         records_position: position.0,
@@ -83,22 +82,14 @@ pub fn plan(folder: &Path) -> Result<Plan, Error> {
         frames: frames.len() as u64,
         bytes: frames.iter().map(|frame| frame.bytes as u64).sum(),
         last_is_unvouched: found.carried,
-        possibly_acknowledged: doubts
-            .map(|span| Span {
-                session: span.session,
-                first: span.seqs.as_ref().map(|seqs| *seqs.start()),
-                last: span.seqs.as_ref().map(|seqs| *seqs.end()),
-            })
-            .collect(),
+        possibly_acknowledged,
         damage,
-        lost: found.lost().count() as u64 + untold,
-        unknown: unknown.count() as u64,
         is_made_again: before.is_some(),
         steps: Vec::new(),
     };
     plan.steps = steps(&plan, found.doubts.len() + found.damage.len(), has_views(folder));
     if let Some((what, _)) = before {
-        plan.damage.insert(0, what.clone());
+        plan.damage.insert(0, Damaged::in_records(DataLoss::Possible, what.clone()));
         plan.steps.insert(0, what);
     }
     Ok(plan)

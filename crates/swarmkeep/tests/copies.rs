@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use small_store::{Fixed, Image, Reading, dump, everything, fast_folder, more, open, set, settings, settle};
-use swarmkeep::{Actor, Error, ErrorKind, Request, Swarmkeep};
+use swarmkeep::{Actor, DataLoss, Error, ErrorKind, Request, Swarmkeep};
 
 /// A store in which something happened, parked; after each round of work again.
 async fn generations(rounds: u64) -> Vec<Image> {
@@ -99,7 +99,7 @@ async fn made_again_with_loss(image: &Image) {
     let keep = open(folder.path(), &Arc::default()).await.unwrap();
     keep.wait_ready().await;
     let recovery = keep.last_recovery().unwrap();
-    let said = |words: &str| recovery.damage.iter().any(|line| line.contains(words));
+    let said = |words: &str| recovery.damage.iter().any(|damage| damage.what.contains(words));
     assert!(said("made again") && !said("nothing is missing"), "{:?}", recovery.damage);
     let report = keep.verify(None, |_| {}).await.unwrap();
     assert_ne!(report.findings, vec![], "{:?}", recovery.damage);
@@ -266,7 +266,7 @@ async fn a_segment_missing_in_the_middle_is_reported() {
     image.put(folder.path());
     let keep = open(folder.path(), &fixed).await.unwrap();
     let report = keep.last_recovery().unwrap();
-    assert!(!report.clean && report.damage.iter().any(|line| line.contains("NOT in records.db")), "{report:?}");
+    assert!(!report.clean && report.damage.iter().any(|damage| damage.loss == DataLoss::Certain), "{report:?}");
     let session = keep.get_session("small/everything").await.unwrap().unwrap();
     assert!(!session.state().await.unwrap().memory.is_empty());
     let first = keep.get_session("first").await.unwrap().unwrap();

@@ -75,7 +75,7 @@ fn says_so(error: &Error) -> Result<(), String> {
 /// Reads everything. `Ok(true)`: as before.
 async fn read(keep: &Swarmkeep, subject: &Subject, around: u64) -> Result<bool, String> {
     let report = keep.last_recovery().unwrap();
-    let reported = !report.damage.is_empty() || !report.notices.is_empty() || !report.possibly_acknowledged.is_empty();
+    let reported = !report.damage.is_empty() || !report.possibly_acknowledged.is_empty();
     let mut whole = true;
     for name in NAMES {
         let (states, records) = (&subject.reading.states[name], &subject.reading.records[name]);
@@ -223,7 +223,7 @@ async fn trial(folder: &Path, image: &Image, subject: &Subject, file: &Path, at:
     };
     let whole = read(&keep, subject, at as u64).await?;
     let report = keep.last_recovery().unwrap();
-    let mut verdict = match (whole, report.damage.is_empty() && report.notices.is_empty()) {
+    let mut verdict = match (whole, report.damage.is_empty()) {
         (false, _) => Verdict::Found,
         (true, false) => Verdict::Mended,
         (true, true) => Verdict::Unread,

@@ -172,7 +172,7 @@ async fn alarms(client: &mut Client, store: &Path) -> Result<Option<String>, Fai
     }
     let answer = check::get(client, "/v1/recoveries").await?;
     if let Some(last) = entries(&answer, "recoveries").first() {
-        for list in ["damage", "notices", "possibly_acknowledged"] {
+        for list in ["damage", "possibly_acknowledged"] {
             if let Some(first) = entries(field(last, list), "").first() {
                 return Ok(Some(format!("{list}: {first}")));
             }

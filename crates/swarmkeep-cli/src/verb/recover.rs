@@ -4,7 +4,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use swarmkeep::{
-    Settings, Swarmkeep,
+    DataLoss, Settings, Swarmkeep,
     core::recovery::{Plan, Policy},
     upkeep,
 };
@@ -143,12 +143,12 @@ fn failures(failures: &[Value], names: &Names) -> Table {
 
 /// What a start found that is not as it should be, in a few words.
 fn in_short(report: &Value) -> String {
-    let count = |name: &str| entries(field(report, name), "").len() as u64;
+    let (damage, whole) = damages(report);
     let counts = [
-        (count("damage"), "damaged range"),
-        (count("notices"), "notice"),
+        (damage, "damaged range"),
+        (whole, "notice"),
         (number(report, "sessions_failed"), "lost session"),
-        (count("possibly_acknowledged"), "doubtful end"),
+        (entries(field(report, "possibly_acknowledged"), "").len() as u64, "doubtful end"),
     ];
     let said: Vec<String> =
         counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| moment::counted(*count, what)).collect();
@@ -157,7 +157,7 @@ fn in_short(report: &Value) -> String {
 
 /// Damage is an exit code, so that a script need not read the report.
 fn judge(context: &Context, report: &Value) -> Result<(), Failure> {
-    let damage = entries(field(report, "damage"), "").len() as u64;
+    let (damage, _) = damages(report);
     let failed = number(report, "sessions_failed").max(entries(field(report, "set_aside"), "").len() as u64);
     if damage == 0 && failed == 0 {
         return Ok(());
@@ -170,6 +170,19 @@ fn judge(context: &Context, report: &Value) -> Result<(), Failure> {
             context.place.program()
         ),
     ))
+}
+
+/// How much a start found damaged: what takes something with it, or may, and what is whole again.
+pub(super) fn damages(report: &Value) -> (u64, u64) {
+    let all = entries(field(report, "damage"), "");
+    let whole = all.iter().filter(|damage| text(damage, "loss") == "none").count();
+    ((all.len() - whole) as u64, whole as u64)
+}
+
+/// How much damage the next start would find.
+pub(super) fn ranges(plan: &upkeep::Plan) -> String {
+    let all = moment::counted(plan.damage.len() as u64, "damaged range");
+    format!("{all}, {} of them nowhere else", plan.damaged(DataLoss::Certain))
 }
 
 /// What is damaged and what does not come back: what there is of the two.
@@ -235,7 +248,11 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             if plan.clean { "; nothing to settle" } else { "; a death before" }
         );
         for damage in &plan.damage {
-            say!("{} {}", paint.red("damage:"), printable(&names.put_into(damage)));
+            let mark = match damage.loss {
+                DataLoss::None => paint.yellow("notice:"),
+                DataLoss::Possible | DataLoss::Certain => paint.red("damage:"),
+            };
+            say!("{mark} {}", printable(&names.put_into(&damage.what)));
         }
         for span in &plan.possibly_acknowledged {
             say!(
@@ -259,20 +276,20 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             );
         }
     })?;
-    if plan.damage.is_empty() {
+    if plan.damage.iter().all(|damage| damage.loss == DataLoss::None) {
         return match unseen {
             None => judge_plans(context, plans.len() as u64),
             Some(error) => Err(refused(error)),
         };
     }
-    let without = match plan.lost {
+    let without = match plan.damaged(DataLoss::Certain) {
         // What is lost by that is known afterwards.
         0 if plan.is_made_again => "which makes records.db again of what can be had",
         0 => "which goes on with all of it",
         _ => "which goes on without what is lost",
     };
     Err(Failure::corrupt(
-        format!("{}, {} of them nowhere else", moment::counted(plan.damage.len() as u64, "damaged range"), plan.lost),
+        ranges(&plan),
         format!("keep a copy of {} before the next start, {without} (docs/recovery.md)", context.place.shown()),
     ))
 }
@@ -285,14 +302,15 @@ fn estimate(context: &Context, plan: &upkeep::Plan, plans: &[Plan]) -> String {
         let what = "what is in neither rows that verify nor kept copies nor the journal: known when it is made again";
         return paint.yellow(what);
     }
-    if plan.lost > 0 {
-        let ranges = moment::counted(plan.lost, "damaged range");
+    let lost = plan.damaged(DataLoss::Certain);
+    if lost > 0 {
+        let ranges = moment::counted(lost, "damaged range");
         return paint.red(format_args!("{ranges}, not to be had elsewhere"));
     }
     if losing > 0 {
         return paint.red(format_args!("of {}, as said below", moment::counted(losing, "session")));
     }
-    if plan.unknown > 0 || !plan.possibly_acknowledged.is_empty() {
+    if plan.damaged(DataLoss::Possible) > 0 || !plan.possibly_acknowledged.is_empty() {
         return paint.yellow("perhaps what was acknowledged last, as said above; else nothing");
     }
     paint.green("nothing that was acknowledged")
@@ -446,10 +464,8 @@ pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
         }
     }
     for damage in entries(field(report, "damage"), "") {
-        lines.push(format!("damage: {}", printable(&names.put_into(damage.as_str().unwrap_or("")))));
-    }
-    for notice in entries(field(report, "notices"), "") {
-        lines.push(format!("notice: {}", printable(&names.put_into(notice.as_str().unwrap_or("")))));
+        let mark = if text(damage, "loss") == "none" { "notice" } else { "damage" };
+        lines.push(format!("{mark}: {}", printable(&names.put_into(text(damage, "what")))));
     }
     lines.extend(verify::repairs(report, names));
     if field(report, "views_rebuilt").as_bool() == Some(true) {

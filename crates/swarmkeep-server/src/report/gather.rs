@@ -152,7 +152,7 @@ pub(super) async fn gather(app: &App, session: Option<&str>, since_ms: u64, unti
     }
     let failures = entries(&recoveries, "failures");
     found.decisions(&app.keep().session_recoveries(), &known);
-    found.silent(failures, number(field(&store, "store"), "incarnation"), &held, &known);
+    found.silent(failures, &held, &known);
     found.coming_back(&ComingBack {
         recoveries: entries(&recoveries, "recoveries"),
         failures,

@@ -21,27 +21,6 @@ pub(super) struct ComingBack<'a> {
     pub(super) names: &'a Names,
 }
 
-/// What a line of a start's `damage` says about loss.
-#[derive(Debug, PartialEq, Eq)]
-enum Said {
-    /// A copy of it is there; or the sessions concerned are set aside, and are listed one by one.
-    Covered,
-    Lost,
-    MayBe,
-}
-
-fn said(damage: &str) -> Said {
-    if damage.contains("what may have been acknowledged") {
-        Said::MayBe
-    } else if damage.contains("NOT in records.db") || damage.contains(" is lost;") {
-        Said::Lost
-    } else if damage.contains("cannot be told") || damage.starts_with("unreported.json") {
-        Said::MayBe
-    } else {
-        Said::Covered
-    }
-}
-
 impl Report {
     pub(super) fn coming_back(&mut self, found: &ComingBack<'_>) {
         let names = found.names;
@@ -126,13 +105,12 @@ impl Report {
                 self.lose(Some(names.of(text(span, "session"))), what, true);
             }
         }
-        for damage in entries(field(report, "damage"), "").iter().filter_map(Value::as_str) {
-            let said = said(damage);
-            let what = names.put_into(damage);
+        for damage in entries(field(report, "damage"), "").iter().filter(|damage| text(damage, "loss") != "none") {
+            let what = names.put_into(text(damage, "what"));
             // Whose it was cannot always be told: then it may have been anybody's.
-            let is_ours = |only: &str| damage.contains("cannot be told") || what.contains(&format!("session {only}"));
-            if said != Said::Covered && self.session.as_deref().is_none_or(is_ours) {
-                self.lose(None, what, said == Said::MayBe);
+            let is_ours = |only: &str| !what.contains("session ") || what.contains(&format!("session {only}"));
+            if self.session.as_deref().is_none_or(is_ours) {
+                self.lose(None, what, text(damage, "loss") == "possible");
             }
         }
         if self.lost.len() > before {
@@ -204,7 +182,7 @@ mod tests {
             "lost": [{ "first": 577, "last": 907 }],
         });
         let told = json!({ "id": "recovery-2-1", "at_ms": 20, "clean": true, "recovery": recovery,
-            "damage": ["session abc, seqs 577 to 907: not part of its state any more"] });
+            "damage": [{ "loss": "certain", "what": "session abc, seqs 577 to 907: not part of its state any more" }] });
         let report = report_of(&[json!({ "id": "open-2", "at_ms": 11, "clean": true }), told], &[]);
         let [lost] = &report.lost[..] else { panic!("{report:?}") };
         assert_eq!((lost.session.as_deref(), lost.accepted_by.as_deref()), (Some("team/work"), Some("user:anna")));
@@ -215,15 +193,15 @@ mod tests {
     #[test]
     fn an_end_of_which_nothing_can_be_told_may_be_a_loss() {
         let end = "journal segment 3: after its end is, or was, what may have been acknowledged; whose it was cannot be told; \
-                   kept as quarantine/journal-3-4096";
-        let covered =
-            "journal segment 2: a frame is damaged (records.db has all of it); kept as quarantine/journal-2-0";
-        let start = json!({ "id": "open-2", "at_ms": 20, "crashed": true, "damage": [covered, end] });
+                   its bytes go to quarantine/journal-3-4096";
+        let damage = json!([
+            { "loss": "none", "what": "journal segment 2: a frame is damaged (records.db has all of it)" },
+            { "loss": "possible", "what": end },
+        ]);
+        let start = json!({ "id": "open-2", "at_ms": 20, "crashed": true, "damage": damage });
         let report = report_of(&[start], &[]);
         assert!(report.lost.len() == 1 && report.lost[0].may_be, "{report:?}");
         assert_eq!((&*report.next[0].command, report.next.len()), ("swarmkeep recover", 1));
-        let lost = "journal segment 2: a frame is damaged (NOT in records.db; whose it was cannot be told); kept as x";
-        assert_eq!((said(lost), said(covered), said(end)), (Said::Lost, Said::Covered, Said::MayBe));
     }
 
     #[test]

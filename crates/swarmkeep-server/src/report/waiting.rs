@@ -83,15 +83,13 @@ impl Report {
         }
     }
 
-    /// Agents that are silent while they hold tasks, and tool servers that cannot be reached: who is not heard of by this
-    /// life of the store need not be there any more.
-    pub(super) fn silent(&mut self, failures: &[Value], incarnation: u64, held: &Held, names: &Names) {
-        let of_this_life = format!("failure-{incarnation}-");
+    /// Agents that are silent while they hold tasks, and tool servers that cannot be reached.
+    pub(super) fn silent(&mut self, failures: &[Value], held: &Held, names: &Names) {
         for failure in failures {
             let session = text(failure, "session");
             let name = names.of(session).to_owned();
-            let is_open = field(failure, "over_at_ms").is_null() && text(failure, "id").starts_with(&of_this_life);
-            if !is_open || self.session.as_deref().is_some_and(|only| only != name) {
+            let is_over = !field(failure, "over_at_ms").is_null();
+            if is_over || self.session.as_deref().is_some_and(|only| only != name) {
                 continue;
             }
             let (kind, id, what, settle) = match text(failure, "type") {
@@ -141,10 +139,9 @@ mod tests {
         let mut back = gone.clone();
         back["over_at_ms"] = 9.into();
         gone["what"] = "offline".into();
-        let failures =
-            [silent("failure-2-1", "coder"), silent("failure-2-2", "idle"), silent("failure-1-1", "coder"), gone, back];
+        let failures = [silent("failure-2-1", "coder"), silent("failure-2-2", "idle"), gone, back];
         let mut report = Report::default();
-        report.silent(&failures, 2, &held, &Names::new([("abc".to_owned(), "team/work".to_owned())].into()));
+        report.silent(&failures, &held, &Names::new([("abc".to_owned(), "team/work".to_owned())].into()));
         let said: Vec<(&str, &str)> = report.waiting.iter().map(|one| (&*one.kind, &*one.id)).collect();
         assert_eq!(said, [("agent", "coder"), ("connection", "mcp-shop")]);
         assert_eq!(report.waiting[0].settle, ["swarmkeep agent show team/work coder"]);

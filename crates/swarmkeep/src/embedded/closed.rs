@@ -25,11 +25,18 @@ use crate::{
         Entry, Inspection, StoreId,
         kept::{self, KeptError, KeptFile},
     },
+    recovery::{Damaged, Span},
 };
 
-/// What starts that were cut off had found: lines of damage, and how many of lost records there are.
-pub(crate) fn untold(disk: Arc<dyn Disk>, store_dir: &Path) -> io::Result<(Vec<String>, u64)> {
-    Ok(Unreported::look(disk, store_dir)?.damage())
+/// What starts that were cut off had found, and what the next one finds: damage, and what may have been acknowledged.
+pub(crate) fn found(
+    disk: Arc<dyn Disk>,
+    store_dir: &Path,
+    inspection: &Inspection,
+) -> io::Result<(Vec<Damaged>, Vec<Span>)> {
+    let mut unreported = Unreported::look(disk, store_dir)?;
+    unreported.note_inspection(inspection);
+    Ok(unreported.told())
 }
 
 /// The plans of all sessions that are not well, and how many were looked at.

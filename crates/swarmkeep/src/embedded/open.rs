@@ -40,7 +40,7 @@ use crate::{
     disk::{Disk, RealDisk},
     journal::{self, Entry, Frame, Inspection, Journal, OpenError},
     lock::{Fence, Ground, Holder, LockError, StoreLock},
-    recovery::{RecoveryReport, Span},
+    recovery::{Damaged, DataLoss, RecoveryReport, Span},
     settings::Settings,
     sync::Mutex,
     workers::Workers,
@@ -196,7 +196,9 @@ impl EmbeddedLog {
                     let said = format!(
                         "records.db: {OTHER_LOG}; put aside in quarantine, and the journal is applied again: nothing is missing"
                     );
-                    unreported.add_made(true, said).map_err(|error| unusable(folder, error))?;
+                    unreported
+                        .add_damage(Damaged::in_records(DataLoss::None, said))
+                        .map_err(|error| unusable(folder, error))?;
                     remake::set_log_aside(disk.as_ref(), folder, clock.now_ms())
                         .map_err(|error| unusable(folder, error))?;
                     made_again += 1;
@@ -209,7 +211,9 @@ impl EmbeddedLog {
             let (now_ms, stamp) = (clock.now_ms(), copying.stamp() + 1);
             let site = Site { disk: &disk, folder, cases: &noted, now_ms, stamp, has: copying.has() };
             let made = remake::make(&site, how, &why).map_err(|error| database(&records_path, error))?;
-            unreported.add_made(made.is_whole, made.said).map_err(|error| unusable(folder, error))?;
+            unreported
+                .add_damage(Damaged::in_records(made.loss, made.said))
+                .map_err(|error| unusable(folder, error))?;
             made_again += 1;
             remake::end(disk.as_ref(), folder, now_ms).map_err(|error| unusable(folder, error))?;
             // They may have what cannot be had any more.
@@ -264,7 +268,9 @@ impl EmbeddedLog {
                 "recovery/{name}: what was known of a damaged session cannot be read, nor can its second copy; put aside in \
                  quarantine/. Whether records of it are missing cannot be told"
             );
-            unreported.add_made(false, said).map_err(|error| unusable(folder, error))?;
+            unreported
+                .add_damage(Damaged::in_records(DataLoss::Possible, said))
+                .map_err(|error| unusable(folder, error))?;
         }
         unreported.put_into(&mut report);
         let noted = unreported.set_lost_aside(&lanes, &cases, |session, case| cases.put(session, &case));
@@ -511,7 +517,6 @@ fn report_of(inspection: &Inspection, incarnation: u64, unapplied: &[Arc<Frame>]
         tail_kept,
         possibly_acknowledged: Vec::new(),
         damage: Vec::new(),
-        notices: Vec::new(),
         repaired: Vec::new(),
         taken_over: None,
         is_a_copy: false,

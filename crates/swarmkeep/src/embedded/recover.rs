@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     blobs::BlobFiles,
-    disk::Disk,
+    disk::{self, Disk},
     journal::{Journal, StoreId},
     level,
     recovery::{Ending, Repair, SessionRecovery},
@@ -585,5 +585,6 @@ fn stage(step: &Step) -> u8 {
 }
 
 pub(super) fn unkept(error: &std::io::Error) -> LogError {
-    LogError::Unknown(format!("quarantine: {error}"))
+    let kind = if disk::is_full(error) { Refused::DiskFull } else { Refused::Failed };
+    LogError::Refused { kind, detail: format!("quarantine: {error}") }
 }

@@ -47,6 +47,7 @@ use crate::{
         search,
         tail::Reach,
     },
+    recovery::DataLoss,
 };
 
 /// What is wrong with records.db.
@@ -76,8 +77,8 @@ pub(super) struct Site<'a> {
 pub(super) struct Remade {
     /// In words, for the report.
     pub(super) said: String,
-    /// Nothing is missing.
-    pub(super) is_whole: bool,
+    /// Whether something is missing that is listed nowhere else: neither with a session of `aside` nor as lost by the journal.
+    pub(super) loss: DataLoss,
     /// Sessions of which something cannot be had.
     pub(super) aside: Vec<SessionId>,
 }
@@ -240,7 +241,7 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
         sessions(stood)
     );
     tracing::error!(said, "records.db was made again");
-    Ok(Remade { said, is_whole: is_known && !is_doubted && aside.is_empty(), aside })
+    Ok(Remade { said, loss: if is_known { DataLoss::None } else { DataLoss::Certain }, aside })
 }
 
 /// Puts the file that [`make`] made in its place, if there is one.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use swarmkeep_core::{Seq, SessionId, log::Damage};
+use swarmkeep_core::{Seq, SessionId, failure::Place, log::Damage};
 
 use super::{
     case::{Case, Cases, hashed, unhashed},
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     disk::{self, Disk, OpenHow, read_whole},
     journal::Inspection,
-    recovery::{RecoveryReport, Span},
+    recovery::{Damaged, DataLoss, RecoveryReport, Span},
 };
 
 const NAME: &str = "unreported.json";
@@ -28,9 +28,6 @@ const NAME: &str = "unreported.json";
 const BYTES_MAX: u64 = 16 << 20;
 const UNREADABLE: &str = "unreported.json: what a start that was cut off had found cannot be read; `swarmkeep verify` looks at \
                           everything";
-
-/// In a line of damage: nothing is missing for it.
-pub(crate) const COVERED: &str = "records.db has all of it";
 
 /// Acknowledged records of a session that neither the journal nor records.db has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +41,7 @@ struct Lost {
 /// What there is to tell.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Found {
-    damage: Vec<String>,
-    notices: Vec<String>,
+    damage: Vec<Damaged>,
     possibly_acknowledged: Vec<Span>,
     lost: Vec<Lost>,
 }
@@ -57,7 +53,6 @@ impl Found {
 
     fn add(&mut self, more: Self) {
         merge(&mut self.damage, more.damage);
-        merge(&mut self.notices, more.notices);
         merge(&mut self.possibly_acknowledged, more.possibly_acknowledged);
         merge(&mut self.lost, more.lost);
     }
@@ -94,11 +89,9 @@ impl Unreported {
         Ok(Self { disk, folder: folder.to_owned(), found })
     }
 
-    /// There is more, of records.db before it was put in its place: a line of damage, or of what is whole again.
-    pub(super) fn add_made(&mut self, is_whole: bool, said: String) -> io::Result<()> {
-        let mut more = Found::default();
-        if is_whole { &mut more.notices } else { &mut more.damage }.push(said);
-        self.add(more)
+    /// There is more, of what is not in the journal.
+    pub(super) fn add_damage(&mut self, damage: Damaged) -> io::Result<()> {
+        self.add(Found { damage: vec![damage], ..Found::default() })
     }
 
     /// There is more, of the journal.
@@ -123,16 +116,13 @@ impl Unreported {
 
     /// The report of this start tells all of it.
     pub(super) fn put_into(&self, report: &mut RecoveryReport) {
-        let Found { damage, notices, possibly_acknowledged, lost: _ } = self.found.clone();
         report.clean &= self.found.is_empty();
-        report.damage = damage;
-        report.notices = notices;
-        report.possibly_acknowledged = possibly_acknowledged;
+        (report.damage, report.possibly_acknowledged) = self.told();
     }
 
-    /// Lines of damage, and how many of lost records there are.
-    pub(super) fn damage(self) -> (Vec<String>, u64) {
-        (self.found.damage, self.found.lost.len() as u64)
+    /// What is damaged, and what may have been acknowledged and cannot be read.
+    pub(super) fn told(&self) -> (Vec<Damaged>, Vec<Span>) {
+        (self.found.damage.clone(), self.found.possibly_acknowledged.clone())
     }
 
     /// Sessions of which acknowledged records are lost take nothing until it is known whether these stand elsewhere. `keep` is
@@ -171,21 +161,23 @@ impl Unreported {
 }
 
 fn unreadable() -> Found {
-    Found { damage: vec![UNREADABLE.to_owned()], ..Found::default() }
+    let unread = Damaged { place: Place::Journal, loss: DataLoss::Possible, what: UNREADABLE.to_owned() };
+    Found { damage: vec![unread], ..Found::default() }
 }
 
 fn found_in(inspection: &Inspection) -> Found {
     let mut found = Found::default();
     for damage in &inspection.damage {
-        let saved = match (damage.in_records, &damage.spans) {
-            (true, _) => COVERED.into(),
-            (false, Some(spans)) => format!("NOT in records.db: {}", in_words(spans)),
-            (false, None) => "NOT in records.db; whose it was cannot be told".into(),
+        let (loss, saved) = match (damage.in_records, &damage.spans) {
+            (true, _) => (DataLoss::None, "records.db has all of it".into()),
+            (false, Some(spans)) => (DataLoss::Certain, format!("NOT in records.db: {}", in_words(spans))),
+            (false, None) => (DataLoss::Certain, "NOT in records.db; whose it was cannot be told".into()),
         };
         let (segment, what, name) = (damage.segment, &damage.what, damage.quarantine_name());
-        found.damage.push(format!("journal segment {segment}: {what} ({saved}); kept as quarantine/{name}"));
+        let what = format!("journal segment {segment}: {what} ({saved}); its bytes go to quarantine/{name}");
+        found.damage.push(Damaged { place: Place::Journal, loss, what });
         if !damage.in_records {
-            let cause = format!("journal segment {segment}: {what}");
+            let cause = format!("journal segment {segment}: {}", damage.what);
             let lost = damage.spans.iter().flatten().filter_map(|span| {
                 let seqs = span.seqs.as_ref()?;
                 let (first, last) = (Seq(*seqs.start()), Seq(*seqs.end()));
@@ -201,12 +193,15 @@ fn found_in(inspection: &Inspection) -> Found {
                 first: span.seqs.as_ref().map(|seqs| *seqs.start()),
                 last: span.seqs.as_ref().map(|seqs| *seqs.end()),
             })),
-            None => found.damage.push(format!(
-                "journal segment {}: after its end is, or was, what may have been acknowledged; whose it was cannot be told; kept \
-                 as quarantine/{}",
-                doubt.segment,
-                doubt.quarantine_name()
-            )),
+            None => {
+                let what = format!(
+                    "journal segment {}: after its end is, or was, what may have been acknowledged; whose it was cannot be \
+                     told; its bytes go to quarantine/{}",
+                    doubt.segment,
+                    doubt.quarantine_name()
+                );
+                found.damage.push(Damaged { place: Place::Journal, loss: DataLoss::Possible, what });
+            }
         }
     }
     found

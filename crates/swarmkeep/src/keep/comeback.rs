@@ -20,7 +20,11 @@ use swarmkeep_sqlite::{RecordsReader, Restored, SqliteError};
 use tokio::task::JoinSet;
 
 use super::Engine;
-use crate::{Swarmkeep, damage, recovery::Problem, slot::Phase};
+use crate::{
+    Swarmkeep, damage,
+    recovery::{Damaged, DataLoss, Problem},
+    slot::Phase,
+};
 
 /// Problems listed in a report; more are counted.
 const PROBLEMS_LISTED: usize = 100;
@@ -235,7 +239,8 @@ fn not_listed(engine: &Weak<Engine>, error: &Error) {
     if let Some(engine) = engine.upgrade()
         && let Some(report) = &mut *engine.recovery.lock()
     {
-        report.damage.push(format!("sessions could not be listed, each is looked at when it is asked for: {error}"));
+        let what = format!("sessions could not be listed, each is looked at when it is asked for: {error}");
+        report.damage.push(Damaged::in_records(DataLoss::Possible, what));
     }
 }
 

@@ -15,8 +15,9 @@ use swarmkeep_core::{
 
 use super::{Engine, rate};
 use crate::{
-    damage, embedded,
+    damage,
     incident::{self, Incident, Noticed},
+    recovery::{Damaged, DataLoss},
     watch::Due,
 };
 
@@ -89,15 +90,10 @@ impl Engine {
             );
             self.notice(Noticed::new(failure, None, what));
         }
-        for damage in report.damage {
-            let failure = Failure::StateCorruption { place: Place::Journal, first: None, last: None };
-            let stake = Stake { is_covered: damage.contains(embedded::COVERED), ..Stake::default() };
-            self.notice(Noticed { stake, ..Noticed::new(failure, None, damage) });
-        }
-        for notice in report.notices {
-            let failure = Failure::StateCorruption { place: Place::Records, first: None, last: None };
-            let stake = Stake { is_covered: true, ..Stake::default() };
-            self.notice(Noticed { stake, ..Noticed::new(failure, None, notice) });
+        for Damaged { place, loss, what } in report.damage {
+            let failure = Failure::StateCorruption { place, first: None, last: None };
+            let stake = Stake { is_covered: loss == DataLoss::None, ..Stake::default() };
+            self.notice(Noticed { stake, ..Noticed::new(failure, None, what) });
         }
         for aside in self.embedded.iter().flat_map(|embedded| embedded.standing().set_aside) {
             if let Some(session) = aside.session {
@@ -134,6 +130,12 @@ impl Engine {
             | Event::EffectResolvedDone { effect, .. }
             | Event::EffectResolvedNotDone { effect, .. } => {
                 self.incidents.outcome_is_known(session, effect, self.clock.now_ms());
+            }
+            Event::AgentStatusChanged { agent, status: AgentStatus::Failed | AgentStatus::Terminated, .. } => {
+                self.incidents.agent_is_gone(session, Some(agent), self.clock.now_ms());
+            }
+            Event::SessionStatusChanged { status, .. } if status.is_ended() => {
+                self.incidents.agent_is_gone(session, None, self.clock.now_ms());
             }
             _ => {}
         }

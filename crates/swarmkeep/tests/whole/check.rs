@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use swarmkeep::embedded::EmbeddedLog;
+use swarmkeep::{DataLoss, embedded::EmbeddedLog};
 use swarmkeep_core::{
     Seq, SessionId,
     log::{Head, Log, LogError},
@@ -47,7 +47,7 @@ pub async fn check(
 ) -> Result<(Checked, Served), String> {
     let report = log.opening_report();
     // A torn tail may look like something that was acknowledged; what is said to be lost may not.
-    if report.damage.iter().any(|line| line.contains("NOT in records.db")) {
+    if report.damage.iter().any(|damage| damage.loss == DataLoss::Certain) {
         return Err(format!("nothing was damaged, but the report says {report:?}"));
     }
     let mut checked = Checked::default();

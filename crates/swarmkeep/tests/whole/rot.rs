@@ -329,8 +329,7 @@ async fn session(
 /// What the store says by itself at a start.
 fn announced(log: &EmbeddedLog) -> Vec<String> {
     let (report, standing) = (log.opening_report(), log.standing());
-    let mut said = report.damage.clone();
-    said.extend(report.notices.iter().cloned());
+    let mut said: Vec<String> = report.damage.into_iter().map(|damage| damage.what).collect();
     said.extend(report.possibly_acknowledged.iter().map(|span| format!("possibly acknowledged: {span:?}")));
     said.extend(report.views_rebuilt.then(|| "views rebuilt".into()));
     said.extend(standing.set_aside.iter().map(|aside| format!("set aside: {}", aside.what)));

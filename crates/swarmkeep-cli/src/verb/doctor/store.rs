@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
-use swarmkeep::lock;
+use swarmkeep::{DataLoss, lock};
 
 use super::Finding;
 use crate::{
@@ -44,7 +44,7 @@ pub(super) async fn look(context: &Context) -> Vec<Finding> {
                 findings.extend(parts(&store, &names));
                 findings.extend(copies(&mut client).await);
                 findings.extend(last_start(&mut client, context).await);
-                findings.extend(silent(&mut client, &store).await);
+                findings.extend(silent(&mut client).await);
                 findings.extend(track_record(&mut client).await.into_iter().flatten());
             }
             Err(failure) => findings.push(Finding::bad("daemon", failure.what, failure.next)),
@@ -208,15 +208,15 @@ fn misplaced(dir: &Path, name: &str, is_file: bool) -> Finding {
 fn planned(context: &Context) -> Option<Finding> {
     match swarmkeep::upkeep::plan(&context.place.dir) {
         Ok(plan) if plan.damage.is_empty() => None,
-        Ok(plan) => Some(Finding::damaged(
-            "journal",
-            format!(
-                "{}, {} of them nowhere else",
-                moment::counted(plan.damage.len() as u64, "damaged range"),
-                plan.lost
-            ),
-            format!("{} recover --dry-run says which, and what the next start does", context.place.program()),
-        )),
+        Ok(plan) => {
+            let next =
+                format!("{} recover --dry-run says which, and what the next start does", context.place.program());
+            let what = recover::ranges(&plan);
+            Some(match plan.damage.len() as u64 == plan.damaged(DataLoss::None) {
+                true => Finding::warn("journal", what, next),
+                false => Finding::damaged("journal", what, next),
+            })
+        }
         Err(error) if error.kind == swarmkeep::ErrorKind::Corrupt && is_whole(&lock::home(&context.place.dir)) => {
             // Not the hint: it leads here.
             let next = "restore the whole folder from one copy; docs/recovery.md, \"The store cannot be opened\", has each message";
@@ -302,7 +302,7 @@ async fn copies(client: &mut Client) -> Option<Finding> {
 async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
     let answer: Value = client.call(&Call::get("/v1/recoveries")).await.ok()?.json().ok()?;
     let last = entries(&answer, "recoveries").first()?;
-    let damage = entries(field(last, "damage"), "").len() as u64;
+    let (damage, whole) = recover::damages(last);
     let (failed, doubts) = (number(last, "sessions_failed"), entries(field(last, "possibly_acknowledged"), "").len());
     let program = context.place.program();
     let next = format!(
@@ -316,7 +316,6 @@ async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
         let what = format!("found {} of the journal", moment::counted(doubts as u64, "doubtful end"));
         return Some(Finding::warn("last start", what, next));
     }
-    let whole = entries(field(last, "notices"), "").len() as u64;
     (whole > 0).then(|| {
         let what = format!("put right without loss: {}; {program} recover says what", moment::counted(whole, "thing"));
         Finding::ok("last start", what)
@@ -324,13 +323,12 @@ async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
 }
 
 /// Agents that are silent while something waits for it, and tool servers that cannot be reached: as this daemon knows them.
-async fn silent(client: &mut Client, store: &Value) -> Vec<Finding> {
+async fn silent(client: &mut Client) -> Vec<Finding> {
     let answer = client.call(&Call::get("/v1/recoveries")).await.ok().and_then(|answer| answer.json::<Value>().ok());
     let answer = answer.unwrap_or_default();
-    let of_this_life = format!("failure-{}-", number(field(store, "store"), "incarnation"));
     let is_open = |failure: &&Value| {
-        let is_now = field(failure, "over_at_ms").is_null() && text(failure, "id").starts_with(&of_this_life);
-        is_now && (text(failure, "type"), text(failure, "severity")) != ("agent_unresponsive", "low")
+        field(failure, "over_at_ms").is_null()
+            && (text(failure, "type"), text(failure, "severity")) != ("agent_unresponsive", "low")
     };
     let open: Vec<&Value> = entries(&answer, "failures").iter().filter(is_open).collect();
     let names = names::ask(client, &serde_json::json!(open)).await;

@@ -14,7 +14,7 @@ use crate::{
         progress::Ask,
         sight::{Sight, lost_entities, old_head},
     },
-    recovery::{Ending, RecoveryReport, SessionRecovery},
+    recovery::{Damaged, DataLoss, Ending, RecoveryReport, SessionRecovery},
 };
 
 impl Mender {
@@ -166,10 +166,11 @@ fn report_of(recovery: &SessionRecovery) -> RecoveryReport {
         let line = |first, last| format!("session {}, seqs {first} to {last}: {what}", recovery.session);
         ranges.iter().map(|range| line(range.first, range.last)).collect()
     };
-    let mut damage = lost(&recovery.lost, "not part of its state any more");
-    damage.extend(lost(&recovery.history_lost, "cannot be read any more; what they did is in its state"));
+    let mut said = lost(&recovery.lost, "not part of its state any more");
+    said.extend(lost(&recovery.history_lost, "cannot be read any more; what they did is in its state"));
     let part = |part| format!("session {}: {part} exists nowhere any more", recovery.session);
-    damage.extend(recovery.parts_lost.iter().map(part));
+    said.extend(recovery.parts_lost.iter().map(part));
+    let damage = said.into_iter().map(|what| Damaged::in_records(DataLoss::Certain, what)).collect();
     RecoveryReport {
         id: recovery.id.clone(),
         at_ms: recovery.ended_at_ms.unwrap_or_default(),
