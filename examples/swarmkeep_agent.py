@@ -413,6 +413,14 @@ class Swarm:
         headers.update(extra or {})
         return headers
 
+    def _say_once(self, path, body):
+        """Says something that is no loss if nobody hears it."""
+        headers = self._headers({"Content-Type": "application/json"})
+        try:
+            self._exchange("POST", f"{self._root}/{path}", _encode(body), headers)
+        except (OSError, http.client.HTTPException):
+            self._drop()
+
     def call(self, method, path, body=None, *, headers=None, request=None, raw=False):
         """One HTTP call, repeated until it is answered. `path` is below the session unless it begins with `/`. A
         repeat carries the same request id. Returns the decoded JSON (or the bytes, with `raw`)."""
@@ -746,14 +754,17 @@ class Agent:
         self.instance = f"{id[:200]}-{uuid.uuid4().hex[:12]}"
         self._left_open = {}
         self._tasks, self._lock, self._stop, self._thread = {}, threading.Lock(), threading.Event(), None
+        self._rests = False
         self._inherited = None
 
     def __enter__(self):
         self.start_heartbeat()
         return self
 
-    def __exit__(self, *_):
-        self.close()
+    def __exit__(self, kind, *_):
+        # What ended with an exception may be missed: then the session says that the agent is silent.
+        self._rests = kind is None
+        self._fall_silent()
 
     def _submit(self, command, fields, request=None):
         return self.swarm.submit([{command: fields}], request=request, actor=self.id)
@@ -777,7 +788,11 @@ class Agent:
             self._thread.start()
 
     def close(self):
-        """Stops the heartbeat. The agent stays in the session, ready to be resumed."""
+        """Stops the heartbeat. The agent stays in the session, ready to be resumed; its silence is no failure."""
+        self._rests = True
+        self._fall_silent()
+
+    def _fall_silent(self):
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
@@ -805,6 +820,8 @@ class Agent:
                     task.heartbeat()
                 except SwarmError:
                     pass
+        if self._rests:
+            self.swarm._say_once(f"agents/{_quote(self.id)}/heartbeat", {"last": True})
         self.swarm.close()
 
     # tasks

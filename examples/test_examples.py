@@ -276,6 +276,16 @@ class ClientTest(unittest.TestCase):
         self.assertIn("wrong_state happened", str(caught[0].message))
         self.assertEqual(len([path for _, path, _, _ in self.server.seen if path.endswith("/heartbeat")]), 1)
 
+    def test_an_agent_that_is_closed_says_that_it_rests_and_one_that_fails_does_not(self):
+        beats = lambda: [json.loads(body) for _, path, _, body in self.server.seen if path.endswith("/heartbeat")]  # noqa: E731
+        self.answers(reply({"done": {"id": "a"}}), (200, {"accepted": 1}), reply({"done": {"id": "b"}}))
+        with self.swarm.agent("a"):
+            pass
+        self.assertEqual(beats(), [{"last": True}])
+        with self.assertRaises(KeyError), self.swarm.agent("b"):
+            raise KeyError
+        self.assertEqual(len(beats()), 1)
+
     def test_a_new_process_goes_on_with_what_the_one_before_it_held(self):
         agent = self.agent()
         self.answers((200, {"tasks": [{"id": "t1", "kind": "mail", "title": "write", "lease": {"number": 3}}]}),

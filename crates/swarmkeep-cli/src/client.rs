@@ -27,7 +27,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, say::remark};
 
 /// Longest path that fits into a socket address on every platform we run on, with its closing zero.
 const SOCKET_PATH_BYTES: usize = 103;
@@ -37,7 +37,9 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A process that is stopped still has its connections made by the system. One that gives no sign of life for so long is
 /// taken for that.
-const LIVE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const LIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long it is said that it is waited for.
+const QUIET: Duration = Duration::from_secs(3);
 
 /// Where the daemon answers.
 #[derive(Debug, Clone)]
@@ -191,6 +193,16 @@ impl fmt::Display for CallError {
     }
 }
 
+/// Waits for an answer of a daemon, and says so when it takes long.
+pub(crate) async fn patiently<T>(whom: &str, answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    if let Ok(answer) = tokio::time::timeout(QUIET, &mut answer).await {
+        return answer;
+    }
+    remark!("waiting for the daemon at {whom}, which has not answered for {} s", QUIET.as_secs());
+    answer.await
+}
+
 /// One connection to a daemon; made when it is first needed, and again after it broke.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -207,8 +219,13 @@ impl Client {
         &self.endpoint
     }
 
-    /// Connects now, so that it is known whether anybody is there.
+    /// Connects now, so that it is known whether anybody is there. What takes long is said.
     pub(crate) async fn connect(&mut self) -> io::Result<()> {
+        let whom = self.endpoint.to_string();
+        patiently(&whom, self.reach()).await
+    }
+
+    async fn reach(&mut self) -> io::Result<()> {
         self.sender = None;
         let connecting = async {
             match &self.endpoint {
@@ -222,17 +239,15 @@ impl Client {
         };
         let mut sender =
             tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        if matches!(self.endpoint, Endpoint::Socket(_)) {
-            let request = self.request(&Call::get("/health/live")).map_err(io::Error::other)?;
-            let alive = async {
-                let response = sender.send_request(request).await?;
-                response.into_body().collect().await?;
-                // The answer can be here before the connection is free for the next request, which would be refused.
-                sender.ready().await
-            };
-            let alive = tokio::time::timeout(LIVE_TIMEOUT, alive).await.map_err(|_| io::ErrorKind::TimedOut)?;
-            alive.map_err(io::Error::other)?;
-        }
+        let request = self.request(&Call::get("/health/live")).map_err(io::Error::other)?;
+        let alive = async {
+            let response = sender.send_request(request).await?;
+            response.into_body().collect().await?;
+            // The answer can be here before the connection is free for the next request, which would be refused.
+            sender.ready().await
+        };
+        let alive = tokio::time::timeout(LIVE_TIMEOUT, alive).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        alive.map_err(io::Error::other)?;
         self.sender = Some(sender);
         Ok(())
     }

@@ -27,8 +27,6 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the socket is tried meanwhile.
 const POLL: Duration = Duration::from_millis(10);
-/// One that gives no sign of life for so long is said to be waited for.
-const QUIET: Duration = Duration::from_secs(3);
 /// Of a daemon that did not come up, the end of its log is shown.
 const TAIL_LINES: usize = 12;
 
@@ -48,21 +46,7 @@ pub(crate) struct Start<'a> {
 /// A connection to the store's daemon, if it answers.
 pub(crate) async fn find(place: &Place) -> std::io::Result<Client> {
     let mut client = Client::new(Endpoint::Socket(place.socket()));
-    let said = async {
-        sleep(QUIET).await;
-        let holder = swarmkeep::lock::holder(&place.dir).ok().flatten();
-        let whom = holder.map_or_else(|| "the daemon".to_owned(), |holder| format!("process {}", holder.pid));
-        remark!(
-            "waiting for {whom}, which holds {} and has not answered for {} s",
-            place.dir.display(),
-            QUIET.as_secs()
-        );
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        connected = client.connect() => connected?,
-        () = said => {}
-    }
+    client.connect().await?;
     Ok(client)
 }
 

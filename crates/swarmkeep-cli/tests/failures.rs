@@ -116,7 +116,7 @@ fn agent_unresponsive_is_an_agent_that_is_stopped() {
     let store = Store::new();
     let (daemon, _) = store.serve(&[]);
     store.run(&["session", "create", "work"]).ok();
-    for agent in ["stopped", "calling", "quiet"] {
+    for agent in ["stopped", "calling", "quiet", "resting"] {
         store.run(&["agent", "spawn", "work", "--id", agent, "--kind", "worker"]).ok();
     }
     store.run(&["task", "create", "work", "--id", "t", "write it up"]).ok();
@@ -124,6 +124,10 @@ fn agent_unresponsive_is_an_agent_that_is_stopped() {
     // One that sends a heartbeat and then makes a call that takes long; one that never sent any.
     store.run(&["agent", "heartbeat", "work", "calling"]).ok();
     store.run(&["effect", "begin", "work", "model", "--agent", "calling", "--deadline-ms", "90000"]).ok();
+    // One that says that it has nothing to do.
+    store.run(&["agent", "heartbeat", "work", "resting"]).ok();
+    let rests = store.run(&["agent", "heartbeat", "work", "resting", "--last"]).ok();
+    assert_eq!(rests.out, "agent resting rests\n");
     // One whose process beats, until it is stopped.
     let beat = r#"while "$0" --no-start agent heartbeat work stopped >/dev/null; do echo beat; done"#;
     let mut agent = Command::new("sh");

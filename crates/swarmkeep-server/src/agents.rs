@@ -17,7 +17,7 @@ use crate::{
     api::{Api, Content, Op},
     listing::{add, list_with, text},
     problem::Problem,
-    wire::{Accepted, Answer, Call, Nothing, json, json_bytes},
+    wire::{Accepted, Answer, Call, json, json_bytes},
 };
 
 pub(crate) fn routes(api: Api) -> Api {
@@ -57,7 +57,8 @@ pub(crate) fn routes(api: Api) -> Api {
             "heartbeatAgent",
             "A sign of life; renews the agent's leases. `wrong_state` for a terminated agent",
             Content::Json("Accepted"),
-        ),
+        )
+        .body("Heartbeat"),
     )
 }
 
@@ -180,10 +181,21 @@ async fn returns(mut call: Call) -> Answer {
     call.submit(&session, Some(&by), vec![Command::ReturnAgent { agent, instance }]).await
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Heartbeat {
+    #[serde(default)]
+    last: bool,
+}
+
 async fn heartbeat(mut call: Call) -> Answer {
     let agent: EntityId = call.id("id")?;
     let session = call.session().await?;
-    let Nothing {} = call.json().await?;
-    session.observe(vec![Observation::Heartbeat { agent, at_ms: 0 }]).await?;
+    let Heartbeat { last } = call.json().await?;
+    if last {
+        session.rest_agent(&agent).await?;
+    } else {
+        session.observe(vec![Observation::Heartbeat { agent, at_ms: 0 }]).await?;
+    }
     json(&Accepted { accepted: 1 }, None)
 }

@@ -236,6 +236,7 @@ impl Incidents {
         tracing::warn!(failure = %failure, session = ?session, severity = %severity, what, "a failure");
         self.opened(&failure, session);
         let began_ms = began_ms(&failure, now_ms);
+        let is_past = failure.kind() == FailureType::ProcessCrash;
         let incident = Incident {
             id: format!("{PREFIX}{}-{}", self.incarnation, list.numbered),
             strategy: failure.strategy(),
@@ -249,7 +250,8 @@ impl Incidents {
             took_ms: None,
             last_at_ms: now_ms,
             count: times,
-            over_at_ms: None,
+            // It is noticed by the start that came after it.
+            over_at_ms: is_past.then_some(now_ms),
         };
         list.listed.insert(key, Listed { incident, is_news: true });
         true

@@ -205,6 +205,15 @@ impl Session {
         self.engine.observe(self.id, observations).await
     }
 
+    /// An agent's last heartbeat: it has nothing to do for now, and its silence is none to worry about. Its next heartbeat ends
+    /// that. What it holds goes back when its leases end, as ever.
+    ///
+    /// # Errors
+    /// As of [`Session::observe`].
+    pub async fn rest_agent(&self, agent: &EntityId) -> Result<(), Error> {
+        self.engine.rest_agent(self.id, agent.clone()).await
+    }
+
     /// A worker's sign of life for one task: the lease begins again.
     ///
     /// # Errors

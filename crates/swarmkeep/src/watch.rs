@@ -198,7 +198,7 @@ impl Watch {
                 self.life(session, 0);
             }
             Event::AgentStatusChanged { agent, status: AgentStatus::Failed | AgentStatus::Terminated, .. } => {
-                self.timers.lock().clear(session, About::Agent(agent.clone()));
+                self.forget_agent(session, agent);
                 self.life(session, 0);
             }
             _ => {}
@@ -240,6 +240,11 @@ impl Watch {
     /// Whether an agent's next sign of life is waited for.
     pub(crate) fn expects_agent(&self, session: SessionId, agent: &EntityId) -> bool {
         self.timers.lock().set.contains_key(&(session, About::Agent(agent.clone())))
+    }
+
+    /// No sign of life of an agent is waited for.
+    pub(crate) fn forget_agent(&self, session: SessionId, agent: &EntityId) {
+        self.timers.lock().clear(session, About::Agent(agent.clone()));
     }
 
     /// Puts a deadline off: there is a reason to believe in life.

@@ -24,11 +24,12 @@ use swarmkeep::{
     Session, Settings, Swarmkeep, Task, log::Ephemeral,
 };
 use swarmkeep_core::{
+    FailureType,
     clock::Clock,
     command::{BeginEffect, DEFAULT_SCOPE},
     limits,
     log::{Log, Observation},
-    state::{EffectClass, EffectStatus, SessionStatus, TaskStatus},
+    state::{AgentStatus, EffectClass, EffectStatus, SessionStatus, TaskStatus},
     turn::Turn,
 };
 
@@ -220,6 +221,38 @@ async fn heartbeats_renew() {
     assert_eq!(task_status(&session).await, TaskStatus::Running);
     world.pass(2).await;
     assert_eq!(task_status(&session).await, TaskStatus::Pending);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_a_failure_until_the_agent_rests_is_heard_or_ends() {
+    let world = World::new().await;
+    let session = with_task(&world.keep, "s").await;
+    session.spawn_agent(Agent::new("b").id("b").unwrap()).await.unwrap();
+    let beats = async |agent: &str| {
+        session.observe(vec![Observation::Heartbeat { agent: id(agent), at_ms: 0 }]).await.unwrap();
+    };
+    // How many agents are said to be silent, and of how many that was said.
+    let silent = || {
+        let all = world.keep.failures(100).unwrap();
+        let all: Vec<_> =
+            all.iter().filter(|incident| incident.failure.kind() == FailureType::AgentUnresponsive).collect();
+        (all.iter().filter(|incident| incident.over_at_ms.is_none()).count(), all.len())
+    };
+    beats("a").await;
+    beats("b").await;
+    session.rest_agent(&id("b")).await.unwrap();
+    world.pass(60).await;
+    assert_eq!(silent(), (1, 1), "b rests");
+    beats("a").await;
+    assert_eq!(silent(), (0, 1));
+    beats("b").await;
+    world.pass(16).await;
+    assert_eq!(silent(), (2, 2), "it had a rest, and has work again");
+    session.rest_agent(&id("b")).await.unwrap();
+    assert_eq!(silent(), (1, 2), "this was a sign of life too");
+    let ends = Command::SetAgentStatus { agent: id("a"), status: AgentStatus::Terminated, reason: None };
+    assert!(matches!(ask(&session, ends).await, Outcome::Done { .. }));
+    assert_eq!(silent(), (0, 2), "nobody waits for it any more");
 }
 
 #[tokio::test(start_paused = true)]

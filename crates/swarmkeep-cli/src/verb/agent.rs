@@ -78,6 +78,9 @@ pub(crate) enum Verb {
         session: Name,
         /// Its id, or its name
         agent: String,
+        /// The last one: it has nothing to do for now, and its silence from here on is no failure
+        #[arg(long)]
+        last: bool,
     },
 }
 
@@ -126,12 +129,13 @@ impl Verb {
                 let Some(reply) = command(context, &session, begins).await? else { return Ok(()) };
                 reply.tell(context, |_| format!("agent {agent} works on in {instance}"))
             }
-            Self::Heartbeat { session, agent } => {
+            Self::Heartbeat { session, agent, last } => {
                 let agent = id(context, &session, agent).await?;
-                let beat = Call::post(path(&session, &format!("/agents/{}/heartbeat", segment(&agent))), &json!({}));
+                let beat = if last { json!({ "last": true }) } else { json!({}) };
+                let beat = Call::post(path(&session, &format!("/agents/{}/heartbeat", segment(&agent))), &beat);
                 let Some(answer) = context.write(beat).await? else { return Ok(()) };
                 let answer: Value = if answer.body.is_empty() { json!({ "agent": agent }) } else { answer.json()? };
-                context.answer(&answer, |_| say!("agent {agent} is alive"))
+                context.answer(&answer, |_| say!("agent {agent} {}", if last { "rests" } else { "is alive" }))
             }
         }
     }

@@ -438,16 +438,17 @@ pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
     if field(report, "is_a_copy").as_bool() == Some(true) {
         lines.push("this folder is a copy, or was restored: it goes on under an incarnation of its own".into());
     }
-    if is_clean(report) {
-        lines.push(format!("nothing was left to settle; open after {opened_ms} ms"));
-    } else {
-        let frames = number(report, "frames_replayed");
-        lines.push(format!(
-            "a death before; what the tables lacked is there, {} ({}); open after {opened_ms} ms",
+    let before = if is_after_a_death(report) { "a death before; " } else { "" };
+    let settled = match number(report, "frames_replayed") {
+        0 if is_clean(report) => "nothing was left to settle".to_owned(),
+        0 => "the tables lacked nothing".to_owned(),
+        frames => format!(
+            "what the tables lacked is there, {} ({})",
             moment::counted(frames, "frame"),
             moment::bytes(number(report, "bytes_replayed"))
-        ));
-    }
+        ),
+    };
+    lines.push(format!("{before}{settled}; open after {opened_ms} ms"));
     if let Some(all) = field(report, "all_checked_ms").as_u64() {
         lines.push(format!(
             "{} read and verified after {all} ms",

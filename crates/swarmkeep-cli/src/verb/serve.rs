@@ -5,7 +5,7 @@ mod links;
 
 use std::{
     fs::File,
-    io::{IsTerminal, Write as _},
+    io::{self, IsTerminal, Write as _},
     net::SocketAddr,
     time::Duration,
 };
@@ -23,6 +23,7 @@ use tokio::{
 use super::{recover, stop};
 use crate::{
     context::{Context, print_json},
+    daemon,
     failure::{Exit, Failure},
     moment, names,
     progress::{self, Line},
@@ -138,6 +139,12 @@ impl Serve {
     async fn make_way(&self, context: &Context, settings: &Settings) -> Result<Option<File>, Failure> {
         let place = &context.place;
         let Some(pid) = stop::holder(place)? else { return Ok(None) };
+        if let Err(error) = daemon::find(place).await
+            && error.kind() == io::ErrorKind::TimedOut
+        {
+            // It cannot be asked to end, either.
+            return Err(daemon::nobody(place, &error));
+        }
         let served = Served::read(place);
         let is_background = served.in_background && served.pid == pid;
         if self.detached || !is_background {

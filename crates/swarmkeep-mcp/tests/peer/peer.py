@@ -2,20 +2,35 @@
 
 Tools: echo; pay (appends a line to the file PEER_EFFECTS before it does anything else); look (read only); slow (waits for
 the file PEER_GATE to appear); die (ends without an answer); twice, never, wrong (answer twice, never, with another's id);
-noise (prints what is no JSON first); big (answers with `bytes` bytes); tell (logs `from` to `to` first).
+noise (prints what is no JSON first); big (answers with `bytes` bytes); tell (logs `from` to `to` first); progress (tells of
+`times` steps first); gather (answers when there are `of` of them, the last one first); ask (asks the client, and answers what
+it did).
 
-PEER_HINTS=none takes all hints away. PEER_LATE=1 reads nothing until the file PEER_GATE appears.
+PEER_HINTS=none takes all hints away. PEER_LATE=1 reads nothing until the file PEER_GATE appears. A file `storm` beside
+PEER_EFFECTS says how often, a thousand times a second, the list of tools is said to have changed from the start on.
 """
 
 import json
 import os
 import sys
+import threading
 import time
+
+GATHERED = []
+ASKED = {}
+TURN = threading.Lock()
 
 
 def say(message):
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+    with TURN:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+
+def storm(times):
+    for _ in range(times):
+        say({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
+        time.sleep(0.001)
 
 
 def wait_for_gate():
@@ -28,7 +43,8 @@ def wait_for_gate():
 
 def tools():
     hints = {} if os.environ.get("PEER_HINTS") == "none" else {"look": {"readOnlyHint": True}}
-    names = ["echo", "pay", "look", "slow", "die", "twice", "never", "wrong", "noise", "big", "tell"]
+    names = ["echo", "pay", "look", "slow", "die", "twice", "never", "wrong", "noise", "big", "tell",
+             "progress", "gather", "ask"]
     return [
         {"name": name, "inputSchema": {"type": "object"}, **({"annotations": hints[name]} if name in hints else {})}
         for name in names
@@ -41,7 +57,7 @@ def text(words):
 
 def call(id, params):
     name, arguments = params["name"], params.get("arguments", {})
-    if name in ("pay", "look", "slow", "die") and "PEER_EFFECTS" in os.environ:
+    if name in ("pay", "look", "slow", "die", "gather", "ask") and "PEER_EFFECTS" in os.environ:
         with open(os.environ["PEER_EFFECTS"], "a") as effects:
             effects.write(f"{name} {json.dumps(arguments)} {os.getpid()}\n")
             effects.flush()
@@ -56,6 +72,22 @@ def call(id, params):
     if name == "tell":
         for n in range(arguments["from"], arguments["to"]):
             say({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": n}})
+    if name == "progress":
+        for n in range(arguments["times"]):
+            progress = {"progressToken": params["_meta"]["progressToken"], "progress": n + 1}
+            say({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
+    if name == "gather":
+        GATHERED.append((id, arguments["n"]))
+        if len(GATHERED) == arguments["of"]:
+            for gathered, n in reversed(GATHERED):
+                say({"jsonrpc": "2.0", "id": gathered, "result": text(str(n))})
+            GATHERED.clear()
+        return
+    if name == "ask":
+        ASKED["question"] = id
+        question = {"message": "go on?", "requestedSchema": {"type": "object", "properties": {}}}
+        say({"jsonrpc": "2.0", "id": "question", "method": "elicitation/create", "params": question})
+        return
     answer = {"jsonrpc": "2.0", "id": id, "result": text("x" * arguments.get("bytes", 0) if name == "big" else name)}
     if name == "wrong":
         say({**answer, "id": 4242})
@@ -68,10 +100,16 @@ def main():
     if os.environ.get("PEER_LATE"):
         wait_for_gate()
     sys.stderr.write(f"peer {os.getpid()} is here\n")
+    changes = os.path.join(os.path.dirname(os.environ.get("PEER_EFFECTS", "")), "storm")
+    if "PEER_EFFECTS" in os.environ and os.path.exists(changes):
+        with open(changes) as times:
+            threading.Thread(target=storm, args=[int(times.read())], daemon=True).start()
     for line in sys.stdin:
         message = json.loads(line)
         method, id = message.get("method"), message.get("id")
-        if method == "initialize":
+        if method is None and id in ASKED:
+            say({"jsonrpc": "2.0", "id": ASKED.pop(id), "result": text(message["result"]["action"])})
+        elif method == "initialize":
             say({"jsonrpc": "2.0", "id": id, "result": {
                 "protocolVersion": message["params"]["protocolVersion"],
                 "capabilities": {"tools": {"listChanged": True}},

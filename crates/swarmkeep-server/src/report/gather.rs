@@ -158,6 +158,8 @@ pub(super) async fn gather(app: &App, session: Option<&str>, since_ms: u64, unti
         failures,
         aside: &aside,
         names: &known,
+        // The deaths before it was made are none of a session's.
+        born_ms: only.and_then(|_| sessions.first()).map_or(0, |row| number(row, "created_at")),
     });
     // What may have been paid first, and what has waited longest.
     found.waiting.sort_by_key(|waiting| (waiting.kind != "effect", waiting.since_ms));

@@ -19,6 +19,8 @@ pub(super) struct ComingBack<'a> {
     /// Sessions that are set aside now.
     pub(super) aside: &'a [Value],
     pub(super) names: &'a Names,
+    /// When the session was made that this is about; 0: it is about the store.
+    pub(super) born_ms: u64,
 }
 
 impl Report {
@@ -36,7 +38,7 @@ impl Report {
         let told: BTreeSet<&str> =
             found.recoveries.iter().map(|report| text(field(report, "recovery"), "session")).collect();
         for (nth, report) in found.recoveries.iter().enumerate() {
-            if number(report, "at_ms") < self.since_ms {
+            if number(report, "at_ms") < self.since_ms.max(found.born_ms) {
                 continue;
             }
             let recovery = field(report, "recovery");
@@ -171,7 +173,7 @@ mod tests {
     fn report_of(recoveries: &[Value], failures: &[Value]) -> Report {
         let mut report = Report { since_ms: 10, ..Report::default() };
         let names = Names::new([("abc".to_owned(), "team/work".to_owned())].into());
-        report.coming_back(&ComingBack { recoveries, failures, aside: &[], names: &names });
+        report.coming_back(&ComingBack { recoveries, failures, aside: &[], names: &names, born_ms: 0 });
         report
     }
 

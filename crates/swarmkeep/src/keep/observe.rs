@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use swarmkeep_core::{Error, Refusal, RefusalCode, SessionId, limits, log::Observation, state::AgentStatus};
+use swarmkeep_core::{EntityId, Error, Refusal, RefusalCode, SessionId, limits, log::Observation, state::AgentStatus};
 
 use super::Engine;
 use crate::{
@@ -51,6 +51,13 @@ impl Engine {
             }
         }
         self.log.observe(id, observations).await.map_err(|error| self.said_by_log(error, id))
+    }
+
+    /// An agent's last sign of life: none is waited for after it, until it gives another.
+    pub(crate) async fn rest_agent(self: &Arc<Self>, id: SessionId, agent: EntityId) -> Result<(), Error> {
+        self.observe(id, vec![Observation::Heartbeat { agent: agent.clone(), at_ms: 0 }]).await?;
+        self.watch.forget_agent(id, &agent);
+        Ok(())
     }
 
     pub(crate) async fn heartbeat_task(

@@ -4,11 +4,15 @@ use std::{io, path::Path};
 
 use serde_json::{Value, json};
 use swarmkeep_mcp::wire::{Hello, VERSION, Wants};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    time::timeout,
+};
 
 use crate::{
-    client::connect_socket,
+    client::{LIVE_TIMEOUT, connect_socket, patiently},
     context::Context,
+    daemon,
     failure::Failure,
     moment,
     say::say,
@@ -20,10 +24,13 @@ use crate::{
 const KEY: &str = "mcp-";
 
 pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
-    let answer = match ask_status(&context.place.mcp_socket()).await {
-        Ok(answer) => answer,
+    let socket = context.place.mcp_socket();
+    let asked = timeout(LIVE_TIMEOUT, ask_status(&socket));
+    let answer = match patiently(&socket.display().to_string(), asked).await {
+        Ok(Ok(answer)) => answer,
+        Err(_) => return Err(daemon::nobody(&context.place, &io::ErrorKind::TimedOut.into())),
         // No socket: no daemon, or one that takes no MCP clients. There is no link either way.
-        Err(_) => json!({ "links": [] }),
+        Ok(Err(_)) => json!({ "links": [] }),
     };
     let mut table =
         Table::new(&["server", "*phase", "client", "session", ">connections", ">failures", ">in flight", "last loss"]);

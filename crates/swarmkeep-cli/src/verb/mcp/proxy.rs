@@ -11,10 +11,12 @@ use swarmkeep_mcp::{
     transport::{Program, Recipe, Site},
     wire::Ask,
 };
-use tokio::net::UnixStream;
 
-use super::{listen, servers, streams};
-use crate::{client::connect_socket, context::Context, failure::Failure, verb::Name};
+use super::{
+    listen, servers,
+    streams::{self, ToDaemon},
+};
+use crate::{context::Context, failure::Failure, verb::Name};
 
 /// See the module.
 #[derive(Debug, Args)]
@@ -196,14 +198,10 @@ pub(crate) fn child(of: u32, command: &[String]) -> Failure {
     )
 }
 
-/// A connection to the daemon, which is started if none runs.
-pub(super) async fn dial(context: &Context) -> io::Result<UnixStream> {
-    let socket = context.place.mcp_socket();
-    if let Ok(stream) = connect_socket(&socket).await {
-        return Ok(stream);
-    }
+/// A connection to the daemon, which is started if none runs. One that is stopped is not taken for one that answers.
+pub(super) async fn dial(context: &Context) -> io::Result<ToDaemon> {
     if let Err(failure) = context.connect().await {
         return Err(io::Error::other(failure.what));
     }
-    connect_socket(&socket).await
+    ToDaemon::connect(context.place.mcp_socket()).await
 }

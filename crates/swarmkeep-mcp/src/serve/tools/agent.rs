@@ -25,7 +25,7 @@ pub(super) const TOOLS: &[Tool] = &[
         "Sign of life of an agent",
         Adds,
         &[always("heartbeatAgent")],
-        "Say that the agent lives, every 5 s or so; renews the leases of its tasks. Refused with `wrong_state` for a terminated one.",
+        "Say that the agent lives, every 5 s or so; renews the leases of its tasks; with `last` its silence afterwards is no failure. Refused with `wrong_state` for a terminated one.",
     )
     .renamed(ID),
     Tool::new(
