@@ -307,6 +307,7 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
         Failure::unavailable(format!("cannot be written as JSON: {error}"), "this is a defect: please report it")
     })?;
     say!("{text}");
+    crate::say::has_answered();
     Ok(())
 }
 

@@ -101,7 +101,8 @@ fn tell(failure: &Failure, json: bool) {
     }
     say::remark!("{} {}", paint.red("swarmkeep:"), table::printable(&failure.what));
     say::remark!("{} {}", paint.dim("     next:"), table::printable(&failure.next));
-    if json {
+    // An answer that says itself what is wrong is the one line; why the exit code is not 0 is said to people.
+    if json && !say::is_answered() {
         say::say!("{}", failure.json());
     }
 }

@@ -9,6 +9,7 @@ use std::{
 static IS_SILENT: AtomicBool = AtomicBool::new(false);
 /// An answer was lost for another reason than that nobody wanted it.
 static IS_LOST: AtomicBool = AtomicBool::new(false);
+static IS_ANSWERED: AtomicBool = AtomicBool::new(false);
 
 /// Writes and flushes. A reader that has gone away (`| head`) has what it wanted: the verb goes on in silence, and its exit
 /// code stays its own. Anything else that stands in the way is said on standard error, and [`is_lost`] from then on.
@@ -33,6 +34,16 @@ pub(crate) fn err(args: std::fmt::Arguments<'_>) {
 /// Whether something that was asked for could not be written.
 pub(crate) fn is_lost() -> bool {
     IS_LOST.load(Ordering::Relaxed)
+}
+
+/// An answer in JSON was given: what is said after it is no second one.
+pub(crate) fn has_answered() {
+    IS_ANSWERED.store(true, Ordering::Relaxed);
+}
+
+/// Whether one was.
+pub(crate) fn is_answered() -> bool {
+    IS_ANSWERED.load(Ordering::Relaxed)
 }
 
 /// A reader that has gone away: who follows something without end need not go on.

@@ -317,7 +317,7 @@ fn looking_after_a_store() {
     while json_of(&store, &["verify"])["sessions"] == 0 {
         // It lists sessions from the views, which follow within moments.
     }
-    assert!(store.run(&["verify", "work"]).ok().out.contains("everything is what was acknowledged"));
+    assert!(store.run(&["verify", "work"]).ok().out.contains("everything that is there is what was acknowledged"));
     json_of(&store, &["recover"]);
     json_of(&store, &["recover", "--session", "work"]);
     assert_eq!(json_of(&store, &["recover", "--dry-run"])["open"], true);

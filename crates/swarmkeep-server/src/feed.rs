@@ -52,7 +52,7 @@ pub(crate) fn routes(api: Api) -> Api {
     api.get(
         "/v1/sessions/{namespace}/{name}/feed",
         events,
-        Op::read("feed", "Records as they come, as server-sent events: id is the token, event the type, data the record. It begins with an `id` alone, the token of where it starts; the last event is `closing`", Content::Events("Record")).query(FROM),
+        Op::read("feed", "Records as they come, as server-sent events: id is the token, event the type, data the record. It begins with an `id` alone, the token of where it starts; the last event is `closing`, with a `reason`, and an `error` where something is wrong", Content::Events("Record")).query(FROM),
     )
     .get(
         "/v1/sessions/{namespace}/{name}/feed/ws",
@@ -102,19 +102,20 @@ async fn begin(call: &Call) -> Result<(Feed, FeedToken), Problem> {
 }
 
 /// Why a feed ended, as its last event says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
     ShuttingDown,
     SlowReader,
-    Failed,
+    /// What went wrong.
+    Failed(String),
 }
 
 impl End {
-    fn as_str(self) -> &'static str {
+    fn as_str(&self) -> &'static str {
         match self {
             End::ShuttingDown => "shutting_down",
             End::SlowReader => "slow_reader",
-            End::Failed => "failed",
+            End::Failed(_) => "failed",
         }
     }
 }
@@ -144,7 +145,8 @@ async fn pump(app: App, mut feed: Feed, frames: mpsc::Sender<Frame>, mut token: 
                 Ok(item) => Some(item),
                 Err(error) => {
                     tracing::debug!(%error, "a feed ended");
-                    return (if error.kind == swarmkeep::ErrorKind::Unavailable { End::ShuttingDown } else { End::Failed }, token);
+                    let is_going = error.kind == swarmkeep::ErrorKind::Unavailable;
+                    return (if is_going { End::ShuttingDown } else { End::Failed(error.to_string()) }, token);
                 }
             },
             () = tokio::time::sleep(KEEP_ALIVE) => None,
@@ -213,7 +215,7 @@ async fn events(call: Call) -> Answer {
             return Some((Ok(out.into()), (None, reading)));
         }
         let (end, token) = reading.end.take()?.await.ok()?;
-        Some((Ok(closing_event(end, &token).into()), (None, reading)))
+        Some((Ok(closing_event(&end, &token).into()), (None, reading)))
     });
     let mut response = Response::new(Body::from_stream(body));
     let headers = response.headers_mut();
@@ -245,9 +247,12 @@ fn write_event(out: &mut String, frame: &Frame) {
     }
 }
 
-fn closing_event(end: End, token: &str) -> String {
-    let reason = end.as_str();
-    format!("id: {token}\nevent: closing\ndata: {{\"reason\":\"{reason}\",\"token\":\"{token}\"}}\n\n")
+fn closing_event(end: &End, token: &str) -> String {
+    let mut said = serde_json::json!({ "reason": end.as_str(), "token": token });
+    if let (End::Failed(error), Some(said)) = (end, said.as_object_mut()) {
+        said.insert("error".to_owned(), error.as_str().into());
+    }
+    format!("id: {token}\nevent: closing\ndata: {said}\n\n")
 }
 
 async fn socket(mut call: Call) -> Answer {
@@ -296,7 +301,7 @@ async fn talk(app: App, feed: Feed, start: FeedToken, mut socket: WebSocket) {
         }
     };
     drop(frames);
-    let (end, token) = pumping.await.unwrap_or((End::Failed, token));
+    let (end, token) = pumping.await.unwrap_or((End::Failed(String::new()), token));
     if gone {
         return;
     }
@@ -304,7 +309,7 @@ async fn talk(app: App, feed: Feed, start: FeedToken, mut socket: WebSocket) {
     let code = match end {
         End::ShuttingDown => 1001,
         End::SlowReader => 1013,
-        End::Failed => 1011,
+        End::Failed(_) => 1011,
     };
     let reason = Utf8Bytes::from(token);
     let farewell = async {

@@ -241,7 +241,7 @@ fn recovery(keep: &Swarmkeep, damaged: usize) -> Component {
         return Component::new(
             Status::Degraded,
             format!(
-                "damaged, and not served: {}; every other one is: see /v1/sessions and /v1/store",
+                "damaged, and not served as it should be: {}; see /v1/sessions and /v1/store",
                 counted(damaged as u64, "session")
             ),
         );

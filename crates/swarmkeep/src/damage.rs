@@ -9,8 +9,9 @@ use swarmkeep_core::{
 };
 use swarmkeep_sqlite::SqliteError;
 
-const MENDS: &str = "`swarmkeep recover --session NAME` puts right what stands a second time; for the rest restore a copy of the \
-                     store's folder (docs/recovery.md)";
+const MENDS: &str = "`swarmkeep recover --session NAME` puts right what stands a second time; `swarmkeep quarantine show NAME` says \
+                     what is lost of a session that waits for a decision; for the rest restore a copy of the store's folder \
+                     (docs/recovery.md)";
 
 /// What SQLite says of a file, with the file's path before it, once.
 pub(crate) fn of_file(path: &Path, error: &SqliteError) -> String {

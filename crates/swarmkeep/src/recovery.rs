@@ -71,13 +71,16 @@ pub struct Damaged {
     pub place: Place,
     /// Whether anything is missing for it.
     pub loss: DataLoss,
-    /// What and whose it was, and where it is kept.
+    /// Whose it was, where that can be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<SessionId>,
+    /// What it was, and where it is kept.
     pub what: String,
 }
 
 impl Damaged {
     pub(crate) fn in_records(loss: DataLoss, what: String) -> Self {
-        Self { place: Place::Records, loss, what }
+        Self { place: Place::Records, loss, sessions: Vec::new(), what }
     }
 }
 

@@ -157,7 +157,7 @@ impl Swarmkeep {
         }
         if let Some(session) = session {
             engine.recover_before(session, repair, &mut report).await;
-            engine.verify_session(session, &mut report).await?;
+            engine.verify_mended(session, &mut report).await?;
             report.repaired = self.untold_repairs(Some(session));
             return Ok(report);
         }
@@ -205,7 +205,7 @@ impl Swarmkeep {
         }
         for session in sessions {
             engine.recover_before(session, repair, &mut report).await;
-            match engine.verify_session(session, &mut report).await {
+            match engine.verify_mended(session, &mut report).await {
                 Ok(()) => {}
                 Err(error) if error.kind == ErrorKind::NotFound => {
                     let aside = engine.embedded.as_ref().and_then(|embedded| embedded.aside(session));
@@ -295,9 +295,27 @@ impl Engine {
         self.notice(Noticed::new(failure, Some(session), what));
     }
 
+    /// A session as it stands. Whoever meets damage has it put right, where that can be: then it is looked at once more.
+    async fn verify_mended(self: &Arc<Self>, id: SessionId, report: &mut VerifyReport) -> Result<(), Error> {
+        let repairs = || self.embedded.as_ref().map_or(0, |embedded| embedded.repairs().len());
+        let (before, had) = (report.clone(), repairs());
+        let verified = self.verify_session(id, report).await;
+        if verified.is_err() || report.findings.len() == before.findings.len() || repairs() == had {
+            return verified;
+        }
+        *report = before;
+        self.verify_session(id, report).await
+    }
+
     async fn verify_session(self: &Arc<Self>, id: SessionId, report: &mut VerifyReport) -> Result<(), Error> {
         report.sessions += 1;
-        let mut finding = |place, what: String| report.findings.push(Finding { session: Some(id), place, what });
+        let mut finding = |place, what: String| {
+            let found = Finding { session: Some(id), place, what };
+            // Two readers say the same of one place.
+            if !report.findings.contains(&found) {
+                report.findings.push(found);
+            }
+        };
         let mut held = None;
         if let Some(embedded) = &self.embedded {
             match embedded.verify_stored(id) {

@@ -162,14 +162,18 @@ fn judge(context: &Context, report: &Value) -> Result<(), Failure> {
     if damage == 0 && failed == 0 {
         return Ok(());
     }
-    Err(Failure::corrupt(
-        format!("{}; the others go on", harm(damage, failed)),
-        format!(
-            "{} verify --repair puts right what stands a second time; for the rest restore a copy of the folder, or see \
-             docs/recovery.md, \"Frames that are lost\"; nothing was overwritten",
-            context.place.program()
+    let program = context.place.program();
+    let next = match (failed, damage) {
+        (0, _) => "what is lost is lost; docs/recovery.md, \"Frames that are lost\", says what there still is of it, and where. To have it \
+                   back, restore a copy of the folder"
+            .to_owned(),
+        _ => format!(
+            "{program} quarantine ls, and quarantine show NAME, say what is lost of each and what you can decide; nothing was \
+             overwritten"
         ),
-    ))
+    };
+    let others = if failed > 0 { "; the other sessions go on" } else { "" };
+    Err(Failure::corrupt(format!("{}{others}", harm(damage, failed)), next))
 }
 
 /// How much a start found damaged: what takes something with it, or may, and what is whole again.
@@ -182,7 +186,9 @@ pub(super) fn damages(report: &Value) -> (u64, u64) {
 /// How much damage the next start would find.
 pub(super) fn ranges(plan: &upkeep::Plan) -> String {
     let all = moment::counted(plan.damage.len() as u64, "damaged range");
-    format!("{all}, {} of them nowhere else", plan.damaged(DataLoss::Certain))
+    let (lost, perhaps) = (plan.damaged(DataLoss::Certain), plan.damaged(DataLoss::Possible));
+    let perhaps = if perhaps > 0 { format!(", {perhaps} of which it cannot be told") } else { String::new() };
+    format!("{all}, {lost} with what is nowhere else{perhaps}")
 }
 
 /// What is damaged and what does not come back: what there is of the two.
@@ -282,11 +288,10 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             Some(error) => Err(refused(error)),
         };
     }
-    let without = match plan.damaged(DataLoss::Certain) {
+    let without = match plan.is_made_again {
         // What is lost by that is known afterwards.
-        0 if plan.is_made_again => "which makes records.db again of what can be had",
-        0 => "which goes on with all of it",
-        _ => "which goes on without what is lost",
+        true => "which makes records.db again of what can be had",
+        false => "which goes on without what is lost, or may be",
     };
     Err(Failure::corrupt(
         ranges(&plan),
@@ -347,6 +352,9 @@ fn show_plans(context: &Context, answer: &Value, names: &Names) {
         say!("{line}");
     }
     let looked = moment::counted(number(answer, "sessions"), "session");
+    if !plans.is_empty() {
+        say!("A session's plan is carried out when its damage is met, or by recover --session NAME.");
+    }
     say!("{looked} looked at, {} not well. {}", plans.len(), context.paint.dim("Nothing was touched."));
 }
 
@@ -440,7 +448,7 @@ pub(crate) fn lines(report: &Value, names: &Names) -> Vec<String> {
     }
     let before = if is_after_a_death(report) { "a death before; " } else { "" };
     let settled = match number(report, "frames_replayed") {
-        0 if is_clean(report) => "nothing was left to settle".to_owned(),
+        0 if is_clean(report) => "the journal left nothing to settle".to_owned(),
         0 => "the tables lacked nothing".to_owned(),
         frames => format!(
             "what the tables lacked is there, {} ({})",

@@ -85,7 +85,7 @@ pub(super) fn show(context: &Context, report: &Value, names: &Names) {
         );
     }
     if findings.is_empty() && behind(report).is_none() {
-        say!("{}", paint.green("everything is what was acknowledged"));
+        say!("{}", paint.green("everything that is there is what was acknowledged"));
     }
 }
 

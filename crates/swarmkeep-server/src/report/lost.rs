@@ -1,7 +1,7 @@
 //! What is lost, or may be, and what was put right: by the starts and recoveries of the time, the sessions that are set aside,
 //! and damage that was met.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -35,19 +35,29 @@ impl Report {
                 self.does_not_come_back(names.of(session), &names.put_into(text(one, "what")));
             }
         }
-        let told: BTreeSet<&str> =
-            found.recoveries.iter().map(|report| text(field(report, "recovery"), "session")).collect();
+        // When each session that was recovered was so last.
+        let mut told: BTreeMap<&str, u64> = BTreeMap::new();
+        for report in found.recoveries.iter().filter(|report| !field(report, "recovery").is_null()) {
+            let at_ms = told.entry(text(field(report, "recovery"), "session")).or_default();
+            *at_ms = (*at_ms).max(number(report, "at_ms"));
+        }
         for (nth, report) in found.recoveries.iter().enumerate() {
             if number(report, "at_ms") < self.since_ms.max(found.born_ms) {
                 continue;
             }
             let recovery = field(report, "recovery");
             // What was put right is told by a report of its own, and once more by that of the start.
-            let is_counted = |repair: &&Value| !recovery.is_null() || !told.contains(text(repair, "session"));
+            let is_counted = |repair: &&Value| !recovery.is_null() || !told.contains_key(text(repair, "session"));
             let repaired = entries(field(report, "repaired"), "").iter().filter(is_counted);
             self.put_right += repaired.filter(|repair| self.is_of(text(repair, "session"), names)).count() as u64;
             if recovery.is_null() {
-                self.start(report, nth == 0, names);
+                // What became of its sessions is said of each.
+                let is_told = |session: &Value| {
+                    let session = session.as_str().unwrap_or_default();
+                    listed.contains(names.of(session))
+                        || told.get(session).is_some_and(|at_ms| *at_ms >= number(report, "at_ms"))
+                };
+                self.start(report, nth == 0, names, is_told);
             } else if self.is_of(text(recovery, "session"), names) {
                 self.recovery(recovery, names.of(text(recovery, "session")));
             }
@@ -83,8 +93,8 @@ impl Report {
         self.step(why, format!("swarmkeep quarantine show {name}"));
     }
 
-    /// What a start found. `is_newest`: `recover` shows it.
-    fn start(&mut self, report: &Value, is_newest: bool, names: &Names) {
+    /// What a start found. `is_newest`: `recover` shows it. `is_told`: what became of a session is said elsewhere.
+    fn start(&mut self, report: &Value, is_newest: bool, names: &Names, is_told: impl Fn(&Value) -> bool) {
         let is_repair = text(report, "id").starts_with("repair-");
         let is_taken = report.get("taken_over").is_some_and(|taken| !taken.is_null());
         let is_death = !is_taken && !is_repair && is_after_a_death(report);
@@ -94,11 +104,11 @@ impl Report {
             broke.deaths += u64::from(is_death);
             broke.back_ms = broke.back_ms.max(number(report, "opened_ms"));
         }
-        self.at_the_end(report, is_newest, names);
+        self.at_the_end(report, is_newest, names, is_told);
     }
 
     /// What a start found damaged, or doubtful, in the journal.
-    fn at_the_end(&mut self, report: &Value, is_newest: bool, names: &Names) {
+    fn at_the_end(&mut self, report: &Value, is_newest: bool, names: &Names, is_told: impl Fn(&Value) -> bool) {
         let before = self.lost.len();
         for span in entries(field(report, "possibly_acknowledged"), "") {
             if self.is_of(text(span, "session"), names) {
@@ -108,11 +118,12 @@ impl Report {
             }
         }
         for damage in entries(field(report, "damage"), "").iter().filter(|damage| text(damage, "loss") != "none") {
-            let what = names.put_into(text(damage, "what"));
+            let sessions = entries(field(damage, "sessions"), "");
             // Whose it was cannot always be told: then it may have been anybody's.
-            let is_ours = |only: &str| !what.contains("session ") || what.contains(&format!("session {only}"));
-            if self.session.as_deref().is_none_or(is_ours) {
-                self.lose(None, what, text(damage, "loss") == "possible");
+            let is_ours = sessions.is_empty()
+                || sessions.iter().any(|session| self.is_of(session.as_str().unwrap_or_default(), names));
+            if is_ours && (sessions.is_empty() || !sessions.iter().all(&is_told)) {
+                self.lose(None, names.put_into(text(damage, "what")), text(damage, "loss") == "possible");
             }
         }
         if self.lost.len() > before {

@@ -75,7 +75,7 @@ impl Report {
                 kind: "session".to_owned(),
                 id: name.clone(),
                 what: "needs_decision".to_owned(),
-                why: format!("{lost} of seqs 1 to {known} cannot be had from anywhere"),
+                why: format!("{lost} of seqs 1 to {known} are lost or come after what is lost"),
                 since_ms: recovery.begun_at_ms,
                 settle: ["show", "restore", "discard"].map(|verb| format!("swarmkeep quarantine {verb} {name}")).into(),
                 session: name,

@@ -161,7 +161,8 @@ impl Unreported {
 }
 
 fn unreadable() -> Found {
-    let unread = Damaged { place: Place::Journal, loss: DataLoss::Possible, what: UNREADABLE.to_owned() };
+    let (loss, what) = (DataLoss::Possible, UNREADABLE.to_owned());
+    let unread = Damaged { place: Place::Journal, loss, sessions: Vec::new(), what };
     Found { damage: vec![unread], ..Found::default() }
 }
 
@@ -169,13 +170,17 @@ fn found_in(inspection: &Inspection) -> Found {
     let mut found = Found::default();
     for damage in &inspection.damage {
         let (loss, saved) = match (damage.in_records, &damage.spans) {
+            (true, _) if damage.positions.is_empty() => (DataLoss::None, "no frame is missing".into()),
             (true, _) => (DataLoss::None, "records.db has all of it".into()),
             (false, Some(spans)) => (DataLoss::Certain, format!("NOT in records.db: {}", in_words(spans))),
             (false, None) => (DataLoss::Certain, "NOT in records.db; whose it was cannot be told".into()),
         };
         let (segment, what, name) = (damage.segment, &damage.what, damage.quarantine_name());
         let what = format!("journal segment {segment}: {what} ({saved}); its bytes go to quarantine/{name}");
-        found.damage.push(Damaged { place: Place::Journal, loss, what });
+        let mut sessions: Vec<SessionId> = damage.spans.iter().flatten().map(|span| span.session).collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        found.damage.push(Damaged { place: Place::Journal, loss, sessions, what });
         if !damage.in_records {
             let cause = format!("journal segment {segment}: {}", damage.what);
             let lost = damage.spans.iter().flatten().filter_map(|span| {
@@ -200,7 +205,8 @@ fn found_in(inspection: &Inspection) -> Found {
                     doubt.segment,
                     doubt.quarantine_name()
                 );
-                found.damage.push(Damaged { place: Place::Journal, loss: DataLoss::Possible, what });
+                let (place, loss) = (Place::Journal, DataLoss::Possible);
+                found.damage.push(Damaged { place, loss, sessions: Vec::new(), what });
             }
         }
     }

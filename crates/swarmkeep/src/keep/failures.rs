@@ -90,7 +90,7 @@ impl Engine {
             );
             self.notice(Noticed::new(failure, None, what));
         }
-        for Damaged { place, loss, what } in report.damage {
+        for Damaged { place, loss, sessions: _, what } in report.damage {
             let failure = Failure::StateCorruption { place, first: None, last: None };
             let stake = Stake { is_covered: loss == DataLoss::None, ..Stake::default() };
             self.notice(Noticed { stake, ..Noticed::new(failure, None, what) });

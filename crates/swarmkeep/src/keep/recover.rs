@@ -75,8 +75,8 @@ impl Engine {
         let embedded = self.embedded.as_ref().filter(|embedded| embedded.needs_decision(id))?;
         let recovery = embedded.decision(id)?;
         let message = format!(
-            "session {id} needs a decision: of seqs 1 to {}, {} cannot be had from anywhere; it can be read up to seq {}, and \
-             takes no writes",
+            "session {id} needs a decision: of seqs 1 to {}, {} are lost or come after what is lost; it can be read up to seq {}, \
+             and takes no writes",
             recovery.plan.known_head,
             recovery.lost.count(),
             recovery.reaches

@@ -406,7 +406,7 @@ fn second_copies(kept: &Value) -> Vec<Finding> {
                 moment::thousands(not_kept),
                 text(kept, "not_kept_because")
             ),
-            "what they held exists in records.db alone; make room, or a backup",
+            "what they held may exist in records.db alone; make a backup, and room where that is what was wanting",
         ));
     }
     for lost in entries(field(kept, "lost"), "") {

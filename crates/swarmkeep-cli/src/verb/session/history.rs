@@ -55,8 +55,15 @@ impl History {
             let pairs = [("after", Some(after.to_string())), ("limit", Some(left.min(PAGE).to_string()))];
             let page = match context.get_json(path(&self.session, "/records") + &query(&pairs)).await {
                 // What came before it is the answer all the same.
-                Err(failure) if failure.exit == Exit::Corrupt && !shown.is_empty() => {
-                    print_json(&serde_json::json!({ "records": shown, "damage": failure.what }))?;
+                Err(mut failure) if failure.exit == Exit::Corrupt => {
+                    if !shown.is_empty() {
+                        print_json(&serde_json::json!({ "records": shown, "damage": failure.what }))?;
+                    }
+                    let name = &self.session;
+                    failure.next = format!(
+                        "what comes after the damage, where there is anything: swarmkeep session history {name} --from SEQ; {}",
+                        failure.next
+                    );
                     return Err(failure);
                 }
                 page => page?,

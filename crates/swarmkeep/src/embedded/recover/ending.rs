@@ -122,10 +122,8 @@ impl Mender {
 
     pub(super) fn set_aside(&self, session: SessionId, plan: &Plan) {
         let (first, last) = (plan.reaches.0.saturating_add(1), plan.known_head.0);
-        let what = format!(
-            "records {first} to {last} cannot be had from anywhere together with what is before them: the session waits for a \
-             decision"
-        );
+        let what =
+            format!("records {first} to {last} are lost or come after what is lost: the session waits for a decision");
         self.lanes.set_aside(Damage { session: Some(session), seqs: Some(first..=last.max(first)), what });
     }
 
@@ -170,11 +168,13 @@ fn report_of(recovery: &SessionRecovery) -> RecoveryReport {
     said.extend(lost(&recovery.history_lost, "cannot be read any more; what they did is in its state"));
     let part = |part| format!("session {}: {part} exists nowhere any more", recovery.session);
     said.extend(recovery.parts_lost.iter().map(part));
-    let damage = said.into_iter().map(|what| Damaged::in_records(DataLoss::Certain, what)).collect();
+    let sessions = vec![recovery.session];
+    let of_it = |what| Damaged { sessions: sessions.clone(), ..Damaged::in_records(DataLoss::Certain, what) };
+    let damage: Vec<Damaged> = said.into_iter().map(of_it).collect();
     RecoveryReport {
         id: recovery.id.clone(),
         at_ms: recovery.ended_at_ms.unwrap_or_default(),
-        clean: true,
+        clean: damage.is_empty(),
         damage,
         repaired: recovery.restored.clone(),
         recovery: Some(Box::new(recovery.clone())),
