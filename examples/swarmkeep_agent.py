@@ -660,6 +660,9 @@ class Swarm:
                 for event, token, data in _events(answer):
                     started, attempt = time.monotonic(), 0
                     if event == "closing":
+                        said = json.loads(data or "{}")
+                        if said.get("reason") == "failed":
+                            raise SwarmError(said.get("error") or "the feed ended, and nothing says why")
                         break
                     if not data or not token:
                         # Where the feed starts: cut off before an item, it goes on from there.

@@ -64,6 +64,7 @@ pub(crate) async fn bring_up(place: &Place, start: Start<'_>, error: &std::io::E
     let deadline = Instant::now() + START_TIMEOUT;
     let folder = File::open(&place.dir).map_err(|error| cannot_start(place, &error))?;
     let mut child: Option<Started> = None;
+    let mut again = 1;
     loop {
         if child.is_none() && flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
             // Whoever had the folder locked before may have brought it up meanwhile.
@@ -82,6 +83,11 @@ pub(crate) async fn bring_up(place: &Place, start: Start<'_>, error: &std::io::E
             && let Ok(Some(status)) = started.child.try_wait()
             && !(status.code() == Some(Exit::Unavailable as i32) && is_held(place))
         {
+            if status.code() == Some(Exit::Unavailable as i32) && again > 0 {
+                // Whoever held the store then has given it back since: as one that is killed does, a moment later.
+                (child, again) = (None, again - 1);
+                continue;
+            }
             let mut failure = started.died(place, &format!("ended at once ({status})"));
             // It has said why in its own code: damage and wrong settings are not made better by trying again.
             for (exit, code) in [(Exit::Corrupt, "corrupt"), (Exit::Usage, "usage")] {

@@ -60,10 +60,10 @@ pub fn is_clean(report: &Value) -> bool {
     field(report, "clean").as_bool() == Some(true)
 }
 
-/// The last holder did not park the store, or left something to settle.
+/// The last holder did not park the store.
 #[must_use]
 pub fn is_after_a_death(report: &Value) -> bool {
-    field(report, "crashed").as_bool() == Some(true) || !is_clean(report)
+    field(report, "crashed").as_bool() == Some(true)
 }
 
 /// `1 file`, `2 files`: for words that take an s.

@@ -115,7 +115,7 @@ pub struct EmbeddedLog {
     workers: Workers,
     applying: Mutex<Applying>,
     lock: Mutex<Option<StoreLock>>,
-    unreported: Mutex<Unreported>,
+    unreported: Arc<Mutex<Unreported>>,
 }
 
 impl EmbeddedLog {

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use swarmkeep::{
     DataLoss, Settings, Swarmkeep,
-    core::recovery::{Plan, Policy},
+    core::recovery::{Action, Plan, Policy},
     upkeep,
 };
 use swarmkeep_server::reading::{is_after_a_death, is_clean, seqs, set_aside, without_hint};
@@ -84,8 +84,10 @@ impl Recover {
                         how
                     } else if is_after_a_death(recovery) {
                         "after a death"
-                    } else {
+                    } else if is_clean(recovery) {
                         "nothing to settle"
+                    } else {
+                        "damage found"
                     }
                     .to_owned(),
                     number(recovery, "frames_replayed").to_string(),
@@ -251,7 +253,7 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
             context.place.dir.display(),
             plan.records_position,
             plan.journal_position,
-            if plan.clean { "; nothing to settle" } else { "; a death before" }
+            if plan.clean { "; nothing to settle" } else { "" }
         );
         for damage in &plan.damage {
             let mark = match damage.loss {
@@ -272,7 +274,10 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
         for (number, step) in plan.steps.iter().enumerate() {
             say!("  {}. {step}", number + 1);
         }
-        say!("Estimated loss: {}", estimate(context, &plan, &plans));
+        match &unseen {
+            None => say!("Estimated loss: {}", estimate(context, &plan, &plans)),
+            Some(_) => say!("Estimated loss: {}", paint.red("cannot be told, as said below")),
+        }
         show_plans(context, &answer, &names);
         if let Some(error) = &unseen {
             say!(
@@ -284,7 +289,7 @@ async fn plan(context: &Context, full: bool) -> Result<(), Failure> {
     })?;
     if plan.damage.iter().all(|damage| damage.loss == DataLoss::None) {
         return match unseen {
-            None => judge_plans(context, plans.len() as u64),
+            None => judge_plans(context, plans.iter().filter(|plan| plan.recommended != Action::None).count() as u64),
             Some(error) => Err(refused(error)),
         };
     }
@@ -342,7 +347,8 @@ async fn plan_open(context: &Context, answer: Answer) -> Result<(), Failure> {
         );
         show_plans(context, &answer, &names);
     })?;
-    judge_plans(context, entries(&answer, "plans").len() as u64)
+    let is_losing = |plan: &&Value| text(plan, "recommended") != "none";
+    judge_plans(context, entries(&answer, "plans").iter().filter(is_losing).count() as u64)
 }
 
 /// What would be done about each session that is not well; the same whether a daemon has the store or nobody.
@@ -358,12 +364,16 @@ fn show_plans(context: &Context, answer: &Value, names: &Names) {
     say!("{looked} looked at, {} not well. {}", plans.len(), context.paint.dim("Nothing was touched."));
 }
 
-fn judge_plans(context: &Context, not_well: u64) -> Result<(), Failure> {
-    match not_well {
+/// A plan by which nothing is lost needs nobody: it is carried out by whoever meets the damage.
+fn judge_plans(context: &Context, losing: u64) -> Result<(), Failure> {
+    match losing {
         0 => Ok(()),
         many => Err(Failure::corrupt(
-            format!("{} not well", moment::counted(many, "session")),
-            format!("{0} verify --repair, or {0} recover --session NAME, carries a plan out", context.place.program()),
+            format!("{} not well, and not to be had whole", moment::counted(many, "session")),
+            format!(
+                "{} recover --session NAME carries a plan out; what would lose state waits for your word",
+                context.place.program()
+            ),
         )),
     }
 }

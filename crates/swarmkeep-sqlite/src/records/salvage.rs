@@ -9,7 +9,9 @@ use std::{
 };
 
 use rusqlite::{
-    Connection, Row, params_from_iter,
+    Connection, Row,
+    config::DbConfig,
+    params_from_iter,
     types::{Value, ValueRef},
 };
 use swarmkeep_core::{Hash, Seq, SessionId, log::Position};
@@ -45,7 +47,11 @@ impl Wreck {
     /// # Errors
     /// Whatever SQLite says.
     pub fn open(vfs: Vfs, path: &Path, alone: bool) -> Result<Self> {
-        if alone { connection::alone(vfs, path) } else { connection::reader(vfs, path) }.map(Self)
+        let connection = if alone { connection::alone(vfs, path) } else { connection::reader(vfs, path) }?;
+        // Else not a page is read of a file that is shorter than it says. Nothing can be written through this connection.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
+        connection.pragma_update(None, "writable_schema", true)?;
+        Ok(Self(connection))
     }
 
     /// What it says of itself and of its sessions, as far as it reads.

@@ -24,7 +24,7 @@ use swarmkeep_core::{
 
 use crate::{
     disk::{self, Disk, OpenHow, about, free_name, is_no_file_of_ours, read_whole},
-    recovery::{Ending, SessionRecovery, StepTaken},
+    recovery::{Damaged, DataLoss, Ending, SessionRecovery, StepTaken},
 };
 
 /// How the names of the files end.
@@ -133,20 +133,28 @@ pub(super) struct Cases {
 }
 
 impl Cases {
-    /// Reads what is there. What is damaged is put aside, and made again from its second copy; the names of those of which that
-    /// cannot be had either.
-    pub(super) fn open(disk: Arc<dyn Disk>, store: &Path) -> io::Result<(Self, Vec<String>)> {
-        let (cases, damaged) = Self::look(disk, store)?;
-        let mut unknown = Vec::new();
+    /// What is to be said of damaged files of which the second copy cannot be had either, before they are put aside.
+    pub(super) fn unknown(&self, damaged: &[(SessionId, String)]) -> Vec<Damaged> {
+        let is_unknown = |(session, name): &&(SessionId, String)| self.get(*session).is_none() && name.ends_with(CASE);
+        let said = |(session, name): &(SessionId, String)| {
+            let what = format!(
+                "recovery/{name}: what was known of a damaged session cannot be read, nor can its second copy; put aside in \
+                 quarantine/. Whether records of it are missing cannot be told"
+            );
+            Damaged { sessions: vec![*session], ..Damaged::in_records(DataLoss::Possible, what) }
+        };
+        damaged.iter().filter(is_unknown).map(said).collect()
+    }
+
+    /// Puts aside what is damaged; where its second copy is whole, it is made again from that.
+    pub(super) fn mend(&self, damaged: Vec<(SessionId, String)>) -> io::Result<()> {
         for (session, name) in damaged {
-            cases.put_aside(&name)?;
-            match cases.get(session) {
-                Some(case) => cases.put(session, &case)?,
-                None if name.ends_with(CASE) => unknown.push(name),
-                None => {}
+            self.put_aside(&name)?;
+            if let Some(case) = self.get(session) {
+                self.put(session, &case)?;
             }
         }
-        Ok((cases, unknown))
+        Ok(())
     }
 
     /// Reads what is there, and what is damaged, by name. Changes nothing.
@@ -290,7 +298,12 @@ mod tests {
     #[test]
     fn a_case_comes_back_from_either_of_its_copies() {
         let folder = tempfile::tempdir().unwrap();
-        let opened = || Cases::open(Arc::new(RealDisk), folder.path()).unwrap();
+        let opened = || {
+            let (cases, damaged) = Cases::look(Arc::new(RealDisk), folder.path()).unwrap();
+            let unknown = cases.unknown(&damaged);
+            cases.mend(damaged).unwrap();
+            (cases, unknown)
+        };
         let open = || opened().0;
         let session = SessionId([7; 16]);
         let case = Case { attempts: 2, known_head: Seq(9), cause: "met".into(), ..Case::default() };
@@ -320,14 +333,15 @@ mod tests {
         std::fs::write(at("json"), &whole[..20]).unwrap();
         std::fs::write(at("twin"), b"").unwrap();
         let (cases, unknown) = opened();
-        assert!(cases.get(session).is_none() && unknown == [format!("{session}.json")], "{unknown:?}");
+        assert!(cases.get(session).is_none() && unknown.len() == 1, "{unknown:?}");
+        assert!(unknown[0].what.starts_with(&format!("recovery/{session}.json")) && unknown[0].sessions == [session]);
         let (path, count) = (at("json"), || std::fs::read_dir(folder.path().join("quarantine")).unwrap().count());
         let before = count();
         std::fs::create_dir(&path).unwrap();
         assert!(open().get(session).is_none(), "a folder is none, and keeps no store from opening");
         assert_eq!(count(), before + 1, "none was written over by another");
         std::os::unix::fs::symlink(&path, &path).unwrap();
-        let error = Cases::open(Arc::new(RealDisk), folder.path()).err().unwrap();
+        let error = Cases::look(Arc::new(RealDisk), folder.path()).err().unwrap();
         assert!(error.to_string().contains(&format!("recovery/{session}.json")), "it is named: {error}");
     }
 }

@@ -34,9 +34,12 @@ pub(crate) fn found(
     store_dir: &Path,
     inspection: &Inspection,
 ) -> io::Result<(Vec<Damaged>, Vec<Span>)> {
-    let mut unreported = Unreported::look(disk, store_dir)?;
+    let mut unreported = Unreported::look(disk.clone(), store_dir)?;
     unreported.note_inspection(inspection);
-    Ok(unreported.told())
+    let (mut damage, possibly_acknowledged) = unreported.told();
+    let (cases, damaged) = Cases::look(disk, store_dir)?;
+    damage.extend(cases.unknown(&damaged));
+    Ok((damage, possibly_acknowledged))
 }
 
 /// The plans of all sessions that are not well, and how many were looked at.

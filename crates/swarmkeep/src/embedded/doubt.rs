@@ -17,9 +17,11 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use swarmkeep_core::{
     Seq,
     clock::Clock,
+    failure::{Failure, Stake},
     log::{Damage, Position},
 };
 use swarmkeep_sqlite::{Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
@@ -29,10 +31,13 @@ use super::{
     case::Cases,
     copying::Found,
     remake::{self, Broken, Site},
+    unreported::Unreported,
 };
 use crate::{
     disk::Disk,
+    incident::Noticed,
     journal::{Frame, Journal, StoreId, frame::Span, search},
+    recovery::{Damaged, DataLoss},
     workers::Workers,
 };
 
@@ -53,6 +58,7 @@ pub(super) struct Surroundings {
     pub(super) records: Arc<ReaderPool>,
     pub(super) views: Arc<ReaderPool>,
     pub(super) cases: Arc<Cases>,
+    pub(super) unreported: Arc<Mutex<Unreported>>,
 }
 
 /// Whether an error leaves it open what the files hold.
@@ -123,13 +129,22 @@ impl Applier {
                 stamp: self.copying.stamp() + 1,
                 has: self.copying.has(),
             };
-            let made = remake::make(&site, *how, why)?;
+            let mut told = None;
+            let aside = remake::make(&site, *how, why, &mut |damage| {
+                told = Some(damage.clone());
+                surroundings.unreported.lock().add_later(damage.clone())
+            })?;
             for damage in surroundings.cases.aside() {
-                if damage.session.is_some_and(|session| made.aside.contains(&session)) {
+                if damage.session.is_some_and(|session| aside.contains(&session)) {
                     self.lanes.set_aside(damage);
                 }
             }
-            self.progress.made_again.lock().push(made.said);
+            if let Some(Damaged { place, loss, sessions: _, what }) = told {
+                let failure = Failure::StateCorruption { place, first: None, last: None };
+                let stake = Stake { is_covered: loss == DataLoss::None, ..Stake::default() };
+                self.progress.notice(Noticed { stake, ..Noticed::new(failure, None, what.clone()) });
+                self.progress.made_again.lock().push(what);
+            }
             self.remade_at_ms.push(now_ms);
             self.broken = None;
             self.views_doubtful = true;

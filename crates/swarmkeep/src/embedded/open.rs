@@ -19,7 +19,7 @@ use swarmkeep_sqlite::{Found, Mode, Options, ReaderPool, RecordsDb, SqliteError,
 
 pub(super) use self::look::GONE;
 pub(crate) use self::look::beforehand;
-use self::look::{Look, Looked, OTHER_LOG, is_broken, look_marked, vouch};
+use self::look::{Look, Looked, OTHER_LOG, UNBORN, is_broken, look_marked, vouch};
 use super::{
     EmbeddedLog,
     applier::{Applier, Applying, RETIRE_BYTES},
@@ -168,7 +168,11 @@ impl EmbeddedLog {
         let (noted, _) = Cases::look(disk.clone(), folder).map_err(|error| unusable(folder, error))?;
         let copying = Copying::new(disk.clone(), folder);
         // What an earlier life made to take the place of a damaged records.db.
-        remake::end(disk.as_ref(), folder, clock.now_ms()).map_err(|error| unusable(folder, error))?;
+        let was_made = remake::end(disk.as_ref(), folder, clock.now_ms()).map_err(|error| unusable(folder, error))?;
+        if was_made {
+            // They may have what cannot be had any more.
+            views_aside(disk.as_ref(), &views_path, clock.now_ms()).map_err(|error| unusable(folder, error))?;
+        }
         let mut id = [0; 16];
         entropy.fill(&mut id);
         let options = Options { store_id: None, create: false, mode: Mode::WalNormal, now_ms: clock.now_ms(), vfs };
@@ -176,7 +180,7 @@ impl EmbeddedLog {
         // between leaves one whose name the power can take while it is being copied.
         sync_folder(disk.as_ref(), folder)?;
         let mut unreported = Unreported::look(disk.clone(), folder).map_err(|error| unusable(folder, error))?;
-        let mut made_again = 0;
+        let mut made_again = usize::from(was_made);
         let (looked, records) = loop {
             let (how, why) = match look_marked(disk.as_ref(), folder, settings.readers, &clock, &copying)? {
                 Look::Found(looked, copied) => {
@@ -192,6 +196,12 @@ impl EmbeddedLog {
                     }
                 }
                 Look::Broken(how, why) => (how, why),
+                Look::Unborn => {
+                    tracing::warn!("records.db: {UNBORN}; put aside, and made anew");
+                    remake::put_aside(disk.as_ref(), folder, clock.now_ms())
+                        .map_err(|error| unusable(folder, error))?;
+                    continue;
+                }
                 Look::OtherLog => {
                     let said = format!(
                         "records.db: {OTHER_LOG}; put aside in quarantine, and the journal is applied again: nothing is missing"
@@ -205,15 +215,13 @@ impl EmbeddedLog {
                     continue;
                 }
             };
-            if made_again > 2 {
+            if made_again > 3 {
                 return Err(database(&records_path, SqliteError::damaged(None, None, why)));
             }
             let (now_ms, stamp) = (clock.now_ms(), copying.stamp() + 1);
             let site = Site { disk: &disk, folder, cases: &noted, now_ms, stamp, has: copying.has() };
-            let made = remake::make(&site, how, &why).map_err(|error| database(&records_path, error))?;
-            unreported
-                .add_damage(Damaged::in_records(made.loss, made.said))
-                .map_err(|error| unusable(folder, error))?;
+            let mut remember = |damage: &Damaged| unreported.add_damage(damage.clone());
+            remake::make(&site, how, &why, &mut remember).map_err(|error| database(&records_path, error))?;
             made_again += 1;
             remake::end(disk.as_ref(), folder, now_ms).map_err(|error| unusable(folder, error))?;
             // They may have what cannot be had any more.
@@ -261,17 +269,12 @@ impl EmbeddedLog {
         for frame in unapplied {
             hand_over(&lanes, &progress, &watchers, frame);
         }
-        let (cases, unknown) = Cases::open(mend_disk.clone(), folder).map_err(|error| unusable(folder, error))?;
-        let cases = Arc::new(cases);
-        for name in unknown {
-            let said = format!(
-                "recovery/{name}: what was known of a damaged session cannot be read, nor can its second copy; put aside in \
-                 quarantine/. Whether records of it are missing cannot be told"
-            );
-            unreported
-                .add_damage(Damaged::in_records(DataLoss::Possible, said))
-                .map_err(|error| unusable(folder, error))?;
+        let (cases, damaged) = Cases::look(mend_disk.clone(), folder).map_err(|error| unusable(folder, error))?;
+        for damage in cases.unknown(&damaged) {
+            unreported.add_damage(damage).map_err(|error| unusable(folder, error))?;
         }
+        cases.mend(damaged).map_err(|error| unusable(folder, error))?;
+        let cases = Arc::new(cases);
         unreported.put_into(&mut report);
         let noted = unreported.set_lost_aside(&lanes, &cases, |session, case| cases.put(session, &case));
         noted.map_err(|error| unusable(folder, error))?;
@@ -317,6 +320,7 @@ impl EmbeddedLog {
                 .map_err(|error| unusable(folder, error))?,
             ),
         };
+        let unreported = Arc::new(Mutex::new(unreported));
         let mender = Mender {
             quarantine: Quarantine::new(mend_disk.clone(), folder),
             disk: mend_disk,
@@ -357,6 +361,7 @@ impl EmbeddedLog {
                 records: read_records.clone(),
                 views: read_views.clone(),
                 cases: mender.cases.clone(),
+                unreported: unreported.clone(),
             },
             doubtful: broken.is_some(),
             broken,
@@ -392,7 +397,7 @@ impl EmbeddedLog {
             workers: pace.workers,
             applying: Mutex::new(applying),
             lock: Mutex::new(None),
-            unreported: Mutex::new(unreported),
+            unreported,
         })
     }
 }

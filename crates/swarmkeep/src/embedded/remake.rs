@@ -47,7 +47,7 @@ use crate::{
         search,
         tail::Reach,
     },
-    recovery::DataLoss,
+    recovery::{Damaged, DataLoss},
 };
 
 /// What is wrong with records.db.
@@ -73,15 +73,8 @@ pub(super) struct Site<'a> {
     pub(super) has: Position,
 }
 
-/// What was made, and of what.
-pub(super) struct Remade {
-    /// In words, for the report.
-    pub(super) said: String,
-    /// Whether something is missing that is listed nowhere else: neither with a session of `aside` nor as lost by the journal.
-    pub(super) loss: DataLoss,
-    /// Sessions of which something cannot be had.
-    pub(super) aside: Vec<SessionId>,
-}
+/// Remembers, durably, what is to be said of a file that was made, before it counts.
+pub(super) type Remember<'a> = dyn FnMut(&Damaged) -> io::Result<()> + 'a;
 
 /// What is known besides the old file.
 struct Known {
@@ -132,11 +125,17 @@ pub(super) fn is_of_another(disk: &dyn Disk, folder: &Path, broken: Broken, stor
     wreck.is_ok_and(|wreck| wreck.survey().anchor.is_some_and(|anchor| anchor.store_id != store.0))
 }
 
-/// Makes records.db again, as `records.made`. Nobody has it open. What is to be said of it; [`end`] puts it in its place.
+/// Makes records.db again, as `records.made`. Nobody has it open. Gives the sessions of which something cannot be had; [`end`] puts
+/// it in its place.
 ///
 /// # Errors
 /// `Foreign`: what there is does not suffice, and nothing was changed.
-pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade, SqliteError> {
+pub(super) fn make(
+    site: &Site<'_>,
+    broken: Broken,
+    why: &str,
+    remember: &mut Remember<'_>,
+) -> Result<Vec<SessionId>, SqliteError> {
     let (disk, folder) = (site.disk.as_ref(), site.folder);
     let path = folder.join("records.db");
     let wreck = match disk.exists(&path)? {
@@ -152,6 +151,8 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
     }
     let known = known(site, broken, &salvaged, &reach)?;
     let has_from = match broken {
+        // Not a row of any session was had of it.
+        _ if salvaged.sessions.is_empty() && salvaged.has_gaps => Position(0),
         Broken::Torn(position) => position,
         // By itself, or with the log that belongs to it: as of one moment.
         Broken::PutBack => salvaged.anchor.map_or(Position(0), |anchor| anchor.position),
@@ -216,8 +217,6 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
         gone(disk.remove(name))?;
     }
     disk.sync_dir(folder)?;
-    disk.rename(&part, &made(folder))?;
-    disk.sync_dir(folder)?;
     let is_doubted = known.is_doubted();
     let sessions = |count: usize| format!("{count} session{}", if count == 1 { "" } else { "s" });
     let rest = match (is_known, aside.len()) {
@@ -241,7 +240,12 @@ pub(super) fn make(site: &Site<'_>, broken: Broken, why: &str) -> Result<Remade,
         sessions(stood)
     );
     tracing::error!(said, "records.db was made again");
-    Ok(Remade { said, loss: if is_known { DataLoss::None } else { DataLoss::Certain }, aside })
+    // What is missing for it is listed with a session of `aside`, or as lost by the journal; or it is listed nowhere else.
+    let loss = if is_known { DataLoss::None } else { DataLoss::Certain };
+    remember(&Damaged::in_records(loss, said))?;
+    disk.rename(&part, &made(folder))?;
+    disk.sync_dir(folder)?;
+    Ok(aside)
 }
 
 /// Puts the file that [`make`] made in its place, if there is one.
@@ -250,6 +254,14 @@ pub(super) fn end(disk: &dyn Disk, folder: &Path, now_ms: u64) -> io::Result<boo
     if !disk.exists(&made)? {
         return Ok(false);
     }
+    put_aside(disk, folder, now_ms)?;
+    disk.rename(&made, &folder.join("records.db"))?;
+    disk.sync_dir(folder)?;
+    Ok(true)
+}
+
+/// What there is of records.db goes to quarantine/, and what is marked of it goes. In pieces the same again.
+pub(super) fn put_aside(disk: &dyn Disk, folder: &Path, now_ms: u64) -> io::Result<()> {
     let path = folder.join("records.db");
     let quarantine = folder.join("quarantine");
     disk.create_dir(&quarantine)?;
@@ -265,12 +277,11 @@ pub(super) fn end(disk: &dyn Disk, folder: &Path, now_ms: u64) -> io::Result<boo
     gone(disk.rename(&log, &log_aside))?;
     gone(disk.rename(&main, &main_aside))?;
     gone(disk.remove(&index))?;
-    gone(disk.remove(&folder.join("records.copying")))?;
     disk.sync_dir(&quarantine)?;
     disk.sync_dir(folder)?;
-    disk.rename(&made, &path)?;
-    disk.sync_dir(folder)?;
-    Ok(true)
+    // It says what is wrong with them, for as long as they are there.
+    gone(disk.remove(&folder.join("records.copying")))?;
+    disk.sync_dir(folder)
 }
 
 /// Puts SQLite's log aside, which was not begun on top of the main file beside it: that one stands by itself.

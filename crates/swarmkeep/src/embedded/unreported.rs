@@ -71,6 +71,8 @@ pub(super) struct Unreported {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     found: Found,
+    /// What was met since this start: the next one tells it.
+    later: Found,
 }
 
 impl Unreported {
@@ -86,12 +88,18 @@ impl Unreported {
             Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => unreadable(),
             Some(Err(error)) => return Err(error),
         };
-        Ok(Self { disk, folder: folder.to_owned(), found })
+        Ok(Self { disk, folder: folder.to_owned(), found, later: Found::default() })
     }
 
     /// There is more, of what is not in the journal.
     pub(super) fn add_damage(&mut self, damage: Damaged) -> io::Result<()> {
         self.add(Found { damage: vec![damage], ..Found::default() })
+    }
+
+    /// There is damage that was met after the start.
+    pub(super) fn add_later(&mut self, damage: Damaged) -> io::Result<()> {
+        self.later.add(Found { damage: vec![damage], ..Found::default() });
+        self.write()
     }
 
     /// There is more, of the journal.
@@ -111,7 +119,9 @@ impl Unreported {
     }
 
     fn write(&self) -> io::Result<()> {
-        disk::replace(self.disk.as_ref(), &self.folder, NAME, &hashed(&self.found)?)
+        let mut all = self.found.clone();
+        all.add(self.later.clone());
+        disk::replace(self.disk.as_ref(), &self.folder, NAME, &hashed(&all)?)
     }
 
     /// The report of this start tells all of it.
@@ -153,10 +163,12 @@ impl Unreported {
         if self.found.is_empty() {
             return Ok(());
         }
-        self.disk.remove(&self.folder.join(NAME))?;
-        self.disk.sync_dir(&self.folder)?;
         self.found = Found::default();
-        Ok(())
+        if !self.later.is_empty() {
+            return self.write();
+        }
+        self.disk.remove(&self.folder.join(NAME))?;
+        self.disk.sync_dir(&self.folder)
     }
 }
 

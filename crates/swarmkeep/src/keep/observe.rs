@@ -63,7 +63,7 @@ impl Engine {
     pub(crate) async fn heartbeat_task(
         self: &Arc<Self>,
         id: SessionId,
-        task: &swarmkeep_core::EntityId,
+        task: &EntityId,
         lease: u64,
     ) -> Result<(), Error> {
         self.check_open()?;

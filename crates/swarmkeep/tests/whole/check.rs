@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use swarmkeep::{DataLoss, embedded::EmbeddedLog};
 use swarmkeep_core::{
     Seq, SessionId,
+    failure::Place,
     log::{Head, Log, LogError},
     record,
     state::{ApplyError, State},
@@ -47,7 +48,7 @@ pub async fn check(
 ) -> Result<(Checked, Served), String> {
     let report = log.opening_report();
     // A torn tail may look like something that was acknowledged; what is said to be lost may not.
-    if report.damage.iter().any(|damage| damage.loss == DataLoss::Certain) {
+    if report.damage.iter().any(|damage| damage.place == Place::Journal && damage.loss == DataLoss::Certain) {
         return Err(format!("nothing was damaged, but the report says {report:?}"));
     }
     let mut checked = Checked::default();

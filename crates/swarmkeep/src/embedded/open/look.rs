@@ -39,7 +39,12 @@ pub(super) enum Look {
     Broken(Broken, String),
     /// SQLite's log goes aside first: [`OTHER_LOG`].
     OtherLog,
+    /// What there is of records.db goes aside first, and is made anew: [`UNBORN`].
+    Unborn,
 }
+
+pub(super) const UNBORN: &str =
+    "a start was making it when it was cut off, and it cannot be used; nothing was ever written to this store";
 
 pub(super) const OTHER_LOG: &str = "the write-ahead log beside it is not the one that was begun upon it";
 
@@ -81,6 +86,8 @@ pub(crate) fn beforehand(folder: &Path, clock: Arc<dyn Clock>) -> Result<Option<
                 format!("records.db: {OTHER_LOG}; put the log aside in quarantine/, and apply the journal again");
             Some((what, reach()?))
         }
+        // There is nothing to compare with a journal, and nothing to lose.
+        Look::Unborn => None,
     })
 }
 
@@ -99,6 +106,11 @@ pub(super) fn look_marked(
     let has_records = disk.exists(&path).map_err(|error| unusable(&path, error))?;
     let main = || RecordsDb::main_stamp(disk.vfs(), &path).ok().filter(|_| has_records);
     let copied = copying.look(main).map_err(|error| unusable(folder, error))?;
+    let is_usable = matches!(copied, copying::Found::Idle | copying::Found::Whole);
+    if !is_usable && copying.has() == Position(0) && !has_journal(disk, folder)? {
+        // The journal is made when records.db is durable, and nothing is acknowledged without it.
+        return Ok(Look::Unborn);
+    }
     match copied {
         copying::Found::Idle | copying::Found::Whole => {}
         copying::Found::Differs(position) => {
@@ -115,6 +127,16 @@ pub(super) fn look_marked(
     look(disk, folder, readers, clock, copied)
 }
 
+/// Whether there is any segment of a journal.
+fn has_journal(disk: &dyn Disk, folder: &Path) -> Result<bool, Error> {
+    let journal = folder.join("journal");
+    match disk.list(&journal) {
+        Ok(names) => Ok(names.iter().any(|name| name.ends_with(".segment"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(unusable(&journal, error)),
+    }
+}
+
 /// Looks before anything is opened for writing, so that a store that is refused is as it was. `None`: neither records.db nor
 /// a journal, a new store.
 fn look(
@@ -124,13 +146,8 @@ fn look(
     clock: &Arc<dyn Clock>,
     copied: copying::Found,
 ) -> Result<Look, Error> {
-    let (records, views, journal) = (folder.join("records.db"), folder.join("views.db"), folder.join("journal"));
-    let names = match disk.list(&journal) {
-        Ok(names) => names,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(unusable(&journal, error)),
-    };
-    let has_journal = names.iter().any(|name| name.ends_with(".segment"));
+    let (records, views) = (folder.join("records.db"), folder.join("views.db"));
+    let has_journal = has_journal(disk, folder)?;
     let broken = |why: String| Ok(Look::Broken(Broken::Unreadable, why));
     let through = |schema: &Schema, path: &Path| {
         let pool = ReaderPool::open_on(disk.vfs(), path, readers, clock.clone())?;
