@@ -11,7 +11,7 @@
 //! | [`transport`] | ways to a server |
 //! | [`record`] | a call in the session's log |
 //! | [`upstream`] | one client and its server: all of the above, driven by one task |
-//! | [`shim`], [`wire`], [`daemon`] | what a client starts, what it says to the daemon, and the daemon's end |
+//! | [`shim`], [`dialled`], [`wire`], [`daemon`] | what a client starts, its way to the daemon, what it says there, and the daemon's end |
 //! | [`front`] | the end for clients that speak HTTP |
 //! | [`serve`] | the session tools, resources and prompts for any MCP client, over the HTTP API that they are made of |
 //!
@@ -22,6 +22,7 @@ pub mod calls;
 pub mod class;
 pub mod daemon;
 pub mod desired;
+pub mod dialled;
 pub mod envelope;
 pub mod front;
 pub mod link;

@@ -71,7 +71,7 @@ impl Serve {
         }
         log_to_stderr(settings.text("log"));
         for note in &settings.notes {
-            let _ = writeln!(std::io::stderr(), "swarmkeep: {note}");
+            let _ = writeln!(io::stderr(), "swarmkeep: {note}");
         }
         // Before anything is made, and before a daemon that works is ended for this one.
         bind::check(context, &settings)?;
@@ -83,7 +83,7 @@ impl Serve {
             .await
             .map_err(refused)?;
         if is_new && !self.detached {
-            let _ = writeln!(std::io::stderr(), "swarmkeep: made a new store in {}", context.place.dir.display());
+            let _ = writeln!(io::stderr(), "swarmkeep: made a new store in {}", context.place.dir.display());
         }
         let (server, _folder) = match bind::bind(context, &settings, &keep, self.detached).await {
             Ok(bound) => bound,
@@ -256,11 +256,11 @@ fn log_to_stderr(level: &str) {
     // The MCP SDK has something to say of every request, and calls what a caller did wrong a warning.
     let level = if level.contains("rmcp") { level.to_owned() } else { format!("{level},rmcp=error") };
     let filter = tracing_subscriber::EnvFilter::new(level);
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // A log that cannot be written (a full disk, a closed pipe) must not take down the thread that wanted to say so.
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .with_ansi(colours)
         .log_internal_errors(false);
     // Only a second subscriber of one process is refused.
@@ -305,7 +305,7 @@ async fn close(context: &Context, keep: Swarmkeep, signals: &Signals) -> Result<
     };
     tokio::select! {
         closed = keep.close() => closed.map_err(refused)?,
-        () = hurry => { let _ = writeln!(std::io::stderr(), "swarmkeep: stopped in a hurry: what the tables lack is in the journal, and is applied at the next start"); }
+        () = hurry => { let _ = writeln!(io::stderr(), "swarmkeep: stopped in a hurry: what the tables lack is in the journal, and is applied at the next start"); }
     }
     if !context.json {
         say!("  parked");

@@ -9,20 +9,20 @@ use std::{
 use bytes::Bytes;
 use swarmkeep::{SystemClock, core::clock::Clock};
 use tokio::{
-    net::UnixStream,
     sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 
 use super::book::{Book, Event, GENERAL, Said, Taken};
 use crate::{
+    dialled::ToDaemon,
     envelope::{Frame, Malformed},
     shim::{self, Ended},
     wire::Ask,
 };
 
 /// Asks for a connection to the daemon.
-pub type Dials = mpsc::Sender<oneshot::Sender<io::Result<UnixStream>>>;
+pub type Dials = mpsc::Sender<oneshot::Sender<io::Result<ToDaemon>>>;
 
 /// Lines between the front and the shim.
 const QUEUE: usize = 64;

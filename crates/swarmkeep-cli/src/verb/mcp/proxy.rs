@@ -7,16 +7,14 @@ use clap::Args;
 use swarmkeep_mcp::{
     calls::Queue,
     class::Trust,
+    dialled::ToDaemon,
     shim::{self, Ended},
     transport::{Program, Recipe, Site},
     wire::Ask,
 };
 
-use super::{
-    listen, servers,
-    streams::{self, ToDaemon},
-};
-use crate::{context::Context, failure::Failure, verb::Name};
+use super::{listen, servers, streams};
+use crate::{client::connect_socket, context::Context, failure::Failure, verb::Name};
 
 /// See the module.
 #[derive(Debug, Args)]
@@ -203,5 +201,6 @@ pub(super) async fn dial(context: &Context) -> io::Result<ToDaemon> {
     if let Err(failure) = context.connect().await {
         return Err(io::Error::other(failure.what));
     }
-    ToDaemon::connect(context.place.mcp_socket()).await
+    let socket = context.place.mcp_socket();
+    ToDaemon::connect(socket.clone(), connect_socket(&socket)).await
 }

@@ -1,30 +1,18 @@
-//! The two ends of a relay: standard input and output, read and written as they are, and the daemon.
+//! A client's end of a relay: standard input and output, read and written as they are.
 //!
-//! The first two block. Their way through a pool of threads, which is how they become asynchronous, costs several wake-ups a line; the
+//! Both block. Their way through a pool of threads, which is how they become asynchronous, costs several wake-ups a line; the
 //! relay reads on a thread of its own, and has nothing else to do while its client does not take what it asked for.
 
 use std::{
-    fs,
     io::{self, Read, Write},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use tokio::{
-    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
-    time::{Interval, interval},
-};
-
-use crate::client::connect_socket;
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 /// Read at once, at most.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// How often it is looked whether another daemon has taken the place of the one that is connected.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// Standard input.
 pub(super) struct Input {
@@ -94,57 +82,5 @@ impl AsyncWrite for Output {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_flush(context)
-    }
-}
-
-/// A connection to the daemon. It ends, too, when another one answers in that one's place: a daemon that was taken over from may
-/// be stopped for good, and says nothing.
-pub(super) struct ToDaemon {
-    stream: UnixStream,
-    socket: PathBuf,
-    made: Option<Made>,
-    look: Interval,
-}
-
-/// Tells a socket from the next one of its name: which file, and when it was made.
-type Made = (u64, i64, i64);
-
-fn made(socket: &Path) -> Option<Made> {
-    let file = fs::symlink_metadata(socket).ok()?;
-    Some((file.ino(), file.ctime(), file.ctime_nsec()))
-}
-
-impl ToDaemon {
-    pub(super) async fn connect(socket: PathBuf) -> io::Result<Self> {
-        let made = made(&socket);
-        Ok(Self { stream: connect_socket(&socket).await?, socket, made, look: interval(LOOK) })
-    }
-}
-
-impl AsyncRead for ToDaemon {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Poll::Ready(done) = Pin::new(&mut self.stream).poll_read(context, into) {
-            return Poll::Ready(done);
-        }
-        while self.look.poll_tick(context).is_ready() {
-            if made(&self.socket).is_some_and(|now| Some(now) != self.made) {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        Poll::Pending
-    }
-}
-
-impl AsyncWrite for ToDaemon {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, from)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
