@@ -66,6 +66,22 @@ pub fn is_after_a_death(report: &Value) -> bool {
     field(report, "crashed").as_bool() == Some(true)
 }
 
+/// Whether it is known, of every session that something of a start's `damage` was of, what became of it: a recovery after that start
+/// ended in another way than in waiting. `recoveries`: newest first, as they are kept.
+#[must_use]
+pub fn is_settled(damage: &Value, start: &Value, recoveries: &[Value]) -> bool {
+    let sessions = entries(field(damage, "sessions"), "");
+    let is_over = |session: &Value| {
+        let of_it = |report: &&Value| {
+            number(report, "at_ms") >= number(start, "at_ms")
+                && text(field(report, "recovery"), "session") == text(session, "")
+        };
+        let newest = recoveries.iter().find(of_it);
+        newest.is_some_and(|report| text(field(report, "recovery"), "event") != "session_needs_decision")
+    };
+    !sessions.is_empty() && sessions.iter().all(is_over)
+}
+
 /// `1 file`, `2 files`: for words that take an s.
 #[must_use]
 pub fn counted(count: u64, one: &str) -> String {

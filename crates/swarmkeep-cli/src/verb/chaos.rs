@@ -22,7 +22,7 @@ pub(crate) struct Chaos {
     /// Only these [default: all]
     #[arg(long = "scenario", value_enum, value_name = "SCENARIO", value_delimiter = ',')]
     scenarios: Vec<Scenario>,
-    /// How long each takes, about
+    /// How long each takes, about: 4 to 3600
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(4..=3600))]
     seconds: u64,
     /// Choose the moments and places by this number

@@ -8,7 +8,7 @@ use swarmkeep::{
     core::recovery::{Action, Plan, Policy},
     upkeep,
 };
-use swarmkeep_server::reading::{is_after_a_death, is_clean, seqs, set_aside, without_hint};
+use swarmkeep_server::reading::{is_after_a_death, is_clean, is_settled, seqs, set_aside, without_hint};
 
 use super::{Name, entries, field, number, quarantine, serve::refused, text, verify};
 use crate::{
@@ -113,7 +113,7 @@ impl Recover {
                 say!("{line}");
             }
         })?;
-        judge(context, &last)
+        judge(context, &last, entries(&answer, "recoveries"))
     }
 }
 
@@ -145,7 +145,7 @@ fn failures(failures: &[Value], names: &Names) -> Table {
 
 /// What a start found that is not as it should be, in a few words.
 fn in_short(report: &Value) -> String {
-    let (damage, whole) = damages(report);
+    let (damage, whole) = damages(report, &[]);
     let counts = [
         (damage, "damaged range"),
         (whole, "notice"),
@@ -158,8 +158,8 @@ fn in_short(report: &Value) -> String {
 }
 
 /// Damage is an exit code, so that a script need not read the report.
-fn judge(context: &Context, report: &Value) -> Result<(), Failure> {
-    let (damage, _) = damages(report);
+fn judge(context: &Context, report: &Value, recoveries: &[Value]) -> Result<(), Failure> {
+    let (damage, _) = damages(report, recoveries);
     let failed = number(report, "sessions_failed").max(entries(field(report, "set_aside"), "").len() as u64);
     if damage == 0 && failed == 0 {
         return Ok(());
@@ -179,10 +179,12 @@ fn judge(context: &Context, report: &Value) -> Result<(), Failure> {
 }
 
 /// How much a start found damaged: what takes something with it, or may, and what is whole again.
-pub(super) fn damages(report: &Value) -> (u64, u64) {
-    let all = entries(field(report, "damage"), "");
-    let whole = all.iter().filter(|damage| text(damage, "loss") == "none").count();
-    ((all.len() - whole) as u64, whole as u64)
+/// `recoveries`: what was settled since is not counted.
+pub(super) fn damages(report: &Value, recoveries: &[Value]) -> (u64, u64) {
+    let all = entries(field(report, "damage"), "").iter();
+    let (whole, lost): (Vec<_>, Vec<_>) = all.partition(|damage| text(damage, "loss") == "none");
+    let open = lost.into_iter().filter(|damage| !is_settled(damage, report, recoveries));
+    (open.count() as u64, whole.len() as u64)
 }
 
 /// How much damage the next start would find.

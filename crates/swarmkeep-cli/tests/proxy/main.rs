@@ -33,9 +33,12 @@ fn what_is_wrong_with_a_call_is_said() {
     assert_eq!(ended.code, 2, "{ended:?}");
     let ended = store.run(&["mcp", "proxy", "--http", "http://127.0.0.1:1/mcp", "--header", "no colon"]);
     assert!(ended.code == 2 && ended.err.contains("no colon"), "{ended:?}");
-    let ended = store.run(&["mcp", "status", "--json"]).ok();
-    assert_eq!(ended.json()["links"], json!([]));
+    let ended = store.run(&["mcp", "status", "--json"]);
+    assert_eq!(ended.json()["error"]["code"], "no_store", "{ended:?}");
     assert!(!store.dir().exists(), "asking makes no store");
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["stop"]).ok();
+    assert_eq!(store.run(&["mcp", "status", "--json"]).ok().json()["links"], json!([]));
 }
 
 #[test]

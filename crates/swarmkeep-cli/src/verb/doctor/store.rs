@@ -302,7 +302,7 @@ async fn copies(client: &mut Client) -> Option<Finding> {
 async fn last_start(client: &mut Client, context: &Context) -> Option<Finding> {
     let answer: Value = client.call(&Call::get("/v1/recoveries")).await.ok()?.json().ok()?;
     let last = entries(&answer, "recoveries").first()?;
-    let (damage, whole) = recover::damages(last);
+    let (damage, whole) = recover::damages(last, entries(&answer, "recoveries"));
     let (failed, doubts) = (number(last, "sessions_failed"), entries(field(last, "possibly_acknowledged"), "").len());
     let program = context.place.program();
     let next = format!(

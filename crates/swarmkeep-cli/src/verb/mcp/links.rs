@@ -24,6 +24,7 @@ use crate::{
 const KEY: &str = "mcp-";
 
 pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
+    context.place.must_be_a_store()?;
     let socket = context.place.mcp_socket();
     let asked = timeout(LIVE_TIMEOUT, ask_status(&socket));
     let answer = match patiently(&socket.display().to_string(), asked).await {
