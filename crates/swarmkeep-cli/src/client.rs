@@ -247,8 +247,14 @@ impl Client {
             sender.ready().await
         };
         let alive = tokio::time::timeout(LIVE_TIMEOUT, alive).await.map_err(|_| io::ErrorKind::TimedOut)?;
-        alive.map_err(io::Error::other)?;
-        self.sender = Some(sender);
+        match (alive, &self.endpoint) {
+            (Ok(()), _) => self.sender = Some(sender),
+            (Err(error), Endpoint::Socket(_)) => return Err(io::Error::other(error)),
+            // Somebody answers: what it is the call itself finds out, and says.
+            (Err(_), Endpoint::Tcp { authority, .. }) => {
+                self.sender = Some(handshake(TokioIo::new(TcpStream::connect(authority).await?)).await?);
+            }
+        }
         Ok(())
     }
 

@@ -415,7 +415,7 @@ async fn full(context: &Context) -> Result<(), Failure> {
         verify::show(context, &report, &names);
     })?;
     verify::judge(&report, true)?;
-    judge(context, &recovery)
+    judge(context, &recovery, &[])
 }
 
 /// Removes views.db with what SQLite keeps beside it: all of it can be made again from records.db.

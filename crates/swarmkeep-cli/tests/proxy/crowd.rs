@@ -208,10 +208,8 @@ fn servers_that_come_and_go_leave_nothing_behind_and_are_not_besieged() {
     let mut clients: Vec<Client> = (0..servers)
         .map(|nth| {
             let (session, name) = (format!("work/{nth}"), format!("shop-{nth}"));
-            let variable = ("PEER_STARTS", starts(nth));
-            let args =
-                ["--session", &session, "--name", &name, "--env", "PEER_STARTS", "--", program.to_str().unwrap()];
-            let mut client = Client::with(&store, &args, &[variable]);
+            let args = ["--session", &session, "--name", &name, "--", program.to_str().unwrap()];
+            let mut client = Client::with(&store, &args, &[("PEER_STARTS", starts(nth))]);
             client.initialize();
             client
         })
@@ -223,13 +221,7 @@ fn servers_that_come_and_go_leave_nothing_behind_and_are_not_besieged() {
     let (mut slowest, mut called, mut done) = (Duration::ZERO, 0, 0);
     for _ in 0..flaps {
         fs::remove_file(&up).unwrap();
-        for pid in fs::read_to_string(store.path("effects"))
-            .unwrap_or_default()
-            .lines()
-            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
-        {
-            signal(pid, Signal::KILL);
-        }
+        children(daemon).into_iter().for_each(|pid| signal(pid, Signal::KILL));
         let down = Instant::now();
         while down.elapsed() < Duration::from_secs(2) {
             id += 1;

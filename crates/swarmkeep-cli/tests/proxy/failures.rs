@@ -109,6 +109,13 @@ fn the_next_daemon_goes_on_with_what_failed_before() {
     fs::rename(&program, &away).unwrap();
     signal(last_peer(&store), Signal::KILL);
     let before = noticed(&store, "connection_lost", asking(&mut client), |_| true);
+    // Within a second it is written down; what was not yet is forgotten with its daemon.
+    let records = rusqlite::Connection::open(store.dir().join("records.db")).unwrap();
+    let is_kept = "SELECT EXISTS (SELECT 1 FROM recoveries WHERE id = ?1)";
+    until("it is written down", || {
+        records.query_row(is_kept, [before["id"].as_str().unwrap()], |row| row.get::<_, bool>(0)).unwrap_or(false)
+    });
+    drop(records);
     let killed = store.holder().unwrap();
     signal(killed, Signal::KILL);
     let links = || store.run(&["mcp", "status", "--json"]).ok().json()["links"].clone();

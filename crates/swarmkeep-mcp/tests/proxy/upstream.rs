@@ -17,7 +17,7 @@ async fn a_client_talks_to_its_server_and_the_call_is_in_the_log() {
     assert_eq!(hello["result"]["serverInfo"]["name"], "peer");
     assert_eq!(hello["result"]["xUnknown"].to_string(), "1.0", "what nobody knows is passed on");
     client.ask(2, "tools/list", json!({})).await;
-    assert_eq!(client.answer(2).await["result"]["tools"].as_array().unwrap().len(), 11);
+    assert_eq!(client.answer(2).await["result"]["tools"].as_array().unwrap().len(), 14);
     client.call(3, "pay").await;
     assert_eq!(text(&client.answer(3).await), "pay");
     let effects = client.settled().await;
