@@ -91,8 +91,12 @@ impl Context {
         }
         let error = match daemon::find(&self.place).await {
             Ok(client) => return Ok(client),
-            // Somebody listens, and does not answer: another daemon would find the store held.
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            // Somebody listens, and does not answer: another daemon would find the store held. One that was taken over from holds
+            // nothing any more.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::TimedOut
+                    && !matches!(swarmkeep::lock::holder(&self.place.dir), Ok(None)) =>
+            {
                 return Err(daemon::nobody(&self.place, &error));
             }
             Err(error) => error,
@@ -180,7 +184,7 @@ impl Context {
                 Ok(answer) => {
                     self.client = Some(client);
                     if answer.status != 503 {
-                        if let (Some(left), Some(session)) = (&answer.left, session_of(&call)) {
+                        if let (Some(left), Some(session)) = (&answer.left, session_in(&call)) {
                             self.left = Some((session, left.clone()));
                         }
                         return match answer.ok() {
@@ -279,6 +283,19 @@ impl Context {
     }
 }
 
+/// The session in a call's path, as it is typed.
+fn session_in(call: &Call) -> Option<String> {
+    let (path, _) = call.path.split_once('?').unwrap_or((&call.path, ""));
+    let mut parts = path.split('/').skip_while(|part| *part != "sessions").skip(1);
+    typed(parts.next()?, parts.next()?)
+}
+
+/// Names need no escapes; what has some, or a space, is no name, and the advice stays general.
+fn typed(namespace: &str, name: &str) -> Option<String> {
+    let session = if namespace == "default" { name.to_owned() } else { format!("{namespace}/{name}") };
+    session.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte)).then_some(session)
+}
+
 /// The session that a call was about, as it is typed: the one that it would have made, else the one in its path.
 fn session_of(call: &Call) -> Option<String> {
     let (path, _) = call.path.split_once('?').unwrap_or((&call.path, ""));
@@ -291,14 +308,15 @@ fn session_of(call: &Call) -> Option<String> {
     }
     let mut parts = path.split('/').skip_while(|part| *part != "sessions").skip(1);
     let of = (parts.next(), parts.next());
-    let session = match (of, parts.next()) {
-        ((None, None), _) | (_, Some("fork")) => named("name")?,
-        ((Some("default"), Some(name)), _) => name.to_owned(),
-        ((Some(namespace), Some(name)), _) => format!("{namespace}/{name}"),
-        _ => return None,
-    };
-    // Names need no escapes; what has some, or a space, is no name, and the advice stays general.
-    session.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte)).then_some(session)
+    match (of, parts.next()) {
+        ((None, None), _) | (_, Some("fork")) => {
+            let name = named("name")?;
+            let (namespace, name) = name.split_once('/').unwrap_or(("default", &name));
+            typed(namespace, name)
+        }
+        ((Some(namespace), Some(name)), _) => typed(namespace, name),
+        _ => None,
+    }
 }
 
 /// One JSON value on one line of standard output.

@@ -19,7 +19,7 @@ use std::{
 };
 
 use binary::{Ended, Store};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A store at rest. Its session `work` has rows of records of its own for `first`, `second` and `third`, and nothing in the
 /// journal or a kept copy any more.
@@ -576,4 +576,47 @@ fn a_cut_file_is_no_shorter_history() {
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let looked = store.run(&["memory", "get", "work", "third", "--json"]);
     assert!(looked.code == 0 && looked.out.contains("third-needle-") || looked.code == 4, "{looked:?}");
+}
+
+#[test]
+fn what_was_given_out_in_lost_records_is_not_given_out_again_and_their_effects_are_carried_over() {
+    let store = Store::new();
+    fs::create_dir_all(store.dir()).unwrap();
+    fs::write(store.dir().join("swarmkeep.toml"), "journal_keep = \"0\"\n").unwrap();
+    let in_tables = || store.run(&["verify", "work"]).ok();
+    store.run(&["session", "create", "work"]).ok();
+    for agent in ["lost", "next"] {
+        store.run(&["agent", "spawn", "work", "--id", agent]).ok();
+    }
+    store.run(&["task", "create", "work", "--id", "t", "write it up"]).ok();
+    in_tables();
+    let claimed =
+        store.run(&["task", "claim", "work", "t", "--agent", "lost", "--lease-ms", "1234567", "--json"]).ok().json();
+    assert_eq!(claimed["outcomes"][0]["claimed"]["lease"], 1, "{claimed}");
+    in_tables();
+    // These stand whole, behind the record that will be damaged.
+    store.run(&["effect", "begin", "work", "pay", "--agent", "lost", "--class", "at_most_once"]).ok();
+    store.run(&["effect", "begin", "work", "mail", "--agent", "lost", "--class", "at_most_once"]).ok();
+    store.run(&["effect", "finish", "work", "mail", "--value", "\"sent\""]).ok();
+    let set = store.run(&["memory", "set", "work", "key", "1", "--json"]).ok().json();
+    in_tables();
+    store.run(&["stop"]).ok();
+    spoil(&store, "1234567");
+
+    let waiting = decided_by_nobody(store.run(&["session", "show", "work"]));
+    assert!(waiting.out.contains("needs_decision"), "{waiting:?}");
+    store.run(&["quarantine", "discard", "work"]).ok();
+    let doubt = store.run(&["effect", "show", "work", "pay", "--json"]).ok().json();
+    assert_eq!(doubt["status"], "outcome_unknown", "{doubt}");
+    let sent = store.run(&["effect", "show", "work", "mail", "--json"]).ok().json();
+    assert_eq!((&sent["status"], &sent["outcome"]["value"]), (&json!("finished"), &json!("sent")), "{sent}");
+    let claimed = store.run(&["task", "claim", "work", "t", "--agent", "next", "--json"]).ok().json();
+    assert!(claimed["outcomes"][0]["claimed"]["lease"].as_u64().unwrap() > 1, "{claimed}");
+    let late = store.run(&["task", "complete", "work", "t", "--lease", "1", "--json"]);
+    assert_eq!(late.json()["error"]["code"], "lease_lost", "{late:?}");
+    let again = store.run(&["memory", "set", "work", "key", "2", "--json"]).ok().json();
+    let version =
+        |answer: &Value| answer["outcomes"][0]["version"]["version"].as_u64().unwrap_or_else(|| panic!("{answer}"));
+    assert!(version(&again) > version(&set), "{set} {again}");
+    store.run(&["stop"]).ok();
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Refusal,
+    event::Event,
     id::{BlobId, EntityId, Seq},
     json::Json,
     state::{Address, AgentStatus, EffectClass, EffectOutcome, SessionMetadata},
@@ -389,6 +390,12 @@ pub enum Command {
         recovery: EntityId,
         /// The report.
         report: Json,
+        /// Acknowledged records up to this seq were given up.
+        #[serde(default)]
+        gave_up: Option<Seq>,
+        /// What these, as far as they can be read, say about effects, in their order: it happened all the same.
+        #[serde(default)]
+        effects: Vec<Event>,
     },
     /// From the engine, with the state as a blob of the same group.
     Rewind {

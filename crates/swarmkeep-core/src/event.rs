@@ -99,6 +99,9 @@ pub enum Event {
         recovery: EntityId,
         /// The report.
         report: Json,
+        /// Acknowledged records up to this seq were given up: no number that was given out in them is given out again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gave_up: Option<Seq>,
     },
 
     // ── agents and groups ───────────────────────────────────────────────────────────────────────────────────────────

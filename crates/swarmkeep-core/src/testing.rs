@@ -289,7 +289,12 @@ fn life_command(draw: &mut Draw) -> Command {
         9 if draw.one_in(2) => {
             Command::InterruptTurns { instances: vec![draw.id("process", 3)], at_start: draw.one_in(2) }
         }
-        9 => Command::NoteRecovery { recovery: draw.id("recovery", 9), report: draw.json() },
+        9 => Command::NoteRecovery {
+            recovery: draw.id("recovery", 9),
+            report: draw.json(),
+            gave_up: None,
+            effects: Vec::new(),
+        },
         _ => Command::Record {
             kind: "note".into(),
             aggregate: draw.one_in(2).then(|| draw.id("thing", 3)),

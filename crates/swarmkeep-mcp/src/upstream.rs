@@ -24,7 +24,7 @@ use tokio::{
 };
 
 pub use self::{
-    connection::{connection_of, desired_in, failures_in},
+    connection::{connection_of, desired_in, failures_in, revision_in},
     seen::{Seen, seen_in},
     terms::{FromClient, Handles, OpenCall, Status, Terms, ToClient},
 };
@@ -158,7 +158,7 @@ impl Upstream {
             catalogue: None,
             catalogue_on: None,
             desired: Desired::restored(&terms.desired),
-            handshake: Handshake::known(terms.initialize.clone()),
+            handshake: Handshake::known(terms.initialize.clone(), terms.revision.clone()),
             own: BTreeMap::new(),
             live: None,
             inbox: None,

@@ -98,6 +98,9 @@ async fn query(call: Call) -> Answer {
         limit: params.limit,
         cursor: params.cursor,
     };
+    if let Some(session) = query.session {
+        call.is_about(session);
+    }
     // A position that is not a reply's may never come: the wait is bounded.
     let page = tokio::time::timeout(POSITION_TIME, call.app.keep().find(query, params.position.map(Position)))
         .await

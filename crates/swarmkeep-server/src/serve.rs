@@ -17,7 +17,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use swarmkeep::{Error, ErrorKind, Swarmkeep};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
@@ -36,6 +36,8 @@ use crate::{
 
 /// A connection that sends no request head for this long is closed.
 const HEAD_TIME: Duration = Duration::from_secs(60);
+/// Who listens at a socket and says nothing for so long is not there.
+const ANSWERS: Duration = Duration::from_secs(3);
 /// After a failed accept (no file descriptors left, as a rule) the loop rests this long instead of spinning.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
@@ -192,6 +194,16 @@ async fn identity_of(path: &Path) -> Option<(u64, u64)> {
     tokio::fs::symlink_metadata(path).await.ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
+/// Whether somebody who listens there says anything.
+async fn answers(path: &Path) -> bool {
+    let asked = async {
+        let mut stream = UnixStream::connect(path).await?;
+        stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+        stream.read_u8().await
+    };
+    matches!(tokio::time::timeout(ANSWERS, asked).await, Ok(Ok(_)))
+}
+
 async fn control_socket(path: &Path) -> Result<Control, Error> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     let cannot = |error: io::Error, hint: &str| {
@@ -208,7 +220,9 @@ async fn control_socket(path: &Path) -> Result<Control, Error> {
                 .hint("move it out of the way"));
         }
         Ok(_) => {
-            if UnixStream::connect(path).await.is_ok() {
+            // The store is ours by now. One that was taken over from may be stopped for good: its connections are made all the
+            // same, and it says nothing.
+            if answers(path).await {
                 return Err(Error::new(ErrorKind::Unavailable, format!("somebody answers on {}", path.display()))
                     .hint("another server has this store: talk to it, or stop it first"));
             }

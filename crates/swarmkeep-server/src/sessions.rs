@@ -323,7 +323,10 @@ async fn open(mut call: Call) -> Answer {
     let name = call.session_name()?;
     let mut status = StatusCode::OK;
     let session = match call.app.keep().find_session(name.clone()).await? {
-        Some(session) => session,
+        Some(session) => {
+            call.is_about(session.id());
+            session
+        }
         None => {
             let new = NewSession {
                 name: name.clone(),

@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::{Deserialize, de::DeserializeOwned};
 use swarmkeep::{
-    Actor, Durability, EntityId, Hash, Outcome, Reply, RequestId, Seq, Session, SessionName,
+    Actor, Durability, EntityId, Hash, Outcome, Reply, RequestId, Seq, Session, SessionId, SessionName,
     core::{command::Command, limits, state::Head},
 };
 
@@ -96,10 +96,15 @@ impl Call {
     pub(crate) async fn session(&self) -> Result<Session, Problem> {
         // Checked by the engine, as any name is.
         let session = self.app.session(&[self.param("namespace"), self.param("name")].join("/")).await?;
-        if let Some(about) = self.parts.extensions.get::<About>() {
-            about.set(session.id());
-        }
+        self.is_about(session.id());
         Ok(session)
+    }
+
+    /// Whose state the answer tells.
+    pub(crate) fn is_about(&self, session: SessionId) {
+        if let Some(about) = self.parts.extensions.get::<About>() {
+            about.set(session);
+        }
     }
 
     /// The query string; unknown parameters are refused.

@@ -122,6 +122,10 @@ impl SqliteError {
     }
 }
 
+fn is_short(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ)
+}
+
 impl From<rusqlite::Error> for SqliteError {
     fn from(error: rusqlite::Error) -> Self {
         let text = error.to_string();
@@ -131,6 +135,8 @@ impl From<rusqlite::Error> for SqliteError {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy(text),
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::ReadOnly(text),
             Some(ErrorCode::OperationInterrupted) => Self::Interrupted,
+            // The file ends before a page that it must have: nothing is wrong with the device.
+            Some(ErrorCode::SystemIoFailure) if is_short(&error) => Self::damaged(None, None, text),
             Some(ErrorCode::SystemIoFailure) => Self::Io(text),
             Some(ErrorCode::CannotOpen) => Self::NotFound(text),
             // Columns of STRICT tables have the types we read; another type means the row was altered.

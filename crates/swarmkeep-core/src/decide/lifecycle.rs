@@ -1,10 +1,13 @@
 //! The session's own life: what is decided whatever its status allows of work.
 
+use std::collections::BTreeMap;
+
 use super::{Ctx, Decision, check, expire, not_live, nothing};
 use crate::{
     command::{Command, Outcome},
     error::Refusal,
     event::Event,
+    id::EntityId,
     state::{SessionMetadata, SessionStatus, State},
 };
 
@@ -47,8 +50,13 @@ pub(super) fn decide(state: &State, command: &Command, ctx: &Ctx<'_>) -> Option<
                 idle_ttl_ms: *idle_ttl_ms,
             })
         }
-        Command::NoteRecovery { recovery, report } => check::json("report", report)
-            .and_then(|()| event(Event::Recovered { recovery: recovery.clone(), report: report.clone() })),
+        Command::NoteRecovery { recovery, report, gave_up, effects } => check::json("report", report).map(|()| {
+            let (recovery, report, gave_up) = (recovery.clone(), report.clone(), *gave_up);
+            let reason = format!("it was begun in records that recovery {recovery} gave up");
+            let mut events = vec![Event::Recovered { recovery, report, gave_up }];
+            events.extend(carried(state, effects, &reason));
+            (events, Outcome::Done { id: None })
+        }),
         Command::Rewind { to, base, reason } => {
             if to.0 == 0 || *to > state.head.seq {
                 let message = format!("cannot rewind to seq {to}: use 1 to {}", state.head.seq);
@@ -79,4 +87,29 @@ fn change(status: SessionStatus, reason: Option<&str>) -> Decision {
 
 fn event(event: Event) -> Decision {
     Ok((vec![event], Outcome::Done { id: None }))
+}
+
+/// What records that were given up say about effects, after a state that lacks them. Of what they leave begun nobody knows how it
+/// ended.
+fn carried(state: &State, effects: &[Event], reason: &str) -> Vec<Event> {
+    let mut events = Vec::new();
+    let mut is_open: BTreeMap<&EntityId, bool> = BTreeMap::new();
+    for event in effects {
+        let (effect, opens) = match event {
+            Event::EffectBegun { effect, .. } => (effect, true),
+            Event::EffectFinished { effect, .. }
+            | Event::EffectOutcomeUnknown { effect, .. }
+            | Event::EffectResolvedDone { effect, .. }
+            | Event::EffectResolvedNotDone { effect, .. } => (effect, false),
+            _ => continue,
+        };
+        // How one ended of which the beginning is lost is nothing to go on with.
+        if opens || is_open.contains_key(effect) || state.effects.contains(effect) {
+            is_open.insert(effect, opens);
+            events.push(event.clone());
+        }
+    }
+    let open = is_open.into_iter().filter(|(_, is_open)| *is_open).map(|(effect, _)| effect.clone());
+    events.extend(open.map(|effect| Event::EffectOutcomeUnknown { effect, reason: reason.to_owned() }));
+    events
 }

@@ -132,13 +132,13 @@ pub(super) fn claim(
     Ok((vec![event], outcome))
 }
 
-/// A number that no lease on a task of this id ever had in this session. It counts up; after a rewind, which may have taken
-/// away what knew how far it had come, it is the seq of the claim, counted on from the sessions this one was forked from: a
-/// number is never above the seq that gave it.
+/// A number that no lease on a task of this id ever had in this session. It counts up; after a rewind or a loss, which may have
+/// taken away what knew how far it had come, it is the seq of the claim, counted on from what was given up and from the sessions
+/// this one was forked from: a number is never above the seq that gave it.
 fn next_lease(state: &State, task: &Task, ctx: &Ctx<'_>) -> u64 {
     let next = task.leases + 1;
-    match state.info.rewinds {
-        0 => next,
+    match (state.info.rewinds, state.info.inherited_seqs) {
+        (0, 0) => next,
         _ => next.max(state.age(ctx.seq).0),
     }
 }

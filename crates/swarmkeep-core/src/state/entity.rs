@@ -208,8 +208,8 @@ pub struct SessionInfo {
     pub forked_from: Option<Origin>,
     /// Rewinds so far.
     pub rewinds: u64,
-    /// With a fork: how many records lie before its first one, in the sessions it came from. Ages, made ids and memory
-    /// versions count on from there, so that none of the original's comes again.
+    /// With a fork: how many records lie before its first one, in the sessions it came from; and how many a recovery gave up.
+    /// Ages, made ids and memory versions count on from there, so that none of the original's, or of those, comes again.
     pub inherited_seqs: u64,
 }
 

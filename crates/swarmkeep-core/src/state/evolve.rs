@@ -61,7 +61,7 @@ impl State {
             | Event::SessionStatusChanged { .. }
             | Event::SessionUpdated { .. }
             | Event::Recovered { .. } => {
-                self.evolve_session(session, time_ms, event);
+                self.evolve_session((session, seq), time_ms, event);
                 Ok(())
             }
             Event::Custom { calls, results, .. } => {
@@ -109,7 +109,7 @@ impl State {
         }
     }
 
-    fn evolve_session(&mut self, session: SessionId, time_ms: u64, event: &Event) {
+    fn evolve_session(&mut self, (session, seq): (SessionId, Seq), time_ms: u64, event: &Event) {
         match event {
             Event::SessionCreated { name, owner, metadata, ttl_ms, idle_ttl_ms } => {
                 self.info = Arc::new(SessionInfo {
@@ -143,6 +143,10 @@ impl State {
                 if let Some(ttl) = idle_ttl_ms {
                     info.idle_ttl_ms = (*ttl > 0).then_some(*ttl);
                 }
+            }
+            Event::Recovered { gave_up: Some(last), .. } if *last >= seq => {
+                let info = Arc::make_mut(&mut self.info);
+                info.inherited_seqs = info.inherited_seqs.saturating_add(last.0 - seq.0 + 1);
             }
             // Nothing of the state: the log, the feeds and the views have it.
             _ => {}

@@ -44,6 +44,12 @@ pub fn failures_in(state: &State, client: &str) -> u32 {
         .map_or(0, |failures| u32::try_from(failures).unwrap_or(u32::MAX))
 }
 
+/// The revision that its server speaks, as JSON text, as the log has it.
+#[must_use]
+pub fn revision_in(state: &State, client: &str) -> Option<String> {
+    noted_in(state, client).get("revision").filter(|revision| !revision.is_null()).map(Value::to_string)
+}
+
 impl Upstream {
     pub(super) fn note_connection(&mut self) {
         let Some(id) = connection_of(&self.terms.client) else { return };

@@ -50,10 +50,11 @@ pub(super) struct Handshake {
 
 impl Handshake {
     /// Of a client that has shaken hands before.
-    pub(super) fn known(initialize: Option<Bytes>) -> Self {
+    pub(super) fn known(initialize: Option<Bytes>, revision: Option<String>) -> Self {
         let initialize = initialize.and_then(|line| Envelope::parse(line).ok());
         let initialized = initialize.is_some().then(|| compose::notification("notifications/initialized", "{}"));
-        Self { initialize: initialize.map(|message| (message, None)), initialized, ..Self::default() }
+        let revision = revision.filter(|_| initialize.is_some());
+        Self { initialize: initialize.map(|message| (message, None)), initialized, revision, ..Self::default() }
     }
 
     pub(super) fn is_under_way(&self) -> bool {

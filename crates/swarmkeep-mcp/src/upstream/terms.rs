@@ -40,6 +40,8 @@ pub struct Terms {
     pub waited_ms: BTreeMap<u64, u64>,
     /// Tries that had failed in a row before this daemon: from [`failures_in`](super::failures_in).
     pub failures: u32,
+    /// The revision that was agreed upon before this daemon: from [`revision_in`](super::revision_in).
+    pub revision: Option<String>,
     /// What the server said when it was last there: from [`seen_in`](super::seen_in).
     pub seen: super::Seen,
     /// The client may come back until it has said all.

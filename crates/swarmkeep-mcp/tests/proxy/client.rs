@@ -135,6 +135,7 @@ impl Client {
             desired: Vec::new(),
             closing: None,
             failures: 0,
+            revision: None,
             seen: upstream::seen_in(&session.state().await.unwrap(), "peer"),
         };
         let record = Record::new(keep.clone(), session.clone(), Actor::new("mcp:test").unwrap(), "peer".into());

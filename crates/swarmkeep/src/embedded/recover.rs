@@ -39,7 +39,7 @@ use super::{
     mend::Run,
     progress::{Ask, Progress},
     quarantine::Quarantine,
-    sight::{Sight, lost_entities, old_head},
+    sight::{GivenUp, Sight, given_up, old_head},
 };
 use crate::{
     blobs::BlobFiles,
@@ -428,16 +428,15 @@ impl Mender {
             recovery.lost = plan.loss.state.clone();
             recovery.data_loss_percent = plan.loss.percent;
             recovery.old_head = (!plan.loss.state.is_empty()).then(|| old_head(plan, sight));
-            recovery.entities_lost = match recovery.old_head {
+            let given_up = match recovery.old_head {
                 Some(_) => {
                     let (plan, sight) = (plan.clone(), sight.clone());
-                    self.off(move |mender| {
-                        Ok(lost_entities(session, &plan, &sight, &mender.beyond(session, plan.reaches)?))
-                    })
-                    .await?
+                    self.off(move |mender| Ok(given_up(session, &plan, &sight, &mender.beyond(session, plan.reaches)?)))
+                        .await?
                 }
-                None => Vec::new(),
+                None => GivenUp::default(),
             };
+            (recovery.entities_lost, recovery.effects_lost) = (given_up.entities, given_up.effects);
         }
         recovery.history_lost = plan.loss.history.clone();
         recovery.parts_lost.clone_from(&plan.loss.parts);
@@ -473,6 +472,7 @@ impl Mender {
             history_lost: Ranges::default(),
             parts_lost: Vec::new(),
             entities_lost: Vec::new(),
+            effects_lost: Vec::new(),
             data_loss_percent: 0.0,
             integrity_score: None,
             validation: None,

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use swarmkeep_core::{
-    BlobId, Seq, SessionId,
+    BlobId, Event, Seq, SessionId,
     log::{Blob, Head, LogError, Position},
     record,
     recovery::{Finding, FindingKind, Plan, Range, Ranges, Seen, SeenCheckpoint, SeenPart},
@@ -38,6 +38,8 @@ use crate::{
 pub(super) const TWICE: &str = "rows of records that stand twice";
 /// Entities listed as lost; more are counted by their records.
 const ENTITIES: usize = 200;
+/// Events of effects that are carried over, at most.
+const EFFECTS: usize = 4_096;
 
 /// What is told of each second copy; true: that was enough.
 pub(super) type EachKept<'a> = dyn FnMut(&KeptFile) -> Result<bool, KeptError> + 'a;
@@ -276,24 +278,35 @@ pub(super) fn old_head(plan: &Plan, sight: &Sight) -> OldHead {
     OldHead { seq, hash: row.or(end).or(copy) }
 }
 
-/// What the records that are given up were about, as far as they can still be read.
-pub(super) fn lost_entities(session: SessionId, plan: &Plan, sight: &Sight, rows: &[(u64, u64, Bytes)]) -> Vec<String> {
+/// Of the records that are given up, as far as they can still be read.
+#[derive(Debug, Default)]
+pub(super) struct GivenUp {
+    /// What they were about.
+    pub(super) entities: Vec<String>,
+    /// What they say about effects, in their order.
+    pub(super) effects: Vec<Event>,
+}
+
+pub(super) fn given_up(session: SessionId, plan: &Plan, sight: &Sight, rows: &[(u64, u64, Bytes)]) -> GivenUp {
     let copies = sight.runs.iter().chain([&sight.behind]).map(Run::bytes);
     let kept = sight.groups.iter().map(|(.., bytes)| bytes.clone());
     let rows = rows.iter().map(|(.., bytes)| bytes.clone());
-    let mut entities = BTreeSet::new();
+    let (mut entities, mut effects) = (BTreeSet::new(), BTreeMap::new());
     for bytes in rows.chain(copies).chain(kept) {
         for view in record::iter(&bytes).map_while(Result::ok) {
-            if view.session() != session || view.seq() <= plan.reaches || entities.len() >= ENTITIES {
+            if view.session() != session || view.seq() <= plan.reaches {
                 continue;
             }
-            if let Ok(record) = view.decode()
-                && let Some(body) = record.body
-            {
-                let (aggregate, id) = tabulate::aggregate(&body.event);
+            let seq = view.seq();
+            let Some(body) = view.decode().ok().and_then(|record| record.body) else { continue };
+            let (aggregate, id) = tabulate::aggregate(&body.event);
+            if entities.len() < ENTITIES {
                 entities.insert(format!("{aggregate} {id}"));
+            }
+            if aggregate == "effect" && effects.len() < EFFECTS {
+                effects.insert(seq, body.event);
             }
         }
     }
-    entities.into_iter().collect()
+    GivenUp { entities: entities.into_iter().collect(), effects: effects.into_values().collect() }
 }

@@ -18,12 +18,14 @@ use super::{
     lane::Lanes,
 };
 use crate::{
-    disk::{self, Disk, OpenHow, read_whole},
+    disk::{self, Disk, OpenHow, about, is_no_file_of_ours, read_whole},
     journal::Inspection,
     recovery::{Damaged, DataLoss, RecoveryReport, Span},
 };
 
 const NAME: &str = "unreported.json";
+/// The same once more: what it says may be nowhere else.
+const TWIN: &str = "unreported.twin";
 /// A longer file is not one of these.
 const BYTES_MAX: u64 = 16 << 20;
 const UNREADABLE: &str = "unreported.json: what a start that was cut off had found cannot be read; `swarmkeep verify` looks at \
@@ -78,15 +80,26 @@ pub(super) struct Unreported {
 impl Unreported {
     /// Reads what earlier starts left to be told. Changes nothing.
     pub(super) fn look(disk: Arc<dyn Disk>, folder: &Path) -> io::Result<Self> {
-        let file = match disk.open(&folder.join(NAME), OpenHow::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            file => Some(file?),
-        };
-        let found = match file.map(|file| read_whole(file.as_ref(), BYTES_MAX)) {
-            None => Found::default(),
-            Some(Ok(bytes)) => unhashed(&bytes).unwrap_or_else(unreadable),
-            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidData => unreadable(),
-            Some(Err(error)) => return Err(error),
+        let mut found = None;
+        let mut is_there = false;
+        // The first copy is never the older one: where it is whole it counts.
+        for name in [NAME, TWIN] {
+            let file = match disk.open(&folder.join(name), OpenHow::Read) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file,
+            };
+            is_there = true;
+            match file.and_then(|file| read_whole(file.as_ref(), BYTES_MAX)) {
+                Ok(bytes) if found.is_none() => found = unhashed(&bytes),
+                Ok(_) => {}
+                Err(error) if is_no_file_of_ours(&error) => {}
+                // It may be read another time, and what it says must not be forgotten.
+                Err(error) => return Err(about(name, &error)),
+            }
+        }
+        let found = match found {
+            None if is_there => unreadable(),
+            found => found.unwrap_or_default(),
         };
         Ok(Self { disk, folder: folder.to_owned(), found, later: Found::default() })
     }
@@ -121,7 +134,8 @@ impl Unreported {
     fn write(&self) -> io::Result<()> {
         let mut all = self.found.clone();
         all.add(self.later.clone());
-        disk::replace(self.disk.as_ref(), &self.folder, NAME, &hashed(&all)?)
+        let bytes = hashed(&all)?;
+        [NAME, TWIN].iter().try_for_each(|name| disk::replace(self.disk.as_ref(), &self.folder, name, &bytes))
     }
 
     /// The report of this start tells all of it.
@@ -167,7 +181,13 @@ impl Unreported {
         if !self.later.is_empty() {
             return self.write();
         }
-        self.disk.remove(&self.folder.join(NAME))?;
+        // The second one last: a first one that is there, and is the older, would count.
+        for name in [NAME, TWIN] {
+            match self.disk.remove(&self.folder.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         self.disk.sync_dir(&self.folder)
     }
 }

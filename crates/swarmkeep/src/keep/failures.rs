@@ -195,7 +195,12 @@ impl Engine {
         }
         let report = serde_json::json!({ "failure": failure, "severity": severity, "strategy": failure.strategy() });
         let recovery = EntityId::made("unresponsive", state.head.seq.next());
-        Some(Command::NoteRecovery { recovery, report: Json::encode(&report).ok()? })
+        Some(Command::NoteRecovery {
+            recovery,
+            report: Json::encode(&report).ok()?,
+            gave_up: None,
+            effects: Vec::new(),
+        })
     }
 
     /// What the sessions in RAM take, after everything was dropped that nobody uses just now.

@@ -21,6 +21,9 @@ impl Engine {
             let message = format!("at most {} observations in one request", limits::OBSERVATIONS_PER_REQUEST);
             return Err(Refusal::new(RefusalCode::Limit, message).into());
         }
+        if let Some(error) = self.needs_decision(id) {
+            return Err(error);
+        }
         let state = self.live(id, |live| live.published.clone()).await?;
         let now_ms = self.clock.now_ms();
         for observation in &observations {
@@ -67,6 +70,9 @@ impl Engine {
         lease: u64,
     ) -> Result<(), Error> {
         self.check_open()?;
+        if let Some(error) = self.needs_decision(id) {
+            return Err(error);
+        }
         let state = self.live(id, |live| live.published.clone()).await?;
         let found = state.tasks.get(task).ok_or_else(|| Refusal::not_found("task", task))?;
         match &found.lease {

@@ -192,8 +192,12 @@ fn note_of(recovery: &SessionRecovery) -> Option<(Command, RequestId)> {
         "attempts": recovery.attempts,
         "accepted_by": recovery.accepted_by,
     });
-    let command =
-        Command::NoteRecovery { recovery: EntityId::new(&recovery.id).ok()?, report: Json::encode(&report).ok()? };
+    let command = Command::NoteRecovery {
+        recovery: EntityId::new(&recovery.id).ok()?,
+        report: Json::encode(&report).ok()?,
+        gave_up: (!recovery.lost.is_empty()).then_some(recovery.plan.known_head),
+        effects: recovery.effects_lost.clone(),
+    };
     Some((command, recovery.id.parse().ok()?))
 }
 

@@ -285,6 +285,7 @@ mod tests {
             history_lost: Ranges::default(),
             parts_lost: Vec::new(),
             entities_lost: Vec::new(),
+            effects_lost: Vec::new(),
             data_loss_percent: 0.0,
             integrity_score: None,
             validation: Some(validate(&State::empty())),

@@ -36,7 +36,7 @@ const PIECE: usize = 256 * 1024;
 
 /// What a term's files are (docs/format.md), with `quarantine`, which is copied and never removed. Whatever else lies in a store's folder is
 /// the store's or somebody's own. Who adds a file to a store adds it here.
-const PARTS: [&str; 14] = [
+const PARTS: [&str; 15] = [
     "records.db",
     "records.db-wal",
     "records.db-shm",
@@ -51,6 +51,7 @@ const PARTS: [&str; 14] = [
     "kept",
     "recovery",
     "unreported.json",
+    "unreported.twin",
 ];
 
 fn dir(store_dir: &Path, term: u64) -> PathBuf {

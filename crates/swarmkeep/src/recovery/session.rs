@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use swarmkeep_core::{
-    Hash, Seq, SessionId,
+    Event, Hash, Seq, SessionId,
     recovery::{Plan, Ranges, Step, Validation},
 };
 
@@ -104,6 +104,9 @@ pub struct SessionRecovery {
     pub parts_lost: Vec<String>,
     /// What the lost records were about, as far as they can be read: `kind ID`.
     pub entities_lost: Vec<String>,
+    /// What they say about effects, in their order: it happened all the same, and is carried over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub effects_lost: Vec<Event>,
     /// `100 × records lost ÷ head known outside the damage`.
     pub data_loss_percent: f64,
     /// `100 × entities that fit ÷ entities`; absent: it was not looked at.

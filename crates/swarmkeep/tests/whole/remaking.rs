@@ -8,7 +8,7 @@ use std::{
 };
 
 use swarmkeep::{
-    Actor, ErrorKind, NewSession, Settings, Swarmkeep,
+    Actor, DataLoss, ErrorKind, NewSession, Settings, Swarmkeep,
     disk::{
         Disk,
         simulated::{Call, Failure, Fault, Loss, SimDisk},
@@ -110,6 +110,47 @@ fn records_db_is_made_again_whatever_cuts_that_off() {
     });
     println!("{cuts} cuts");
     tally.report("records_db_is_made_again_whatever_cuts_that_off", seed, history.writes, began);
+}
+
+/// What stood in records.db alone is lost with it; whatever becomes of the start that finds that out, the next one says it too.
+#[test]
+fn what_is_lost_with_records_db_is_told_wherever_a_start_is_cut_off() {
+    let (began, seed) = (now_ms(), seed() | 1);
+    let history = History::of(seed, 3, 40);
+    let is_told = |log: &EmbeddedLog| log.opening_report().damage.iter().any(|damage| damage.loss != DataLoss::None);
+    let last = history.moments.len() - 1;
+    let (mut cuts, mut jobs) = (0, Vec::new());
+    for (name, harm) in harms() {
+        let disk = history.moments[last].fork().crash(Loss::Everything, 0);
+        harm(&disk);
+        for copy in disk.list(&store("kept")).unwrap_or_default() {
+            disk.remove(&store("kept").join(copy)).unwrap();
+        }
+        disk.sync_dir(&store("kept")).unwrap();
+        disk.keep_moments();
+        let Ok(log) = open_by_hand(&disk, true, 500) else { continue };
+        assert!(is_told(&log), "{name}: {:?}", log.opening_report());
+        let moments = disk.moments();
+        let _ = disk.kill();
+        cuts += moments.len();
+        for (cut, moment) in moments.into_iter().enumerate() {
+            jobs.extend(Loss::ALL.map(|loss| (name, cut, loss, moment.clone())));
+        }
+    }
+    let every = jobs.len().div_ceil(images(1_000));
+    let jobs: Vec<_> = jobs.into_iter().step_by(every).collect();
+    let tally = spread(&jobs, |_, (name, cut, loss, moment), tally| {
+        let image = moment.fork().crash(*loss, *cut as u64);
+        let told = match open_by_hand(&image, true, 1_000 + *cut as u64) {
+            Ok(log) if !is_told(&log) => Err(format!("it is silent: {:?}", log.opening_report())),
+            Ok(_) => Ok(Checked::default()),
+            Err(error) => Err(format!("it does not open: {error}")),
+        };
+        let _ = image.kill();
+        tally.take(told, || format!("{name}, cut at {cut}, {loss:?}"));
+    });
+    assert!(cuts > 100, "{cuts}");
+    tally.report("what_is_lost_with_records_db_is_told_wherever_a_start_is_cut_off", seed, history.writes, began);
 }
 
 /// Rows of several moments side by side: of some sessions the own row is gone and records are there, of others it is of an

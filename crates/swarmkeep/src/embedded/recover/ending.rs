@@ -12,7 +12,7 @@ use super::{Case, Mender, Outcome, unkept};
 use crate::{
     embedded::{
         progress::Ask,
-        sight::{Sight, lost_entities, old_head},
+        sight::{Sight, given_up, old_head},
     },
     recovery::{Damaged, DataLoss, Ending, RecoveryReport, SessionRecovery},
 };
@@ -97,7 +97,8 @@ impl Mender {
         case.known_head = case.known_head.max(plan.known_head);
         let recovery = self
             .off(move |mender| {
-                recovery.entities_lost = lost_entities(session, &plan, &sight, &mender.beyond(session, plan.reaches)?);
+                let given_up = given_up(session, &plan, &sight, &mender.beyond(session, plan.reaches)?);
+                (recovery.entities_lost, recovery.effects_lost) = (given_up.entities, given_up.effects);
                 case.recovery = Some(recovery);
                 case.is_reported &= !is_news;
                 case.begin(&plan.steps, mender.clock.now_ms());
