@@ -11,7 +11,7 @@ mod takeover;
 use std::{collections::BTreeMap, sync::Arc};
 
 use swarmkeep::{
-    BlobId, DataLoss, Error, Turn,
+    BlobId, Damaged, DataLoss, Error, Turn,
     disk::{
         Disk,
         simulated::{Call, Loss, SimDisk},
@@ -149,6 +149,8 @@ struct World {
     parking: bool,
     /// It was parked, and nobody has opened the store since.
     is_parked: bool,
+    /// What the last start said is damaged.
+    told: Vec<Damaged>,
     /// What rotted, as it was.
     rotten: Option<Rotten>,
     /// What had rotted and was put back, and the last question that was asked before.
@@ -214,6 +216,7 @@ impl World {
             doom: None,
             parking: false,
             is_parked: false,
+            told: Vec::new(),
             rotten: None,
             was_rotten: None,
             copy_rotted: false,
@@ -542,8 +545,10 @@ impl World {
                     return Err(format!("acknowledged is durable: nothing was damaged; the report says {report:?}"));
                 }
                 if was_parked {
-                    self.figures.checks += parked::check(&report).map_err(|what| format!("parked: {what}"))?;
+                    self.figures.checks +=
+                        parked::check(&report, &self.told).map_err(|what| format!("parked: {what}"))?;
                 }
+                self.told = report.damage;
                 self.epochs.push(epoch);
                 self.holder = Some(holder);
                 self.oracle.times.starts(epoch, self.now_ms);
