@@ -198,7 +198,7 @@ async fn records(call: Call) -> Answer {
                 continue;
             }
             // What was read is the answer; the next page has only the damage to tell of.
-            Err(error) if error.kind == ErrorKind::Corrupt && !records.is_empty() => {
+            Err(error) if error.kind == ErrorKind::Corrupt && (!records.is_empty() || damage.is_some()) => {
                 damage.get_or_insert(error.message);
                 break;
             }
