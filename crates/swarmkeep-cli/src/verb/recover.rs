@@ -164,15 +164,15 @@ fn judge(context: &Context, report: &Value, recoveries: &[Value]) -> Result<(), 
     if damage == 0 && failed == 0 {
         return Ok(());
     }
-    let program = context.place.program();
-    let next = match (failed, damage) {
-        (0, _) => "what is lost is lost; docs/recovery.md, \"Frames that are lost\", says what there still is of it, and where. To have it \
-                   back, restore a copy of the folder"
-            .to_owned(),
-        _ => format!(
-            "{program} quarantine ls, and quarantine show NAME, say what is lost of each and what you can decide; nothing was \
-             overwritten"
-        ),
+    let next = if failed == 0 {
+        "docs/recovery.md, \"Frames that are lost\", says what there still is of it, and where; to have it back, restore a copy of the \
+         folder"
+            .to_owned()
+    } else {
+        format!(
+            "{} quarantine ls, and quarantine show NAME, say what is lost of each and what you can decide; nothing was overwritten",
+            context.place.program()
+        )
     };
     let others = if failed > 0 { "; the other sessions go on" } else { "" };
     Err(Failure::corrupt(format!("{}{others}", harm(damage, failed)), next))

@@ -17,7 +17,6 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use swarmkeep_core::{
     Seq,
     clock::Clock,
@@ -38,6 +37,7 @@ use crate::{
     incident::Noticed,
     journal::{Frame, Journal, StoreId, frame::Span, search},
     recovery::{Damaged, DataLoss},
+    sync::Mutex,
     workers::Workers,
 };
 

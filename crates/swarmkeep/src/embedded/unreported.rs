@@ -28,8 +28,8 @@ const NAME: &str = "unreported.json";
 const TWIN: &str = "unreported.twin";
 /// A longer file is not one of these.
 const BYTES_MAX: u64 = 16 << 20;
-const UNREADABLE: &str = "unreported.json: what a start that was cut off had found cannot be read; `swarmkeep verify` looks at \
-                          everything";
+const UNREADABLE: &str = "unreported.json: what a start that was cut off had found cannot be read, nor can its second copy; the \
+                          bytes that it set aside are in quarantine/";
 
 /// Acknowledged records of a session that neither the journal nor records.db has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
