@@ -9,7 +9,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use swarmkeep::{ErrorKind, Swarmkeep};
 use swarmkeep_server::{Secret, Server, ServerSettings, Tls};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{UnixListener, UnixStream},
+};
 
 use crate::daemon::Daemon;
 
@@ -55,12 +58,23 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let keep = Swarmkeep::open("ephemeral:").await.unwrap();
     let settings = ServerSettings { control_socket: Some(path.clone()), ..ServerSettings::default() };
     let live = UnixListener::bind(&path).unwrap();
+    let answering = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = live.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    });
     let error = Server::bind(keep.clone(), settings.clone()).await.err().unwrap();
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.message.contains("answers"), "{error}");
-    drop(live);
+    answering.abort();
+    assert!(answering.await.is_err());
     let server = Server::bind(keep.clone(), settings.clone()).await.unwrap();
     drop(server);
+    std::fs::remove_file(&path).unwrap();
+    // Of a process that is stopped: connections are made, and nobody answers.
+    let silent = UnixListener::bind(&path).unwrap();
+    drop(Server::bind(keep.clone(), settings.clone()).await.unwrap());
+    drop(silent);
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "not a socket").unwrap();
     let error = Server::bind(keep, settings).await.err().unwrap();
