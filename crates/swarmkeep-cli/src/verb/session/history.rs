@@ -50,7 +50,7 @@ impl History {
             context.get(path(&self.session, "")).await?;
             return follow(context, &self.session, after, left).await;
         }
-        let mut shown = Vec::new();
+        let (mut shown, mut damage) = (Vec::new(), String::new());
         while left > 0 && !crate::say::is_silent() {
             let pairs = [("after", Some(after.to_string())), ("limit", Some(left.min(PAGE).to_string()))];
             let page = match context.get_json(path(&self.session, "/records") + &query(&pairs)).await {
@@ -69,7 +69,10 @@ impl History {
                 page => page?,
             };
             let records = entries(&page, "records");
-            let Some(end) = records.last() else { break };
+            let Some(end) = records.last() else {
+                damage = text(&page, "damage").to_owned();
+                break;
+            };
             after = number(end, "seq");
             left = left.saturating_sub(records.len() as u64);
             for record in records {
@@ -81,7 +84,11 @@ impl History {
             }
         }
         if context.json {
-            return print_json(&serde_json::json!({ "records": shown }));
+            let answer = match damage.is_empty() {
+                true => serde_json::json!({ "records": shown }),
+                false => serde_json::json!({ "records": shown, "damage": damage }),
+            };
+            return print_json(&answer);
         }
         Ok(())
     }
