@@ -13,7 +13,7 @@ use swarmkeep::{
     lock::{self, LockError},
 };
 
-use super::{Event, World, faults::Mend};
+use super::{Event, World, faults::Mend, proof::Phase};
 use crate::{holder::STORE, reader::Reader};
 
 /// Changes of the disk within which a takeover comes.
@@ -83,6 +83,10 @@ impl World {
         }
         self.readers.iter_mut().for_each(Reader::cut);
         self.inquiry.forget();
+        if matches!(self.phase, Phase::Showing | Phase::Verifying) {
+            // What was asked of the one before is asked of this one.
+            self.phase = Phase::Calm;
+        }
         let until = 100 + self.draw.below(3_000) as u64;
         self.at(until, Event::Mend(Mend::Former));
         self.start()
