@@ -20,6 +20,8 @@ struct Lease {
     lease_ms: u64,
     /// When it was given out: not before this.
     from_ms: u64,
+    /// And not after this.
+    by_ms: u64,
 }
 
 /// The leases of a session.
@@ -73,7 +75,7 @@ impl Leases {
         let mut checks = 0;
         match &body.event {
             Event::TaskClaimed { task, lease, lease_ms, .. } => {
-                let lease = Lease { number: *lease, lease_ms: *lease_ms, from_ms: earliest_ms };
+                let lease = Lease { number: *lease, lease_ms: *lease_ms, from_ms: earliest_ms, by_ms: latest_ms };
                 self.on.insert(task.clone(), lease);
             }
             Event::TaskLeaseExpired { task, lease, reason, .. } => {
@@ -140,7 +142,7 @@ impl Leases {
     /// One that does.
     pub fn lapse(&self, state: &State, epoch: Epoch, now_ms: u64, times: &Times) -> Result<u64, String> {
         for (task, lease) in &self.on {
-            let since = self.full_since(task, lease, times.life(epoch).0, now_ms, times);
+            let since = self.full_since(task, lease, times.life(epoch).0, now_ms, times).max(lease.by_ms);
             let by_ms = since + 2 * lease.lease_ms + EFFECT_MS + VERDICT_MS;
             let is_on = state.tasks.get(task).is_some_and(|task| task.lease.is_some());
             if is_on && now_ms > by_ms {

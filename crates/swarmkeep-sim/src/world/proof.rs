@@ -83,7 +83,8 @@ impl World {
         match question {
             Question::Show => {
                 self.inquiry.show = call;
-                self.inquiry.floors = Some(self.oracle.sessions.iter().map(|known| known.floor).collect());
+                self.inquiry.floors =
+                    Some(self.oracle.sessions.iter().map(|known| known.floor.max(known.read_to())).collect());
                 let all = self.phase != Phase::Storm;
                 let (draw, rotten) = (&mut self.draw, self.oracle.rotten);
                 let wanted = self.oracle.sessions.iter().enumerate().map(|(session, known)| {
@@ -184,6 +185,11 @@ impl World {
             all.iter_mut().for_each(|evidence| evidence.blobs.retain(|(_, found)| is_answered(found)));
         }
         for (session, (evidence, floor)) in all.iter().zip(floors).enumerate() {
+            let head = evidence.head.seq.0;
+            if (floor..self.oracle.sessions[session].read_to()).contains(&head) {
+                self.say(format_args!("s{session} was looked at before somebody else read on"));
+                continue;
+            }
             let proved = self.oracle.prove(evidence, floor, self.now_ms);
             let proof = proved.map_err(|what| format!("{what} (session s{session})"))?;
             self.figures.checks += proof.checks;
@@ -233,7 +239,8 @@ impl World {
         let silence_ms = if self.weather.workers { SILENCE_MS } else { 0 };
         let silent = self.now_ms >= self.weather.storm_ms + silence_ms;
         match self.phase {
-            Phase::Calm if ready && clients && readers && silent && !self.parking => {
+            // An answer to what was asked before is no answer to this.
+            Phase::Calm if ready && clients && readers && silent && !self.parking && self.inquiry.floors.is_none() => {
                 self.phase = Phase::Showing;
                 self.inquire(Question::Show);
             }
