@@ -73,8 +73,8 @@ pub fn is_settled(damage: &Value, start: &Value, recoveries: &[Value]) -> bool {
     let sessions = entries(field(damage, "sessions"), "");
     let is_over = |session: &Value| {
         let of_it = |report: &&Value| {
-            number(report, "at_ms") >= number(start, "at_ms")
-                && text(field(report, "recovery"), "session") == text(session, "")
+            let of = field(field(report, "recovery"), "session");
+            number(report, "at_ms") >= number(start, "at_ms") && of.is_string() && of == session
         };
         let newest = recoveries.iter().find(of_it);
         newest.is_some_and(|report| text(field(report, "recovery"), "event") != "session_needs_decision")
@@ -189,5 +189,23 @@ mod tests {
         );
         names.add_to(&mut said);
         assert_eq!(said["problems"][0], json!({ "session": known, "session_name": "team/work" }));
+    }
+
+    #[test]
+    fn damage_is_settled_by_a_recovery_of_its_sessions_that_came_later() {
+        let start = json!({ "id": "open-2", "at_ms": 20, "damage": [] });
+        let recovery =
+            |at_ms: u64, event: &str| json!({ "at_ms": at_ms, "recovery": { "session": "abc", "event": event } });
+        let of = |sessions: &[&str]| json!({ "loss": "certain", "sessions": sessions });
+        let settled = |damage: &Value, recoveries: &[Value]| is_settled(damage, &start, recoveries);
+        assert!(!settled(&of(&["abc"]), std::slice::from_ref(&start)), "the start itself is none");
+        assert!(!settled(&of(&["abc"]), &[start.clone(), recovery(10, "session_recovered")]), "it came before");
+        assert!(!settled(&of(&["abc"]), &[recovery(30, "session_needs_decision"), start.clone()]));
+        assert!(settled(
+            &of(&["abc"]),
+            &[recovery(40, "session_recovered_with_loss"), recovery(30, "session_needs_decision")]
+        ));
+        assert!(!settled(&of(&["abc", "def"]), &[recovery(40, "session_recovered")]), "of one of two");
+        assert!(!settled(&of(&[]), &[recovery(40, "session_recovered")]), "nobody knows whose it was");
     }
 }

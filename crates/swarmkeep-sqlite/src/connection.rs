@@ -106,9 +106,29 @@ pub(crate) fn reader(vfs: Vfs, path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Opens the main file for reading as it is by itself, without its write-ahead log. Nobody writes it meanwhile.
-pub(crate) fn alone(vfs: Vfs, path: &Path) -> Result<Connection> {
+/// Opens a damaged file for reading; `alone`: the main file as it is by itself, without its write-ahead log. Nobody writes it
+/// meanwhile.
+pub(crate) fn wreck(vfs: Vfs, path: &Path, alone: bool) -> Result<Connection> {
     library()?;
+    let read = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = match alone {
+        true => vfs.open(Path::new(&immutable(path)), read | OpenFlags::SQLITE_OPEN_URI)?,
+        false => vfs.open(path, read)?,
+    };
+    // Else not a page is read of a file that is shorter than it says; and what comes next reads some. Nothing can be written
+    // through this connection.
+    let permit = || -> Result<()> {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
+        Ok(connection.pragma_update(None, "writable_schema", true)?)
+    };
+    permit()?;
+    settle(&connection, CACHE_KIB_READER)?;
+    permit()?;
+    expect(&connection, "query_only", 1)?;
+    Ok(connection)
+}
+
+fn immutable(path: &Path) -> String {
     let mut name = String::from("file:");
     for byte in path.to_string_lossy().bytes() {
         match byte {
@@ -117,8 +137,14 @@ pub(crate) fn alone(vfs: Vfs, path: &Path) -> Result<Connection> {
         }
     }
     name.push_str("?immutable=1");
+    name
+}
+
+/// Opens the main file for reading as it is by itself, without its write-ahead log. Nobody writes it meanwhile.
+pub(crate) fn alone(vfs: Vfs, path: &Path) -> Result<Connection> {
+    library()?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let connection = vfs.open(Path::new(&name), flags)?;
+    let connection = vfs.open(Path::new(&immutable(path)), flags)?;
     settle(&connection, CACHE_KIB_READER)?;
     Ok(connection)
 }

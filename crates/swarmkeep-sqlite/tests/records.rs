@@ -11,7 +11,7 @@ use swarmkeep_core::{
     log::{Blob, Head, Observation, Position, Remove},
     record,
 };
-use swarmkeep_sqlite::{ApplyBatch, Mending, Mode, Options, RecordsDb, SqliteError, What};
+use swarmkeep_sqlite::{ApplyBatch, Mending, Mode, Options, RecordsDb, SqliteError, Vfs, What, Wreck};
 use world::{Author, batch, options, records};
 
 #[test]
@@ -206,6 +206,29 @@ fn blobs_and_observations_come_back() {
 }
 
 /// Every byte of every blob column, and every number beside it.
+#[test]
+fn a_file_that_ends_too_soon_still_has_its_other_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("records.db");
+    let mut db = RecordsDb::open(&path, Options { mode: Mode::RollbackFull, ..options() }).unwrap();
+    let mut authors: Vec<Author> = (0..60).map(|n| Author::new(&format!("s{n}"))).collect();
+    for position in 1..=4 {
+        let entries = authors.iter_mut().map(|author| author.entry(position, 3)).collect();
+        db.apply(&batch(position, entries)).unwrap();
+    }
+    drop(db);
+    let length = std::fs::metadata(&path).unwrap().len();
+    for pages in [1, 3] {
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - pages * 4096).unwrap();
+        for alone in [false, true] {
+            let wreck = Wreck::open(Vfs::default(), &path, alone).unwrap();
+            let salvaged = wreck.survey();
+            assert!(salvaged.anchor.is_some(), "{pages} {alone}: {salvaged:?}");
+            assert!(salvaged.sessions.len() > 40, "{pages} {alone}: {}", salvaged.sessions.len());
+        }
+    }
+}
+
 #[test]
 fn flipped_bytes_are_found() {
     let dir = tempfile::tempdir().unwrap();

@@ -73,6 +73,7 @@ impl Verb {
                     context.get(path(&session, &format!("/memory/{}/{}", segment(&scope), segment(&key)))).await?;
                 if context.json {
                     say!("{}", String::from_utf8_lossy(&answer.body));
+                    crate::say::has_answered();
                     return Ok(());
                 }
                 // Raw, so that `$(swarmkeep memory get …)` is the value and nothing else, as it was stored.

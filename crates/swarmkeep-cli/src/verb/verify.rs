@@ -126,12 +126,20 @@ pub(super) fn judge(report: &Value, repaired: bool) -> Result<(), Failure> {
             )),
         };
     }
-    let next = if repaired {
-        "keep a copy of the store's folder, and restore one from before the damage if there is one; what stands where is in \
-         docs/recovery.md, \"Rows that are damaged\" and \"Frames that are lost\""
-    } else {
-        "keep a copy of the store's folder; then `swarmkeep verify --repair` puts right what stands a second time, in the \
-         journal or in a kept copy"
+    let waits = entries(super::field(report, "findings"), "")
+        .iter()
+        .find(|finding| text(finding, "what").contains("needs a decision"))
+        .map(|finding| plain(finding, "session_name"));
+    let next = match (waits, repaired) {
+        (Some(session), _) => {
+            format!("`swarmkeep quarantine show {session}` says what is lost of it, and what you can decide")
+        }
+        (None, true) => "keep a copy of the store's folder, and restore one from before the damage if there is one; what stands where is \
+                         in docs/recovery.md, \"Rows that are damaged\" and \"Frames that are lost\""
+            .to_owned(),
+        (None, false) => "keep a copy of the store's folder; then `swarmkeep verify --repair` puts right what stands a second time, in \
+                          the journal or in a kept copy"
+            .to_owned(),
     };
     Err(Failure::corrupt(format!("damaged, or not in agreement: {}", moment::counted(found, "thing")), next))
 }

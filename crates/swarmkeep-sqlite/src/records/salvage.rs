@@ -9,9 +9,7 @@ use std::{
 };
 
 use rusqlite::{
-    Connection, Row,
-    config::DbConfig,
-    params_from_iter,
+    Connection, Row, params_from_iter,
     types::{Value, ValueRef},
 };
 use swarmkeep_core::{Hash, Seq, SessionId, log::Position};
@@ -47,11 +45,7 @@ impl Wreck {
     /// # Errors
     /// Whatever SQLite says.
     pub fn open(vfs: Vfs, path: &Path, alone: bool) -> Result<Self> {
-        let connection = if alone { connection::alone(vfs, path) } else { connection::reader(vfs, path) }?;
-        // Else not a page is read of a file that is shorter than it says. Nothing can be written through this connection.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
-        connection.pragma_update(None, "writable_schema", true)?;
-        Ok(Self(connection))
+        connection::wreck(vfs, path, alone).map(Self)
     }
 
     /// What it says of itself and of its sessions, as far as it reads.

@@ -99,7 +99,7 @@ impl Proxy {
             Ended::Refused(why) => Failure::refused("refused", why, "`swarmkeep mcp proxy --help` says what it takes"),
             Ended::NoDaemon(error) => Failure::unavailable(
                 format!("no daemon takes MCP clients at {}: {error}", context.place.mcp_socket().display()),
-                "is it of an older version? `swarmkeep stop`, then the same again starts one of this version",
+                "`swarmkeep doctor` looks at the daemon; start the client again when it answers",
             ),
             ended => Failure::unavailable(ended.to_string(), "start the client again"),
         })

@@ -195,6 +195,7 @@ pub(crate) async fn state(context: &mut Context, session: &str, at: Option<u64>)
     let answer = context.get(path(session, "/state") + &query(&[("at", at.map(|at| at.to_string()))])).await?;
     if context.json {
         crate::say::out(format_args!("{}\n", String::from_utf8_lossy(&answer.body)));
+        crate::say::has_answered();
         return Ok(());
     }
     let mut state: Value = answer.json()?;
