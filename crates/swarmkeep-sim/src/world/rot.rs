@@ -15,6 +15,7 @@ use crate::{
 pub(super) struct Rotten {
     pub(super) session: usize,
     blob: BlobId,
+    path: PathBuf,
     bytes: Vec<u8>,
 }
 
@@ -49,7 +50,7 @@ impl World {
                 let (session, blob, bytes) = files[self.draw.below(files.len())].clone();
                 let path = self.blob_file(session, blob);
                 self.harm(&path);
-                self.rotten = Some(Rotten { session, blob, bytes });
+                self.rotten = Some(Rotten { session, blob, path, bytes });
                 self.oracle.rotten = Some((session, blob));
                 let until = 200 + self.draw.below(3_000) as u64;
                 self.at(until, Event::Mend(Mend::Rot));
@@ -72,11 +73,15 @@ impl World {
 
     /// The blob's file is put back, unless somebody who brought the same content did so.
     pub(super) fn puts_back(&mut self) {
-        let Some(Rotten { session, blob, bytes }) = self.rotten.take() else { return };
+        let Some(Rotten { session, blob, path, bytes }) = self.rotten.take() else { return };
         self.oracle.rotten = None;
         self.was_rotten = Some((session, blob, self.next_call));
-        let path = self.blob_file(session, blob);
-        self.disk.alter(&path, |rotten| *rotten = bytes);
+        // A disk that fails just then does not say where the store is; one that was taken over from has been copied as it was.
+        for path in [path, self.blob_file(session, blob)] {
+            if self.disk.contents(&path).is_some() {
+                self.disk.alter(&path, |rotten| rotten.clone_from(&bytes));
+            }
+        }
     }
 
     /// Whether the blob that is asked for is damaged, or was when it may have been read: an answer is on its way for a while.

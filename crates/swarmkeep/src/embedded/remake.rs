@@ -206,7 +206,7 @@ pub(super) fn make(
     let loose = if whole && broken == Broken::PutBack { BTreeSet::new() } else { salvaged.named.clone() };
     let stood = complete(site, &known, &loose, &takes, &mut records)?;
     let is_known = is_covered && (whole || known.reaches == Position(0));
-    let aside = set_aside(site, &known, &salvaged, listed.as_deref(), is_covered, &takes, &records)?;
+    let aside = set_aside(site, &known, &salvaged, listed.as_deref(), (is_covered, whole), &takes, &records)?;
     records.drop_strays()?;
     records.next_stamp(site.stamp)?;
     if records.wal_checkpoint()?.is_none() {
@@ -591,7 +591,7 @@ fn set_aside(
     known: &Known,
     salvaged: &Salvaged,
     listed: Option<&[(SessionId, Seq)]>,
-    is_covered: bool,
+    (is_covered, is_whole): (bool, bool),
     takes: &dyn Fn(SessionId) -> bool,
     records: &RecordsDb,
 ) -> Result<Vec<SessionId>, SqliteError> {
@@ -644,6 +644,21 @@ fn set_aside(
             Some(head) if !is_covered && !kept.contains_key(&session) && !journalled.contains_key(&session) => {
                 let what = "records.db is of an earlier time, and nothing tells whether the session went on since, or was removed";
                 (head + 1, head + 1, what)
+            }
+            // Its row says where it ends, and says nothing of the rows of its records.
+            Some(head) if !is_whole => {
+                let damage = records.reader().verify(session)?.damage;
+                let missing = damage.iter().find_map(|damage| damage.seqs.clone());
+                // What the journal has comes with it.
+                let through = journalled.get(&session).copied().unwrap_or(head).min(head);
+                match missing.filter(|seqs| *seqs.start() <= through) {
+                    Some(seqs) => (
+                        *seqs.start(),
+                        through,
+                        "records of it could not be read from records.db, and stand nowhere else",
+                    ),
+                    None => continue,
+                }
             }
             Some(_) => continue,
         };
