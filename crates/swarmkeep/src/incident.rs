@@ -17,6 +17,8 @@ use swarmkeep_core::{
 };
 use swarmkeep_sqlite::SqliteError;
 
+use crate::recovery::{Damaged, DataLoss};
+
 /// Failures listed for one life of a store; more are counted.
 pub(crate) const LISTED: usize = 1_000;
 /// What ids of stored incidents begin with.
@@ -99,6 +101,13 @@ impl Noticed {
             _ => return None,
         };
         Some(Self::new(failure, session, error.to_string()))
+    }
+
+    /// What a start, or whoever made records.db again, says is damaged.
+    pub(crate) fn of_damaged(damaged: Damaged) -> Self {
+        let Damaged { place, loss, sessions: _, what } = damaged;
+        let stake = Stake { is_covered: loss == DataLoss::None, ..Stake::default() };
+        Self { stake, ..Self::new(Failure::StateCorruption { place, first: None, last: None }, None, what) }
     }
 
     /// Why records.db did not take a batch.

@@ -222,24 +222,20 @@ fn servers_that_come_and_go_leave_nothing_behind_and_are_not_besieged() {
     for _ in 0..flaps {
         fs::remove_file(&up).unwrap();
         children(daemon).into_iter().for_each(|pid| signal(pid, Signal::KILL));
-        let down = Instant::now();
-        while down.elapsed() < Duration::from_secs(2) {
-            id += 1;
-            for client in &mut clients {
-                client.call(1_000 + id, "look", &json!({}));
+        let mut back = Instant::now();
+        for is_up in [false, true] {
+            if is_up {
+                fs::write(&up, "").unwrap();
             }
-            called += clients.len();
-            std::thread::sleep(Duration::from_millis(500));
-        }
-        fs::write(&up, "").unwrap();
-        let back = Instant::now();
-        while back.elapsed() < Duration::from_secs(2) {
-            id += 1;
-            for client in &mut clients {
-                client.call(1_000 + id, "look", &json!({}));
+            back = Instant::now();
+            while back.elapsed() < Duration::from_secs(2) {
+                id += 1;
+                for client in &mut clients {
+                    client.call(1_000 + id, "look", &json!({}));
+                }
+                called += clients.len();
+                std::thread::sleep(Duration::from_millis(500));
             }
-            called += clients.len();
-            std::thread::sleep(Duration::from_millis(500));
         }
         for client in &mut clients {
             let answer = client.answer(1_000 + id);

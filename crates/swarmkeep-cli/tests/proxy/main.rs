@@ -13,6 +13,8 @@
 #[path = "../binary/mod.rs"]
 mod binary;
 mod client;
+/// Its processes are looked at in /proc.
+#[cfg(target_os = "linux")]
 mod crowd;
 mod failures;
 mod killed;

@@ -20,7 +20,6 @@ use std::{
 use swarmkeep_core::{
     Seq,
     clock::Clock,
-    failure::{Failure, Stake},
     log::{Damage, Position},
 };
 use swarmkeep_sqlite::{Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
@@ -36,7 +35,6 @@ use crate::{
     disk::Disk,
     incident::Noticed,
     journal::{Frame, Journal, StoreId, frame::Span, search},
-    recovery::{Damaged, DataLoss},
     sync::Mutex,
     workers::Workers,
 };
@@ -139,11 +137,9 @@ impl Applier {
                     self.lanes.set_aside(damage);
                 }
             }
-            if let Some(Damaged { place, loss, sessions: _, what }) = told {
-                let failure = Failure::StateCorruption { place, first: None, last: None };
-                let stake = Stake { is_covered: loss == DataLoss::None, ..Stake::default() };
-                self.progress.notice(Noticed { stake, ..Noticed::new(failure, None, what.clone()) });
-                self.progress.made_again.lock().push(what);
+            if let Some(damaged) = told {
+                self.progress.made_again.lock().push(damaged.what.clone());
+                self.progress.notice(Noticed::of_damaged(damaged));
             }
             self.remade_at_ms.push(now_ms);
             self.broken = None;

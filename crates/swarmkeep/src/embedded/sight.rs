@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use swarmkeep_core::{
-    BlobId, Event, Seq, SessionId,
+    BlobId, Event, Json, Seq, SessionId, limits,
     log::{Blob, Head, LogError, Position},
     record,
     recovery::{Finding, FindingKind, Plan, Range, Ranges, Seen, SeenCheckpoint, SeenPart},
@@ -38,8 +38,9 @@ use crate::{
 pub(super) const TWICE: &str = "rows of records that stand twice";
 /// Entities listed as lost; more are counted by their records.
 const ENTITIES: usize = 200;
-/// Events of effects that are carried over, at most.
-const EFFECTS: usize = 4_096;
+/// Events of effects that are carried over, at most; and bytes of their records: they are one group, with the doubts they end in.
+const EFFECTS: usize = 1_024;
+const EFFECT_BYTES: usize = limits::GROUP_BYTES / 4;
 
 /// What is told of each second copy; true: that was enough.
 pub(super) type EachKept<'a> = dyn FnMut(&KeptFile) -> Result<bool, KeptError> + 'a;
@@ -303,10 +304,29 @@ pub(super) fn given_up(session: SessionId, plan: &Plan, sight: &Sight, rows: &[(
             if entities.len() < ENTITIES {
                 entities.insert(format!("{aggregate} {id}"));
             }
-            if aggregate == "effect" && effects.len() < EFFECTS {
-                effects.insert(seq, body.event);
+            if aggregate == "effect" {
+                effects.insert(seq, (view.bytes().len(), body.event));
             }
         }
     }
-    GivenUp { entities: entities.into_iter().collect(), effects: effects.into_values().collect() }
+    GivenUp { entities: entities.into_iter().collect(), effects: bounded(effects.into_values()) }
+}
+
+/// What does not fit keeps that it was begun, and nothing else: then nobody knows how it ended.
+fn bounded(effects: impl Iterator<Item = (usize, Event)>) -> Vec<Event> {
+    let mut left = EFFECT_BYTES;
+    let mut kept = Vec::new();
+    for (bytes, mut event) in effects {
+        if bytes <= left {
+            left -= bytes;
+        } else if let Event::EffectBegun { request, .. } = &mut event {
+            *request = Json::null();
+        } else {
+            continue;
+        }
+        if kept.len() < EFFECTS {
+            kept.push(event);
+        }
+    }
+    kept
 }

@@ -17,7 +17,6 @@ use super::{Engine, rate};
 use crate::{
     damage,
     incident::{self, Incident, Noticed},
-    recovery::{Damaged, DataLoss},
     watch::Due,
 };
 
@@ -90,10 +89,8 @@ impl Engine {
             );
             self.notice(Noticed::new(failure, None, what));
         }
-        for Damaged { place, loss, sessions: _, what } in report.damage {
-            let failure = Failure::StateCorruption { place, first: None, last: None };
-            let stake = Stake { is_covered: loss == DataLoss::None, ..Stake::default() };
-            self.notice(Noticed { stake, ..Noticed::new(failure, None, what) });
+        for damaged in report.damage {
+            self.notice(Noticed::of_damaged(damaged));
         }
         for aside in self.embedded.iter().flat_map(|embedded| embedded.standing().set_aside) {
             if let Some(session) = aside.session {
