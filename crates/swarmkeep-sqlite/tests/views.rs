@@ -121,6 +121,50 @@ fn incremental_caught_up_and_rebuilt_views_are_equal_and_agree_with_the_state() 
     }
 }
 
+/// A records.db that was put together of what was left of several has rows of records beyond the position that it says, and
+/// what comes next out of the journal begins at that position.
+#[test]
+fn records_beyond_the_position_are_tabulated_once() {
+    for seed in 0..6 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("records.db");
+        let mut db = RecordsDb::open(&path, options()).unwrap();
+        let mut steady = fresh(dir.path(), "a.db");
+        let (histories, batches) = lives(seed);
+        for batch in &batches {
+            db.apply(batch).unwrap();
+            steady.apply(batch, &source(&db)).unwrap();
+        }
+        let again = batches.len() / 3;
+        let stands = &batches[again - 1];
+        db.stand_at(stands.position, stands.frame_hash, stands.incarnation).unwrap();
+        // Observations have no number of their own: of those nothing is taken that comes again.
+        let beyond = stands.position.0.cast_signed();
+        let by_hand = rusqlite::Connection::open(&path).unwrap();
+        by_hand.execute("DELETE FROM observations WHERE position > ?1", [beyond]).unwrap();
+        let mut anew = fresh(dir.path(), "b.db");
+        catch_up(&mut anew, &db);
+        for batch in &batches[again..] {
+            db.apply(batch).unwrap();
+            anew.apply(batch, &source(&db)).unwrap();
+        }
+        // Messages that had left the state before a rewind, and heartbeats of agents that one took away, are known only to
+        // whoever saw them.
+        for views in [&steady, &anew] {
+            views.connection().execute("UPDATE agents SET last_heartbeat = created_at", []).unwrap();
+        }
+        let rows = |views: &ViewsDb| {
+            let rows = dump(views.connection()).into_iter().filter(|line| !line.starts_with("message"));
+            rows.collect::<Vec<_>>()
+        };
+        assert_eq!(rows(&anew), rows(&steady), "seed {seed}");
+        for history in &histories {
+            let found = ViewsDb::differences(anew.connection(), history.state()).unwrap();
+            assert!(found.is_empty(), "seed {seed}: {found:?}");
+        }
+    }
+}
+
 #[test]
 fn heartbeats_only_go_up() {
     let dir = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use memchr::memmem;
 use rusqlite::Connection;
 use serde::Deserialize;
 use swarmkeep_core::{
-    SessionId, State,
+    Seq, SessionId, State,
     log::{Observation, Position, Remove},
     record::{self, Body, OVERHEAD_BYTES, Record, RecordView},
     tabulate::{self, RowChange, ViewTable},
@@ -29,6 +29,8 @@ pub(super) fn batch(connection: &Connection, from: Position, batch: &ApplyBatch,
     for entries in entries.chunk_by(|a, b| a.session == b.session) {
         let Some(session) = entries.first().map(|entry| entry.session) else { continue };
         let mut pending = Pending::new(session);
+        // The rows may be of a records.db that had more of the session than its position says: it was put together of copies.
+        pending.seen = Seq(write::seq(connection, &pending.session_id)?);
         let mut observations = Vec::new();
         for (at, entry) in entries.iter().enumerate() {
             match &entry.what {
@@ -55,6 +57,8 @@ pub(super) fn batch(connection: &Connection, from: Position, batch: &ApplyBatch,
 pub(super) struct Pending {
     session: SessionId,
     session_id: String,
+    /// The last record of which the rows have everything.
+    seen: Seq,
     merged: Merged,
     groups: BTreeMap<(&'static str, String), Group>,
     scratch: Vec<RowChange>,
@@ -98,6 +102,7 @@ impl Pending {
         Self {
             session,
             session_id: session.to_string(),
+            seen: Seq::ZERO,
             merged: Merged::default(),
             groups: BTreeMap::new(),
             scratch: Vec::new(),
@@ -139,6 +144,9 @@ impl Pending {
 
     fn record(&mut self, view: &RecordView<'_>, more: bool, source: &Source<'_>) -> Result<()> {
         let seq = view.seq();
+        if seq <= self.seen {
+            return Ok(());
+        }
         let damaged = |error: String| SqliteError::damaged(Some(self.session), Some(seq.0..=seq.0), error);
         // What comes here was verified when it went into records.db, or when it came out; it is not hashed again.
         let body = view.bytes().get(OVERHEAD_BYTES..).filter(|_| !view.body_removed());
