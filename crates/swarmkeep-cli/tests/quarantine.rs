@@ -580,8 +580,9 @@ fn a_cut_file_is_no_shorter_history() {
     assert!(looked.code == 0 && looked.out.contains("third-needle-") || looked.code == 4, "{looked:?}");
 }
 
-#[test]
-fn what_was_given_out_in_lost_records_is_not_given_out_again_and_their_effects_are_carried_over() {
+/// A session `work` that waits for a decision: the claim of its task `t` is damaged. What `before` did can be had, what `after` did
+/// stands whole behind it.
+fn a_lost_claim(before: impl FnOnce(&Store), after: impl FnOnce(&Store)) -> Store {
     let store = Store::new();
     fs::create_dir_all(store.dir()).unwrap();
     fs::write(store.dir().join("swarmkeep.toml"), "journal_keep = \"0\"\n").unwrap();
@@ -591,22 +592,31 @@ fn what_was_given_out_in_lost_records_is_not_given_out_again_and_their_effects_a
         store.run(&["agent", "spawn", "work", "--id", agent]).ok();
     }
     store.run(&["task", "create", "work", "--id", "t", "write it up"]).ok();
+    before(&store);
     in_tables();
     let claimed =
         store.run(&["task", "claim", "work", "t", "--agent", "lost", "--lease-ms", "1234567", "--json"]).ok().json();
     assert_eq!(claimed["outcomes"][0]["claimed"]["lease"], 1, "{claimed}");
     in_tables();
-    // These stand whole, behind the record that will be damaged.
-    store.run(&["effect", "begin", "work", "pay", "--agent", "lost", "--class", "at_most_once"]).ok();
-    store.run(&["effect", "begin", "work", "mail", "--agent", "lost", "--class", "at_most_once"]).ok();
-    store.run(&["effect", "finish", "work", "mail", "--value", "\"sent\""]).ok();
-    let set = store.run(&["memory", "set", "work", "key", "1", "--json"]).ok().json();
+    after(&store);
     in_tables();
     store.run(&["stop"]).ok();
     spoil(&store, "1234567");
-
     let waiting = decided_by_nobody(store.run(&["session", "show", "work"]));
     assert!(waiting.out.contains("needs_decision"), "{waiting:?}");
+    store
+}
+
+#[test]
+fn what_was_given_out_in_lost_records_is_not_given_out_again_and_their_effects_are_carried_over() {
+    let mut set = Value::Null;
+    let nothing = |_: &Store| {};
+    let store = a_lost_claim(nothing, |store| {
+        store.run(&["effect", "begin", "work", "pay", "--agent", "lost", "--class", "at_most_once"]).ok();
+        store.run(&["effect", "begin", "work", "mail", "--agent", "lost", "--class", "at_most_once"]).ok();
+        store.run(&["effect", "finish", "work", "mail", "--value", "\"sent\""]).ok();
+        set = store.run(&["memory", "set", "work", "key", "1", "--json"]).ok().json();
+    });
     store.run(&["quarantine", "discard", "work"]).ok();
     let doubt = store.run(&["effect", "show", "work", "pay", "--json"]).ok().json();
     assert_eq!(doubt["status"], "outcome_unknown", "{doubt}");
@@ -620,5 +630,51 @@ fn what_was_given_out_in_lost_records_is_not_given_out_again_and_their_effects_a
     let version =
         |answer: &Value| answer["outcomes"][0]["version"]["version"].as_u64().unwrap_or_else(|| panic!("{answer}"));
     assert!(version(&again) > version(&set), "{set} {again}");
+    store.run(&["stop"]).ok();
+}
+
+/// What lost records say of effects is carried over in one group of records: what does not fit into it is counted, and an effect
+/// that was begun is never taken for one that was not.
+#[test]
+fn more_effects_than_can_be_carried_over_are_begun_all_the_same_and_counted() {
+    let (many, large) = (8, 115_000);
+    let key = |nth: usize| format!("pay-{nth}");
+    // No checkpoint is due while what came since is shorter than the state.
+    let large_state = |store: &Store| {
+        for nth in 0..many + 2 {
+            let value = format!("\"{}\"", "m".repeat(large));
+            store.run(&["memory", "set", "work", &format!("key-{nth}"), &value]).ok();
+        }
+    };
+    let store = a_lost_claim(large_state, |store| {
+        for nth in 0..many {
+            store.run(&["effect", "begin", "work", &key(nth), "--agent", "lost", "--what", "{\"to\":\"them\"}"]).ok();
+            let receipt = format!("\"{nth}{}\"", "z".repeat(large));
+            store.run(&["effect", "finish", "work", &key(nth), "--value", &receipt]).ok();
+        }
+    });
+    let waits = store.run(&["quarantine", "show", "work"]).ok();
+    assert!(waits.out.contains("too much for that: settle what they began"), "{waits:?}");
+    let discarded = store.run(&["quarantine", "discard", "work", "--json"]).ok().json();
+    let recovery = &discarded["recovery"];
+    let left_out = recovery["effects_left_out"].as_u64().unwrap();
+    assert!(left_out > 0, "{}", discarded.to_string().len());
+    let (mut finished, mut unknown) = (0, 0);
+    for nth in 0..many {
+        let effect = store.run(&["effect", "show", "work", &key(nth), "--json"]).ok().json();
+        match effect["status"].as_str().unwrap() {
+            "finished" => {
+                finished += 1;
+                let receipt = effect["outcome"]["value"].as_str().unwrap();
+                assert!(receipt.len() == large + 1 && receipt.starts_with(&nth.to_string()));
+            }
+            "outcome_unknown" => unknown += 1,
+            other => panic!("{other}"),
+        }
+        let again = store.run(&["effect", "begin", "work", &key(nth), "--agent", "next", "--json"]).json();
+        assert!(!again.to_string().contains("\"run\""), "it is not told to be done again: {again}");
+    }
+    assert!(finished > 0 && unknown == left_out, "{finished} {unknown} {left_out}");
+    store.run(&["verify"]).ok();
     store.run(&["stop"]).ok();
 }

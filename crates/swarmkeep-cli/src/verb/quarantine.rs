@@ -131,6 +131,17 @@ fn show_recovery(context: &Context, recovery: &Value, names: &Names) {
     }
     let entities: Vec<&str> = entries(field(recovery, "entities_lost"), "").iter().filter_map(Value::as_str).collect();
     line("about", printable(&in_part(&entities)));
+    let carried = entries(field(recovery, "effects_lost"), "").len();
+    line(
+        "effects",
+        match (carried, number(recovery, "effects_left_out")) {
+            (0, 0) => String::new(),
+            (carried, 0) => format!("what {carried} lost records say of effects is carried over"),
+            (carried, more) => format!(
+                "what {carried} lost records say of effects is carried over; {more} are too much for that: settle what they began"
+            ),
+        },
+    );
     for restored in entries(field(recovery, "restored"), "") {
         let seqs = match (number(restored, "first"), number(restored, "last")) {
             (0, _) => String::new(),

@@ -436,7 +436,7 @@ impl Mender {
                 }
                 None => GivenUp::default(),
             };
-            (recovery.entities_lost, recovery.effects_lost) = (given_up.entities, given_up.effects);
+            given_up.say_in(&mut recovery);
         }
         recovery.history_lost = plan.loss.history.clone();
         recovery.parts_lost.clone_from(&plan.loss.parts);
@@ -473,6 +473,7 @@ impl Mender {
             parts_lost: Vec::new(),
             entities_lost: Vec::new(),
             effects_lost: Vec::new(),
+            effects_left_out: 0,
             data_loss_percent: 0.0,
             integrity_score: None,
             validation: None,

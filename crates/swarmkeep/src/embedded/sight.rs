@@ -31,16 +31,17 @@ use crate::{
         Extent, StoreId,
         kept::{KeptError, KeptFile},
     },
-    recovery::OldHead,
+    recovery::{OldHead, SessionRecovery},
 };
 
 /// Rows whose records stand in others that verify.
 pub(super) const TWICE: &str = "rows of records that stand twice";
 /// Entities listed as lost; more are counted by their records.
 const ENTITIES: usize = 200;
-/// Events of effects that are carried over, at most; and bytes of their records: they are one group, with the doubts they end in.
-const EFFECTS: usize = 1_024;
-const EFFECT_BYTES: usize = limits::GROUP_BYTES / 4;
+/// Bytes of records of effects that are carried over: they are one group, with the doubts they end in.
+const EFFECT_BYTES: usize = limits::GROUP_BYTES / 4 * 3;
+/// What a doubt takes up in that group, at most, besides the effect's key.
+const DOUBT_BYTES: usize = 512;
 
 /// What is told of each second copy; true: that was enough.
 pub(super) type EachKept<'a> = dyn FnMut(&KeptFile) -> Result<bool, KeptError> + 'a;
@@ -283,9 +284,19 @@ pub(super) fn old_head(plan: &Plan, sight: &Sight) -> OldHead {
 #[derive(Debug, Default)]
 pub(super) struct GivenUp {
     /// What they were about.
-    pub(super) entities: Vec<String>,
-    /// What they say about effects, in their order.
-    pub(super) effects: Vec<Event>,
+    entities: Vec<String>,
+    /// What they say about effects, in their order, as far as it is carried over.
+    effects: Vec<Event>,
+    /// Records about effects that are too much to be carried over.
+    effects_left_out: u64,
+}
+
+impl GivenUp {
+    pub(super) fn say_in(self, recovery: &mut SessionRecovery) {
+        recovery.entities_lost = self.entities;
+        recovery.effects_lost = self.effects;
+        recovery.effects_left_out = self.effects_left_out;
+    }
 }
 
 pub(super) fn given_up(session: SessionId, plan: &Plan, sight: &Sight, rows: &[(u64, u64, Bytes)]) -> GivenUp {
@@ -309,24 +320,39 @@ pub(super) fn given_up(session: SessionId, plan: &Plan, sight: &Sight, rows: &[(
             }
         }
     }
-    GivenUp { entities: entities.into_iter().collect(), effects: bounded(effects.into_values()) }
+    let read = effects.len();
+    let effects = bounded(effects.into_values().collect(), EFFECT_BYTES);
+    GivenUp { entities: entities.into_iter().collect(), effects_left_out: (read - effects.len()) as u64, effects }
 }
 
-/// What does not fit keeps that it was begun, and nothing else: then nobody knows how it ended.
-fn bounded(effects: impl Iterator<Item = (usize, Event)>) -> Vec<Event> {
-    let mut left = EFFECT_BYTES;
-    let mut kept = Vec::new();
-    for (bytes, mut event) in effects {
-        if bytes <= left {
-            left -= bytes;
-        } else if let Event::EffectBegun { request, .. } = &mut event {
-            *request = Json::null();
-        } else {
-            continue;
-        }
-        if kept.len() < EFFECTS {
-            kept.push(event);
+/// As much as fits: that they were begun before how they ended, since what nobody knows to be begun would be carried out again;
+/// and what was asked for at the last.
+fn bounded(effects: Vec<(usize, Event)>, mut room: usize) -> Vec<Event> {
+    let mut fits = |bytes: usize| {
+        let rest = room.checked_sub(bytes);
+        room = rest.unwrap_or(room);
+        rest.is_some()
+    };
+    let mut kept = BTreeMap::new();
+    for (at, (bytes, event)) in effects.iter().enumerate() {
+        if let Event::EffectBegun { effect, request, .. } = event {
+            let bare = bytes.saturating_sub(request.as_str().len()) + effect.as_str().len() + DOUBT_BYTES;
+            if fits(bare) {
+                kept.insert(at, event.clone());
+            }
         }
     }
-    kept
+    for (at, (bytes, event)) in effects.iter().enumerate() {
+        if !matches!(event, Event::EffectBegun { .. }) && fits(*bytes) {
+            kept.insert(at, event.clone());
+        }
+    }
+    for event in kept.values_mut() {
+        if let Event::EffectBegun { request, .. } = event
+            && !fits(request.as_str().len())
+        {
+            *request = Json::null();
+        }
+    }
+    kept.into_values().collect()
 }

@@ -184,6 +184,7 @@ fn note_of(recovery: &SessionRecovery) -> Option<(Command, RequestId)> {
         "history_lost": recovery.history_lost.iter().take(LISTED).collect::<Vec<_>>(),
         "parts_lost": recovery.parts_lost.iter().take(LISTED).collect::<Vec<_>>(),
         "entities_lost": recovery.entities_lost.iter().take(LISTED).collect::<Vec<_>>(),
+        "effects_left_out": recovery.effects_left_out,
         "data_loss_percent": recovery.data_loss_percent,
         "integrity_score": recovery.integrity_score,
         "validation": recovery.validation.as_ref().map(checks),

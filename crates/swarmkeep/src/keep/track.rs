@@ -286,6 +286,7 @@ mod tests {
             parts_lost: Vec::new(),
             entities_lost: Vec::new(),
             effects_lost: Vec::new(),
+            effects_left_out: 0,
             data_loss_percent: 0.0,
             integrity_score: None,
             validation: Some(validate(&State::empty())),

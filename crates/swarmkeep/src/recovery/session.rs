@@ -107,6 +107,9 @@ pub struct SessionRecovery {
     /// What they say about effects, in their order: it happened all the same, and is carried over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub effects_lost: Vec<Event>,
+    /// Records about effects that were too much to be carried over: what they had begun is to be settled by hand.
+    #[serde(default)]
+    pub effects_left_out: u64,
     /// `100 × records lost ÷ head known outside the damage`.
     pub data_loss_percent: f64,
     /// `100 × entities that fit ÷ entities`; absent: it was not looked at.

@@ -98,7 +98,7 @@ impl Mender {
         let recovery = self
             .off(move |mender| {
                 let given_up = given_up(session, &plan, &sight, &mender.beyond(session, plan.reaches)?);
-                (recovery.entities_lost, recovery.effects_lost) = (given_up.entities, given_up.effects);
+                given_up.say_in(&mut recovery);
                 case.recovery = Some(recovery);
                 case.is_reported &= !is_news;
                 case.begin(&plan.steps, mender.clock.now_ms());
