@@ -678,3 +678,65 @@ fn more_effects_than_can_be_carried_over_are_begun_all_the_same_and_counted() {
     store.run(&["verify"]).ok();
     store.run(&["stop"]).ok();
 }
+
+/// records.db is overwritten under a daemon, and nothing of it stands anywhere else: what the daemon has in RAM is a copy too. It
+/// saves that by itself, before anybody asks, and says what is lost as history.
+#[test]
+fn what_a_daemon_has_in_ram_stands_for_a_records_db_that_is_lost() {
+    let store = at_rest();
+    let (daemon, _) = store.serve(&[]);
+    // Until the segment that has its records is retired.
+    let journal = store.dir().join("journal");
+    let has_first = |path: PathBuf| {
+        let bytes = fs::read(path).unwrap_or_default();
+        bytes.windows(13).any(|window| window == b"first-needle-")
+    };
+    let mut written = 0;
+    binary::until("the journal lets go of it", || {
+        let value = format!("\"{}\"", "w".repeat(120_000));
+        store.run(&["memory", "set", "well", &format!("key-{}", written % 4), &value]).ok();
+        written += 1;
+        !fs::read_dir(&journal).unwrap().any(|entry| has_first(entry.unwrap().path()))
+    });
+    // All of it is in the main file from then on.
+    end(daemon);
+    let (daemon, _) = store.serve(&[]);
+    store.run(&["memory", "get", "work", "first"]).ok();
+    let path = store.dir().join("records.db");
+    let zeros = vec![0; usize::try_from(fs::metadata(&path).unwrap().len()).unwrap()];
+    fs::write(&path, zeros).unwrap();
+    store.run(&["memory", "set", "work", "fourth", "4"]);
+    let recovered = || {
+        let shown = store.run(&["quarantine", "show", "work", "--json"]);
+        (shown.code == 0)
+            .then(|| shown.json()["recovery"].clone())
+            .filter(|recovery| !recovery["ended_at_ms"].is_null())
+    };
+    let mut recovery = None;
+    binary::until("it is recovered by itself", || {
+        recovery = recovered();
+        recovery.is_some()
+    });
+    let recovery = recovery.unwrap();
+    assert_eq!(
+        (&recovery["event"], recovery["data_loss_percent"].as_f64()),
+        (&json!("session_recovered_with_loss"), Some(0.0)),
+        "{recovery}"
+    );
+    assert!(!recovery["history_lost"].as_array().unwrap().is_empty(), "{recovery}");
+    assert!(recovery["restored"].to_string().contains("\"ram\""), "{recovery}");
+    store.run(&["memory", "set", "work", "fifth", "5"]).ok();
+    end(daemon);
+
+    let (daemon, _) = store.serve(&[]);
+    for (key, value) in [("first", "first-needle-"), ("third", "third-needle-"), ("fourth", "4"), ("fifth", "5")] {
+        let had = store.run(&["memory", "get", "work", key]).ok();
+        assert!(had.out.contains(value), "{key}: {had:?}");
+    }
+    store.run(&["memory", "set", "work", "sixth", "6"]).ok();
+    // What is missing of its history is said, and of nothing else that anything is wrong.
+    let verified = store.run(&["verify", "work"]);
+    assert!(verified.code == 4 && verified.out.contains("records are missing"), "{verified:?}");
+    assert!(!verified.out.contains("DAMAGED  views"), "{verified:?}");
+    end(daemon);
+}

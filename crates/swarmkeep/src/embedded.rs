@@ -258,13 +258,14 @@ impl EmbeddedLog {
         session: SessionId,
         work: impl Fn(&Self) -> Result<T, LogError> + Send + 'a,
     ) -> LogFuture<'a, T> {
+        let met_in = self.progress.file();
         match work(self) {
             Err(LogError::Corrupt(damage)) => Box::pin(async move {
                 let mut damage = damage;
                 let mut file = is_of_the_file(&damage).then(|| damage.clone());
                 loop {
                     if let Some(of_file) = file.take() {
-                        self.remake_records(&of_file).await;
+                        self.remake_records(&of_file, met_in).await;
                         match work(self) {
                             Err(LogError::Corrupt(left)) if !is_of_the_file(&left) => damage = left,
                             done => return done,
@@ -312,13 +313,10 @@ impl EmbeddedLog {
         })
     }
 
-    /// Has records.db made again, which SQLite cannot read. Returns when that is done, or cannot be.
-    async fn remake_records(&self, damage: &[Damage]) {
-        let mut said: Vec<String> = damage.iter().map(ToString::to_string).collect();
-        // Of many pages the same is said.
-        said.dedup();
+    /// Has records.db made again, that one ([`Progress::file`]), which SQLite cannot read. Returns when that is done, or cannot be.
+    async fn remake_records(&self, damage: &[Damage], file: u64) {
         let (done, made) = oneshot::channel();
-        self.progress.ask(Ask::Remake(said.join("; "), done));
+        self.progress.ask(Ask::Remake(in_words(damage), file, done));
         self.progress.hurry();
         match answered(made).await {
             Ok(()) => self.mender.forget_tried(),
@@ -329,7 +327,7 @@ impl EmbeddedLog {
     /// [`EmbeddedLog::verify_file`]; where SQLite's own check finds records.db damaged, it is made again first. What was done, in
     /// words.
     pub(crate) async fn repair_file(self: &Arc<Self>) -> Vec<String> {
-        let records = self.records.clone();
+        let (records, met_in) = (self.records.clone(), self.progress.file());
         let file = move || records.read_unhurried(|connection| RecordsReader::new(connection).verify_file());
         let found: Vec<Damage> = match self.workers.offload(file).await {
             Ok(Ok(damage)) => damage.into_iter().filter(|damage| damage.session.is_none()).collect(),
@@ -338,7 +336,7 @@ impl EmbeddedLog {
         };
         let before = self.progress.made_again.lock().len();
         if !found.is_empty() {
-            self.remake_records(&found).await;
+            self.remake_records(&found, met_in).await;
         }
         self.progress.made_again.lock().iter().skip(before).cloned().collect()
     }
@@ -346,7 +344,8 @@ impl EmbeddedLog {
     /// Has records.db made again, in which this was found. What was done, in words.
     pub(crate) async fn remake_records_because(&self, what: &str) -> Vec<String> {
         let before = self.progress.made_again.lock().len();
-        self.remake_records(&[Damage { session: None, seqs: None, what: what.to_owned() }]).await;
+        let damage = Damage { session: None, seqs: None, what: what.to_owned() };
+        self.remake_records(&[damage], self.progress.file()).await;
         self.progress.made_again.lock().iter().skip(before).cloned().collect()
     }
 
@@ -461,14 +460,25 @@ impl EmbeddedLog {
     }
 
     fn read_records<T>(&self, read: impl Fn(&RecordsReader<'_>) -> swarmkeep_sqlite::Result<T>) -> Result<T, LogError> {
-        self.records.read(|connection| read(&RecordsReader::new(connection))).map_err(|error| match error {
+        let met_in = self.progress.file();
+        let read = self.records.read(|connection| read(&RecordsReader::new(connection))).map_err(|error| match error {
             // The statements do not change: one that does not fit has met a schema that is not what was made.
             SqliteError::Sql(what) => {
                 let what = format!("records.db: {what}");
                 LogError::Corrupt(vec![Damage { session: None, seqs: None, what }])
             }
             other => other.into(),
-        })
+        });
+        read.inspect_err(|error| self.was_met_in(met_in, error))
+    }
+
+    /// A records.db that SQLite cannot read is made again beside whoever met it: they may not wait for it, or not ask again.
+    fn was_met_in(&self, file: u64, error: &LogError) {
+        if let LogError::Corrupt(damage) = error
+            && is_of_the_file(damage)
+        {
+            self.progress.remake_soon(in_words(damage), file);
+        }
     }
 
     /// The durable head: the lane's, else records.db's. The lane is asked first: what leaves it is in records.db by then.
@@ -593,6 +603,13 @@ impl EmbeddedLog {
 }
 
 /// Whether damage is of records.db as a file: no session's rows are meant, SQLite cannot read it.
+fn in_words(damage: &[Damage]) -> String {
+    let mut said: Vec<String> = damage.iter().map(ToString::to_string).collect();
+    // Of many pages the same is said.
+    said.dedup();
+    said.join("; ")
+}
+
 fn is_of_the_file(damage: &[Damage]) -> bool {
     damage.iter().any(|damage| damage.session.is_none())
 }

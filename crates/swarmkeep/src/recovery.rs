@@ -112,14 +112,14 @@ pub struct Span {
 pub struct Repair {
     /// Of which session.
     pub session: SessionId,
-    /// What it was: `records`, `session row`, `checkpoint`, `blob ID`, `set aside`.
+    /// What it was: `records`, `session row`, `checkpoint`, `blob ID`, `set aside`, `state`.
     pub what: String,
     /// First seq, where it is about records.
     pub first: Option<u64>,
     /// Last seq.
     pub last: Option<u64>,
     /// Where the good copy came from: `journal`, `kept`, `row` (the damaged row itself had it), `quarantine`, `blobs` (its file),
-    /// `records` (what is made of them).
+    /// `records` (what is made of them), `ram` (the state that a running process had of it).
     pub from: String,
 }
 

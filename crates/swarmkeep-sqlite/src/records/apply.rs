@@ -481,6 +481,17 @@ fn put_checkpoint(
     if there != Some(head.hash) {
         return Ok(());
     }
+    write_checkpoint(connection, packer, row.base.seq, checkpoint)
+}
+
+/// Writes a checkpoint of a session whose first records, up to `base`, were removed; whether it fits is the caller's to know.
+pub(super) fn write_checkpoint(
+    connection: &Connection,
+    packer: &mut Packer,
+    base: Seq,
+    checkpoint: &Checkpoint,
+) -> Result<()> {
+    let (id, head) = (checkpoint.session, checkpoint.head);
     let number: i64 = connection
         .prepare_cached("SELECT coalesce(max(number) + 1, 0) FROM checkpoints WHERE session = ?1")?
         .query_row([id.0], |row| row.get(0))?;
@@ -505,7 +516,7 @@ fn put_checkpoint(
             packed.bytes,
         ])?;
     if written > 0 && number >= 2 {
-        remove::checkpoints(connection, id, row.base.seq, 2)?;
+        remove::checkpoints(connection, id, base, 2)?;
     }
     Ok(())
 }

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, Row, params, types::ValueRef};
 use swarmkeep_core::{
     BlobId, Hash, Seq, SessionId, SessionName,
+    checkpoint::Checkpoint,
     log::{Blob, Head},
     record,
-    state::SessionStatus,
+    state::{SessionInfo, SessionStatus},
 };
 
 use super::{
@@ -130,6 +131,8 @@ pub struct Mending {
     pub erase: bool,
     /// The session ends here: later records and checkpoints go, and its row is made again so. Its records may have holes.
     pub cut: Option<Head>,
+    /// A state that is known from elsewhere: the session ends here, and this stands for whatever is missing before it.
+    pub stand: Option<Box<Checkpoint>>,
     /// Groups that follow the session's head, in order.
     pub append: Vec<Bytes>,
     /// Checkpoints that go.
@@ -416,8 +419,10 @@ fn mend(
     for run in &mending.runs {
         put_run(connection, packer, session, run)?;
     }
-    if let Some(end) = mending.cut {
-        cut(connection, session, end, anchor)?;
+    if let Some(checkpoint) = &mending.stand {
+        stand(connection, packer, anchor, checkpoint)?;
+    } else if let Some(end) = mending.cut {
+        cut(connection, session, end, anchor, None)?;
     } else if mending.drop_row {
         connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([session.0])?;
     } else if mending.rebuild_row {
@@ -460,8 +465,26 @@ fn add(
     Ok(())
 }
 
-/// A session ends at `end` from now on.
-fn cut(connection: &Connection, session: SessionId, end: Head, anchor: &Anchor) -> Result<()> {
+/// A session is what its checkpoint says from now on, and ends there.
+fn stand(connection: &Connection, packer: &mut Packer, anchor: &Anchor, checkpoint: &Checkpoint) -> Result<()> {
+    let session = checkpoint.session;
+    if RecordsReader::new(connection).is_removed(session)? {
+        return Err(SqliteError::Invalid(format!("session {session} was removed meanwhile")));
+    }
+    let state = checkpoint.state().map_err(SqliteError::Invalid)?;
+    let base = cut(connection, session, checkpoint.head, anchor, Some(&state.info))?;
+    apply::write_checkpoint(connection, packer, base, checkpoint)
+}
+
+/// A session ends at `end` from now on; `info`: what is known of it besides what is left. Gives the last of its records that were
+/// removed on purpose.
+fn cut(
+    connection: &Connection,
+    session: SessionId,
+    end: Head,
+    anchor: &Anchor,
+    info: Option<&SessionInfo>,
+) -> Result<Seq> {
     let last = end.seq.0.cast_signed();
     let straddled = "SELECT 1 FROM chunks WHERE session = ?1 AND first_seq <= ?2 AND last_seq > ?2 LIMIT 1";
     if connection.prepare_cached(straddled)?.exists(params![session.0, last])? {
@@ -502,8 +525,15 @@ fn cut(connection: &Connection, session: SessionId, end: Head, anchor: &Anchor) 
         // A checkpoint stands for what is missing: the next record begins a row of its own.
         row.tail_raw = 0;
     }
+    if let Some(info) = info {
+        (row.status, row.created_at) = (info.status, info.created_at_ms);
+        let name = info.name.as_ref();
+        row.namespace = name.map(|name| name.namespace().to_owned());
+        row.name = name.map(|name| name.name().to_owned());
+    }
     connection.prepare_cached("DELETE FROM sessions WHERE id = ?1")?.execute([session.0])?;
-    row.insert(connection, session)
+    row.insert(connection, session)?;
+    Ok(row.base.seq)
 }
 
 fn put_run(connection: &Connection, packer: &mut Packer, session: SessionId, run: &[u8]) -> Result<()> {

@@ -295,7 +295,7 @@ impl Applier {
                 }
                 Ask::Report(recovery, done) => reports.push((recovery, done)),
                 Ask::Mend(session, mending, done) => mendings.push((session, mending, done)),
-                Ask::Remake(why, done) => remakes.push((why, done)),
+                Ask::Remake(why, file, done) => remakes.push((why, file, done)),
                 Ask::RemakeViews(done) => {
                     (self.views_doubtful, self.views_damaged) = (true, true);
                     anew.push(done);
@@ -303,11 +303,15 @@ impl Applier {
                 Ask::Tabulate(session, done) => tabulated_again.push((session, done)),
             }
         }
-        if let Some((why, _)) = remakes.first() {
-            self.break_with(Broken::Unreadable, why.clone());
+        if !remakes.is_empty() {
+            let there = self.progress.file();
+            if let Some((why, ..)) = remakes.iter().find(|(_, file, _)| *file == there) {
+                self.break_with(Broken::Unreadable, why.clone());
+            }
             let made = self.settle();
+            self.progress.remake_is_answered();
             let answer = made.as_ref().err().map(ToString::to_string);
-            for (_, done) in remakes {
+            for (.., done) in remakes {
                 let _ = done.send(answer.clone().map_or(Ok(()), |what| Err(LogError::Unknown(what))));
             }
             // What was taken out of the inbox comes after what records.db has lost.
@@ -428,10 +432,16 @@ impl Applier {
             }
             for damage in news {
                 tracing::error!(%damage, "a session is set aside; the others go on");
-                self.lanes.set_aside(damage);
+                self.set_aside(damage);
             }
             self.keep_aside(batch)?;
         }
+    }
+
+    /// Takes nothing more of a session from where its damage begins; whoever tends the store looks into it soon.
+    pub(super) fn set_aside(&self, damage: Damage) {
+        self.progress.aside.lock().extend(damage.session);
+        self.lanes.set_aside(damage);
     }
 
     /// Takes what sessions set aside have beyond their damage out of a batch, into files in quarantine: nothing is deleted,

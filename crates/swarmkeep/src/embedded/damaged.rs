@@ -47,15 +47,18 @@ impl EmbeddedLog {
     /// # Errors
     /// What records.db and the disk say.
     pub async fn plan(&self, session: SessionId, accept_loss: bool) -> Result<Option<Plan>, Error> {
-        self.mender.clone().plan(session, accept_loss).await.map_err(damage::log)
+        let met_in = self.progress.file();
+        let plan = self.mender.clone().plan(session, accept_loss).await;
+        plan.inspect_err(|error| self.was_met_in(met_in, error)).map_err(damage::log)
     }
 
     async fn run_recovery(&self, session: SessionId, why: Why) -> Result<Option<SessionRecovery>, Error> {
+        let met_in = self.progress.file();
         let mut recovered = self.mender.clone().recover(session, why.clone()).await;
         if let Err(LogError::Corrupt(damage)) = &recovered
             && is_of_the_file(damage)
         {
-            self.remake_records(damage).await;
+            self.remake_records(damage, met_in).await;
             recovered = self.mender.clone().recover(session, why).await;
         }
         match recovered.map_err(damage::log)? {
@@ -95,6 +98,22 @@ impl EmbeddedLog {
             let mender = self.mender.clone();
             runtime.spawn(async move { mender.met(session, &[damage]).await });
         }
+    }
+
+    /// Looks into sessions that were set aside since the last call: a good copy may stand elsewhere, and what is in RAM of one may
+    /// be nowhere else.
+    pub(crate) async fn look_into_aside(&self) {
+        let sessions = std::mem::take(&mut *self.progress.aside.lock());
+        for session in sessions {
+            if let Some(damage) = self.lanes.aside(session) {
+                self.mender.met_anew(session, damage).await;
+            }
+        }
+    }
+
+    /// Whether there are any.
+    pub(crate) fn are_any_aside_anew(&self) -> bool {
+        !self.progress.aside.lock().is_empty()
     }
 
     /// A blob that is not there: put back, if a record refers to it and it stands elsewhere.

@@ -134,7 +134,7 @@ impl Applier {
             })?;
             for damage in surroundings.cases.aside() {
                 if damage.session.is_some_and(|session| aside.contains(&session)) {
-                    self.lanes.set_aside(damage);
+                    self.set_aside(damage);
                 }
             }
             if let Some(damaged) = told {
@@ -142,6 +142,7 @@ impl Applier {
                 self.progress.notice(Noticed::of_damaged(damaged));
             }
             self.remade_at_ms.push(now_ms);
+            self.progress.is_another_file();
             self.broken = None;
             self.views_doubtful = true;
         }
@@ -169,7 +170,7 @@ impl Applier {
             let first = Seq((*seqs.start()).max(had + 1));
             let case = known.lacking(first, Seq(*seqs.end()), cause);
             self.surroundings.cases.put(*session, &case)?;
-            self.lanes.set_aside(Damage { session: Some(*session), seqs: Some(seqs), what: cause.to_owned() });
+            self.set_aside(Damage { session: Some(*session), seqs: Some(seqs), what: cause.to_owned() });
             self.progress.made_again.lock().push(format!("{cause}: session {session}"));
         }
         if lost.is_more {

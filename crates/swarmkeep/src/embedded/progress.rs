@@ -35,8 +35,8 @@ pub(super) enum Ask {
     Report(swarmkeep_sqlite::Recovery, oneshot::Sender<Result<(), LogError>>),
     /// Put good rows in place of bad ones.
     Mend(SessionId, Mending, oneshot::Sender<Result<(), LogError>>),
-    /// SQLite cannot read records.db: make it again. Why.
-    Remake(String, oneshot::Sender<Result<(), LogError>>),
+    /// SQLite cannot read records.db: make it again. Why, and which it was ([`Progress::file`]): one made since is another.
+    Remake(String, u64, oneshot::Sender<Result<(), LogError>>),
     /// Make views.db anew.
     RemakeViews(oneshot::Sender<Result<(), LogError>>),
     /// Make the views' rows of a session again: more of it can be read than when they were made.
@@ -49,7 +49,7 @@ impl Ask {
         let (Self::Save(_, done)
         | Self::Report(_, done)
         | Self::Mend(_, _, done)
-        | Self::Remake(_, done)
+        | Self::Remake(_, _, done)
         | Self::RemakeViews(done)
         | Self::Tabulate(_, done)) = self;
         // Whoever asked may have gone.
@@ -93,6 +93,12 @@ pub(super) struct Progress {
     pub(super) views_trouble: Mutex<Option<String>>,
     /// Sessions of which views.db has not everything that their records say.
     pub(super) incomplete: Mutex<BTreeSet<SessionId>>,
+    /// Sessions that were set aside, until somebody looks into them.
+    pub(super) aside: Mutex<BTreeSet<SessionId>>,
+    /// How often records.db was made again since the start.
+    files: AtomicU64,
+    /// Somebody asked for that, beside what it was about.
+    is_remake_asked: AtomicBool,
     /// What was made again since the start, in words.
     pub(super) made_again: Mutex<Vec<String>>,
     /// Failures met here and by readers, until somebody lists them.
@@ -114,9 +120,35 @@ impl Progress {
             stumbles: level::Sender::new(0),
             views_trouble: Mutex::default(),
             incomplete: Mutex::default(),
+            aside: Mutex::default(),
+            files: AtomicU64::new(0),
+            is_remake_asked: AtomicBool::new(false),
             made_again: Mutex::default(),
             noticed: Mutex::default(),
         }
+    }
+
+    /// Which records.db is there: another number after it was made again.
+    pub(super) fn file(&self) -> u64 {
+        self.files.load(Ordering::Acquire)
+    }
+
+    /// records.db was made again.
+    pub(super) fn is_another_file(&self) {
+        self.files.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// SQLite could not read that records.db: it is made again beside whatever met it.
+    pub(super) fn remake_soon(&self, why: String, file: u64) {
+        if !self.is_remake_asked.swap(true, Ordering::AcqRel) {
+            self.ask(Ask::Remake(why, file, oneshot::channel().0));
+            self.hurry();
+        }
+    }
+
+    /// That was done, or cannot be.
+    pub(super) fn remake_is_answered(&self) {
+        self.is_remake_asked.store(false, Ordering::Release);
     }
 
     /// Says a failure to whoever keeps the list.

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use swarmkeep_core::{
     BlobId, Seq, SessionId, State,
+    checkpoint::Checkpoint,
     clock::Clock,
     log::{Damage, LogError, LogFuture, Refused, Watchers},
     recovery::{Plan, Policy, Ranges, Step, plan, validate},
@@ -59,8 +60,9 @@ const STUMBLES: u64 = 2;
 
 /// Whoever has sessions in RAM above the log.
 pub(crate) trait Above: Send + Sync {
-    /// Damage of this session was met. If its state is in RAM, a checkpoint of it saves what is lost on disk.
-    fn rescue(&self, session: SessionId) -> LogFuture<'static, ()>;
+    /// Damage of this session was met. If its state is in RAM, a checkpoint of it saves what is lost on disk: it is saved where
+    /// it fits, and given all the same.
+    fn rescue(&self, session: SessionId) -> LogFuture<'static, Option<Checkpoint>>;
 
     /// It was rolled back, or waits for a decision: what is in RAM of it is not what the log says.
     fn changed(&self, session: SessionId);
@@ -192,6 +194,12 @@ impl Mender {
         }
     }
 
+    /// As [`Mender::met`], of a session that was set aside since: what was tried before was about other damage.
+    pub(super) async fn met_anew(self: &Arc<Self>, session: SessionId, damage: Damage) {
+        self.made.tried.lock().remove(&session);
+        self.met(session, &[damage]).await;
+    }
+
     /// The record that refers to a blob which is not there; `None`: none does. A session is looked through for that once
     /// since the start: any caller may ask for a blob that never was.
     pub(super) async fn missing(self: &Arc<Self>, session: SessionId, blob: BlobId) -> Result<Option<Seq>, LogError> {
@@ -244,13 +252,15 @@ impl Mender {
     /// Recovers a session. Whoever asks may stop waiting for it: what was begun goes on.
     pub(super) async fn recover(self: Arc<Self>, session: SessionId, why: Why) -> Result<Outcome, LogError> {
         let recovering = tokio::spawn(async move {
-            if let Some(above) = self.above.get()
-                && let Err(error) = above.rescue(session).await
-            {
-                tracing::warn!(%session, %error, "what is in RAM of a damaged session could not be saved");
-            }
+            let in_ram = match self.above.get() {
+                Some(above) => above.rescue(session).await.unwrap_or_else(|error| {
+                    tracing::warn!(%session, %error, "what is in RAM of a damaged session could not be saved");
+                    None
+                }),
+                None => None,
+            };
             self.settle().await?;
-            self.attempt(session, why).await
+            self.attempt(session, why, in_ram).await
         });
         recovering.await.unwrap_or_else(|error| Err(LogError::Unknown(format!("recovering was interrupted: {error}"))))
     }
@@ -323,8 +333,13 @@ impl Mender {
         }
     }
 
-    /// Looks, plans, and carries out what was planned, until it is done or waits for a person.
-    async fn attempt(self: &Arc<Self>, session: SessionId, why: Why) -> Result<Outcome, LogError> {
+    /// Looks, plans, and carries out what was planned, until it is done or waits for a person. `in_ram`: its state there.
+    async fn attempt(
+        self: &Arc<Self>,
+        session: SessionId,
+        why: Why,
+        mut in_ram: Option<Checkpoint>,
+    ) -> Result<Outcome, LogError> {
         let _turn = self.made.turn.lock().await;
         let mut case = self.cases.get(session).unwrap_or_default();
         case.settle(self.clock.now_ms());
@@ -344,7 +359,7 @@ impl Mender {
                 accepted_by = Some(by);
             }
         }
-        let mut changed = 0;
+        let (mut changed, mut stood) = (0, None);
         loop {
             if self.made.stopping.get() {
                 return Err(closing());
@@ -360,6 +375,17 @@ impl Mender {
                 self.made.tried.lock().insert(session);
                 return Ok(Outcome::Nothing);
             }
+            if let Some(state) = in_ram.take_if(|state| state.head.seq > plan.reaches) {
+                // More of it is in RAM than stands anywhere: nothing of its state has to be lost.
+                if sight.is_aside {
+                    stood = Some(self.stand_by(session, state, &plan, &sight).await?);
+                } else {
+                    in_ram = Some(state);
+                    self.set_aside(session, &plan);
+                    self.settle().await?;
+                }
+                continue;
+            }
             if plan.waits() {
                 return self.wait_for_a_person(session, case, plan, sight).await;
             }
@@ -370,6 +396,9 @@ impl Mender {
                 continue;
             }
             self.begin(session, &mut case, &plan, &sight, accepted_by.clone()).await?;
+            if let Some(recovery) = &mut case.recovery {
+                recovery.restored.extend(stood.take());
+            }
             match self.carry_out(session, &mut case, &plan, &sight).await {
                 Ok(recovery) => return Ok(Outcome::Recovered(Box::new(recovery))),
                 Err(error) => {

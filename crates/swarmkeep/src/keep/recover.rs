@@ -29,19 +29,22 @@ const LISTED: usize = 100;
 pub(super) struct FromBelow(pub(super) Weak<Engine>);
 
 impl Above for FromBelow {
-    fn rescue(&self, session: SessionId) -> LogFuture<'static, ()> {
+    fn rescue(&self, session: SessionId) -> LogFuture<'static, Option<Checkpoint>> {
         let engine = self.0.upgrade();
         Box::pin(async move {
-            let Some(engine) = engine else { return Ok(()) };
-            let Some(slot) = engine.residency.get(session) else { return Ok(()) };
-            let Look::Live(state) = engine.look(&slot, |live| live.published.clone()) else { return Ok(()) };
+            let Some(engine) = engine else { return Ok(None) };
+            let Some(slot) = engine.residency.get(session) else { return Ok(None) };
+            let Look::Live(state) = engine.look(&slot, |live| live.published.clone()) else { return Ok(None) };
             if state.info.status == SessionStatus::NeedsDecision {
                 // What is there of it in RAM was read from what is left.
-                return Ok(());
+                return Ok(None);
             }
             let encoding = engine.workers().offload(move || Checkpoint::of(&state)).await;
             let checkpoint = encoding.map_err(|error| LogError::Unknown(error.to_string()))?;
-            engine.log.save(session, checkpoint).await
+            if let Err(error) = engine.log.save(session, checkpoint.clone()).await {
+                tracing::warn!(%session, %error, "a checkpoint of a damaged session was not saved");
+            }
+            Ok(Some(checkpoint))
         })
     }
 

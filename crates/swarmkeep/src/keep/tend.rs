@@ -106,6 +106,10 @@ async fn beat(engine: Weak<Engine>, mut rounds: Rounds) {
             settling.spawn(settle(engine.clone(), due));
         }
         while settling.join_next().await.is_some() {}
+        if let Some(embedded) = engine.embedded.clone().filter(|embedded| embedded.are_any_aside_anew()) {
+            // A large one takes its time.
+            tokio::spawn(async move { embedded.look_into_aside().await });
+        }
         let now_ms = engine.clock.monotonic_ms();
         engine.sweep(now_ms);
         if noted_ms.is_none_or(|noted_ms| now_ms.saturating_sub(noted_ms) >= NOTED_EVERY_MS) {

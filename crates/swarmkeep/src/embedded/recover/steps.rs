@@ -4,7 +4,9 @@ use std::{io::Read, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use swarmkeep_core::{
-    BlobId, Epoch, Seq, SessionId, State, limits,
+    BlobId, Epoch, Seq, SessionId, State,
+    checkpoint::Checkpoint,
+    limits,
     log::{Blob, Damage, Durability, LogError, Remove},
     recovery::{Plan, Step},
 };
@@ -106,6 +108,25 @@ impl Mender {
         Ok(made)
     }
 
+    /// A session is what it is in RAM from now on, as far as records.db goes; what was there of it and cannot be used is kept
+    /// aside.
+    pub(super) async fn stand_by(
+        self: &Arc<Self>,
+        session: SessionId,
+        state: Checkpoint,
+        plan: &Arc<Plan>,
+        sight: &Arc<Sight>,
+    ) -> Result<Repair, LogError> {
+        let seq = state.head.seq;
+        tracing::warn!(%session, %seq, "what is in RAM of a damaged session stands for what is lost of it");
+        let (planned, seen) = (plan.clone(), sight.clone());
+        self.off(move |mender| mender.keep_bytes(session, &planned, &seen)).await?;
+        let (drop_chunks, drop_checkpoints) = (ids(&sight.survey.chunks), ids(&sight.survey.checkpoints));
+        let mending = Mending { stand: Some(state.into()), drop_chunks, drop_checkpoints, ..Mending::default() };
+        self.ask(|done| Ask::Mend(session, mending, done)).await?;
+        Ok(Repair { session, what: "state".into(), first: None, last: Some(seq.0), from: "ram".into() })
+    }
+
     /// The session ends at `to` from now on: that is where its rows end, its checkpoints, and what is known of it in RAM.
     pub(super) async fn roll_back(self: &Arc<Self>, session: SessionId, to: Seq) -> Result<(), LogError> {
         let mending = self.off(move |mender| mender.cut(session, to)).await?;
@@ -133,7 +154,6 @@ impl Mender {
             let what = format!("nothing verifies that ends at seq {to}");
             return Err(LogError::Corrupt(vec![Damage { session: Some(session), seqs: None, what }]));
         };
-        let ids = |rows: &[BadRow]| rows.iter().map(|row| row.id).collect();
         Ok(Mending {
             cut: Some(end),
             drop_chunks: ids(&survey.chunks),
@@ -163,6 +183,10 @@ impl Mender {
             Err(error) => Err(error),
         }
     }
+}
+
+fn ids(rows: &[BadRow]) -> Vec<i64> {
+    rows.iter().map(|row| row.id).collect()
 }
 
 fn repairs(session: SessionId, plan: &Plan, sight: &Sight) -> Repairs {
@@ -197,7 +221,7 @@ fn repairs(session: SessionId, plan: &Plan, sight: &Sight) -> Repairs {
         }
     }
     if !mending.runs.is_empty() || survey.gaps.is_empty() || mending.rebuild_row {
-        mending.drop_chunks = survey.chunks.iter().map(|row| row.id).collect();
+        mending.drop_chunks = ids(&survey.chunks);
     }
     if survey.gaps.is_empty() && !survey.chunks.is_empty() {
         repairs.push(repair(TWICE.into(), "records"));
