@@ -13,6 +13,7 @@
 pub mod events;
 pub mod http;
 pub mod lines;
+mod peer;
 pub mod socket;
 pub mod sse;
 pub mod stdio;

@@ -19,7 +19,11 @@ mod crowd;
 mod failures;
 mod killed;
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
 
 use serde_json::json;
 
@@ -62,4 +66,44 @@ fn servers_are_named_in_a_file_as_clients_have_it() {
     let refused = store.run(&["mcp", "proxy", "--from", from]);
     assert!(refused.err.contains("--name is one of: far, shop"), "{}", refused.err);
     store.run(&["stop"]).ok();
+}
+
+/// Over TLS, as servers are reached that are elsewhere: by a certificate that the machine knows, and not without.
+#[test]
+fn servers_are_reached_over_tls() {
+    let store = Store::new();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (store.path("cert.pem"), store.path("key.pem"));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let mut server = Command::new("python3")
+        .arg(peer("tls_peer.py"))
+        .envs([("PEER_CERT", &certificate), ("PEER_KEY", &key)])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let at = |scheme: &str| format!("{scheme}://localhost:{}/mcp", port.trim());
+
+    // The daemon that the first one starts checks by that file.
+    let knows = [("SSL_CERT_FILE", certificate)];
+    for (flag, scheme) in [("--ws", "wss"), ("--http", "https")] {
+        let mut client = Client::with(&store, &[flag, &at(scheme)], &knows);
+        client.initialize();
+        client.call(1, "pay", &json!({}));
+        assert_eq!(text(&client.answer(1)), scheme);
+        client.end();
+    }
+    store.run(&["stop"]).ok();
+
+    // One that knows it not; in a session that has seen nothing of the server.
+    let mut client = Client::before(&store, &["--session", "work/unknown", "--ws", &at("wss")]);
+    client.ask_to_initialize();
+    let refused = client.answer(0);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("certificate"), "{refused}");
+    client.end();
+    store.run(&["stop"]).ok();
+    server.kill().unwrap();
+    server.wait().unwrap();
 }

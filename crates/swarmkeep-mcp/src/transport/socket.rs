@@ -1,12 +1,10 @@
-//! WebSocket: text frames of one message each, subprotocol `mcp`. In no revision of the protocol; some servers have it. `ws`
-//! alone: TLS is a tunnel's business here.
+//! WebSocket: text frames of one message each, subprotocol `mcp`. In no revision of the protocol; some servers have it.
 
 use std::{io, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
-    net::TcpStream,
     sync::{mpsc, oneshot},
     time::timeout,
 };
@@ -20,7 +18,11 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Bounds, Connection, Ending, Inbound, Outbound, Site, too_long_breach};
+use super::{
+    Bounds, Connection, Ending, Inbound, Outbound, Site,
+    peer::{Peer, Wire},
+    too_long_breach,
+};
 use crate::{envelope::Envelope, reply::Failure};
 
 /// Connecting takes no longer than this, handshake included.
@@ -28,7 +30,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// The close of a connection is said for so long.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<Box<dyn Wire>>;
 
 /// Connects.
 ///
@@ -59,23 +61,17 @@ pub async fn open(site: &Site, bounds: &Bounds) -> io::Result<Connection> {
 async fn connect(site: &Site, bounds: &Bounds) -> io::Result<Socket> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("`{}`: {what}", site.shown()));
     let mut request = site.url.as_str().into_client_request().map_err(|_| invalid("no URL"))?;
-    if request.uri().scheme_str() != Some("ws") {
-        return Err(invalid("begins with something other than ws://"));
-    }
+    let peer = Peer::of(request.uri(), ["ws", "wss"], site)?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mcp"));
     for (name, value) in &site.headers {
         let name: HeaderName = name.parse().map_err(|_| invalid("a header's name cannot be sent"))?;
         request.headers_mut().insert(name, value.parse().map_err(|_| invalid("a header's value cannot be sent"))?);
     }
-    let host = request.uri().host().ok_or_else(|| invalid("no host"))?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let stream = TcpStream::connect((host, request.uri().port_u16().unwrap_or(80))).await?;
-    stream.set_nodelay(true)?;
-    super::web::watch(&stream);
     let mut config = WebSocketConfig::default();
     config.max_message_size = Some(bounds.line_bytes);
     config.max_frame_size = Some(bounds.line_bytes);
-    let (socket, _) = client_async_with_config(request, stream, Some(config)).await.map_err(io::Error::other)?;
+    let (socket, _) =
+        client_async_with_config(request, peer.connect().await?, Some(config)).await.map_err(io::Error::other)?;
     Ok(socket)
 }
 

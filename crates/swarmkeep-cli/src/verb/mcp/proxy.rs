@@ -69,7 +69,7 @@ struct Server {
     /// It answers over HTTP+SSE, as revision 2024-11-05 had it
     #[arg(long, value_name = "URL")]
     sse: Option<String>,
-    /// It answers over WebSocket (ws:// alone)
+    /// It answers over WebSocket
     #[arg(long, value_name = "URL")]
     ws: Option<String>,
     /// It is in this file, in the form of a client's settings: {"mcpServers": {"NAME": {"command": …}}}
