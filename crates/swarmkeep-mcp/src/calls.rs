@@ -261,6 +261,11 @@ impl Calls {
         }
     }
 
+    /// Ids begin here, not with 1: those below were given out by somebody else.
+    pub fn count_from(&mut self, first: u64) {
+        self.next_wire = self.next_wire.max(first);
+    }
+
     /// An id for a request of our own (handshake, probe, list of tools): never given to a call.
     pub fn own_id(&mut self) -> u64 {
         let id = self.next_wire;

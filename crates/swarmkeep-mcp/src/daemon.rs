@@ -224,6 +224,7 @@ async fn proxy(
         desired: upstream::desired_in(&state, &slug(&ask.client, 32)),
         failures: upstream::failures_in(&state, &slug(&ask.client, 32)),
         revision: upstream::revision_in(&state, &slug(&ask.client, 32)),
+        resume: upstream::resume_in(&state, &slug(&ask.client, 32)),
         seen: upstream::seen_in(&state, &upstream),
         is_lasting: ask.is_lasting,
         closing: Some(shared.closing.subscribe()),

@@ -19,7 +19,14 @@ pub mod sse;
 pub mod stdio;
 mod web;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -129,6 +136,40 @@ impl Default for Bounds {
     }
 }
 
+/// A session of a server that was left, not ended: another connection may go on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// What the server calls it (`Mcp-Session-Id`).
+    pub session: String,
+    /// The revision that was agreed upon in it.
+    pub version: String,
+    /// The last event of the stream of the server's own words (`Last-Event-ID`), where that was known when it was left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_event: Option<String>,
+}
+
+/// Says with what a connection's session could be gone on with, if it has one.
+#[derive(Debug, Clone, Default)]
+pub struct Resumable(Arc<Mutex<Option<Resume>>>);
+
+impl Resumable {
+    /// As it stands now.
+    #[must_use]
+    pub fn get(&self) -> Option<Resume> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, resume: Option<Resume>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = resume;
+    }
+
+    fn saw(&self, last_event: Option<&str>) {
+        if let Some(resume) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            resume.last_event = last_event.map(str::to_owned);
+        }
+    }
+}
+
 /// Something to send.
 #[derive(Debug, Clone)]
 pub struct Outbound {
@@ -176,6 +217,8 @@ pub struct Connection {
     pub inbox: mpsc::Receiver<Inbound>,
     /// Ends it.
     pub ending: Ending,
+    /// What another connection could go on with.
+    pub resumable: Resumable,
 }
 
 /// The end of a connection.
@@ -184,14 +227,26 @@ pub struct Ending {
     /// Dropped, or told: close.
     close: mpsc::Sender<()>,
     over: oneshot::Receiver<()>,
+    /// The server is not to end the session with it.
+    leaves: Arc<AtomicBool>,
 }
 
 impl Ending {
+    fn new(close: mpsc::Sender<()>, over: oneshot::Receiver<()>) -> Self {
+        Self { close, over, leaves: Arc::default() }
+    }
+
     /// Closes, and returns when nothing of it is left outside: no process, no stream.
     pub async fn close(self) {
         drop(self.close);
         // Dropped unsaid by a task that is over itself.
         let _ = self.over.await;
+    }
+
+    /// Closes, and leaves the server's session to whoever goes on with it.
+    pub async fn leave(self) {
+        self.leaves.store(true, Ordering::Release);
+        self.close().await;
     }
 }
 
@@ -200,9 +255,18 @@ impl Ending {
 /// # Errors
 /// When there is nobody to talk to: then nothing was sent.
 pub async fn open(recipe: &Recipe, bounds: &Bounds) -> std::io::Result<Connection> {
+    open_again(recipe, bounds, None).await
+}
+
+/// Opens a connection that goes on with a session, where there is one and the way has such. That the server has forgotten it
+/// shows as the end of the connection.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_again(recipe: &Recipe, bounds: &Bounds, resume: Option<Resume>) -> std::io::Result<Connection> {
     match recipe {
         Recipe::Stdio(program) => stdio::open(program, bounds),
-        Recipe::Http(site) => http::open(site, bounds).await,
+        Recipe::Http(site) => http::open(site, bounds, resume).await,
         Recipe::Sse(site) => sse::open(site, bounds).await,
         Recipe::WebSocket(site) => socket::open(site, bounds).await,
     }

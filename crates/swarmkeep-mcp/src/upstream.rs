@@ -24,7 +24,7 @@ use tokio::{
 };
 
 pub use self::{
-    connection::{connection_of, desired_in, failures_in, revision_in},
+    connection::{connection_of, desired_in, failures_in, resume_in, revision_in},
     seen::{Seen, seen_in},
     terms::{FromClient, Handles, OpenCall, Status, Terms, ToClient},
 };
@@ -72,6 +72,7 @@ struct Live {
     generation: Generation,
     outbox: mpsc::Sender<Outbound>,
     ending: transport::Ending,
+    resumable: transport::Resumable,
 }
 
 /// A call's place in the client's lines and in the log.
@@ -114,6 +115,9 @@ struct Upstream {
     inbox: Option<mpsc::Receiver<Inbound>>,
     /// The end of the last connection: over before the next one is opened.
     closing: Option<transport::Ending>,
+    /// The server's session that an earlier daemon left, until it was tried; and the connection that tries it.
+    resume: Option<transport::Resume>,
+    resumes_on: Option<Generation>,
     beside: JoinSet<Done>,
     finishes: Finishes,
     to_server: Queue<Outbound>,
@@ -163,6 +167,8 @@ impl Upstream {
             live: None,
             inbox: None,
             closing: None,
+            resume: terms.resume.clone(),
+            resumes_on: None,
             beside: JoinSet::new(),
             finishes: Finishes::default(),
             to_server: Queue::new(),
@@ -283,7 +289,7 @@ impl Upstream {
     /// A sending has no answer, and the connection may be as good as ever.
     fn broken(&mut self, generation: Generation, wire: u64) {
         match self.own.remove(&wire) {
-            Some(Own::Initialize | Own::Tools { is_handshake: true, .. }) => {
+            Some(Own::Initialize | Own::Resume | Own::Tools { is_handshake: true, .. }) => {
                 return self.lose(generation, "the handshake broke off".to_owned());
             }
             Some(_) => return,
@@ -299,6 +305,10 @@ impl Upstream {
 
     /// The end: the client is gone. What was sent and has no answer is written down as unknown.
     async fn end(&mut self) {
+        if self.daemon_ends() {
+            // The next daemon goes on with it.
+            self.note_connection();
+        }
         self.ledger(|calls, commands| calls.client_gone(commands));
         let generation = self.link.generation();
         let now_ms = self.now_ms();
@@ -306,7 +316,7 @@ impl Upstream {
         self.link(link::Event::Stop);
         self.end_troubles(self.daemon_ends());
         if let Some(closing) = self.closing.take() {
-            closing.close().await;
+            self.part_with(closing).await;
         }
         let writes = async {
             self.drain_beside().await;
@@ -318,11 +328,19 @@ impl Upstream {
         }
     }
 
+    /// The client of a daemon that ends comes back to the next one, which goes on with the server's session.
+    async fn part_with(&self, ending: transport::Ending) {
+        match self.daemon_ends() {
+            true => ending.leave().await,
+            false => ending.close().await,
+        }
+    }
+
     async fn drain_beside(&mut self) {
         loop {
             self.write_finishes();
             match self.beside.join_next().await {
-                Some(Ok(Done::Opened(_, Ok(connection)))) => connection.ending.close().await,
+                Some(Ok(Done::Opened(_, Ok(connection)))) => self.part_with(connection.ending).await,
                 Some(Ok(Done::Begun(call, record, begun))) => self.begun(call, *record, begun),
                 Some(_) => {}
                 None => return,
@@ -428,12 +446,18 @@ impl Upstream {
 
     fn open(&mut self, generation: Generation) {
         let (recipe, bounds, last) = (self.terms.recipe.clone(), self.terms.bounds.clone(), self.closing.take());
+        let resume = self.resume.clone().filter(|_| self.handshake.may_go_on());
+        self.resumes_on = resume.is_some().then_some(generation);
+        if resume.is_some() {
+            // Ids of the earlier daemon's requests do not come again in one session.
+            self.calls.count_from((self.draw >> 24) << 10);
+        }
         self.beside.spawn(async move {
             // Two of one server at a time would get into each other's way.
             if let Some(last) = last {
                 last.close().await;
             }
-            Done::Opened(generation, transport::open(&recipe, &bounds).await)
+            Done::Opened(generation, transport::open_again(&recipe, &bounds, resume).await)
         });
     }
 
@@ -740,8 +764,10 @@ impl Upstream {
                     self.closing = Some(connection.ending);
                     return;
                 }
-                let Connection { outbox, inbox, ending } = connection;
-                self.live = Some(Live { generation, outbox, ending });
+                // Whatever comes of it, the next connection begins a session of its own.
+                self.resume = None;
+                let Connection { outbox, inbox, ending, resumable } = connection;
+                self.live = Some(Live { generation, outbox, ending, resumable });
                 self.inbox = Some(inbox);
                 self.link(link::Event::Opened(generation));
             }

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     path::PathBuf,
-    process::{Child, ChildStdin, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
     time::Duration,
 };
@@ -103,6 +103,16 @@ impl Client {
 /// A scripted server.
 pub(crate) fn peer(file: &str) -> String {
     format!("{}/../swarmkeep-mcp/tests/peer/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A scripted server that listens, and its port. It ends when its input does, or is killed.
+pub(crate) fn listening(file: &str, environment: &[(&str, PathBuf)]) -> (Child, u16) {
+    let mut command = Command::new("python3");
+    command.arg(peer(file)).envs(environment.iter().map(|(name, value)| (name, value)));
+    let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    (server, port.trim().parse().expect("the server says its port"))
 }
 
 pub(crate) fn text(answer: &Value) -> &str {

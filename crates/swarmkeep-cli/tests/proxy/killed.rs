@@ -1,13 +1,13 @@
 //! Daemons, servers and clients that are killed or stopped: every call has one answer, and none is carried out twice.
 
-use std::{fs, io::Write, process::Stdio, time::Duration};
+use std::{fs, io::Write, path::PathBuf, process::Stdio, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
     binary::{Store, effects, signal, until},
-    client::{Client, asking, last_peer, shop, text},
+    client::{Client, asking, last_peer, listening, shop, text},
 };
 
 #[test]
@@ -95,6 +95,59 @@ fn a_client_of_a_daemon_that_is_stopped_for_good_goes_on_with_the_one_that_took_
     assert_eq!(client.aside, Vec::<Value>::new());
     client.end();
     store.run(&["stop"]).ok();
+}
+
+/// A server over HTTP keeps its session over the daemon's kill and its stop: whatever it had of this client is still there.
+#[test]
+fn a_servers_session_is_gone_on_with_by_the_next_daemon() {
+    let store = Store::new();
+    let notes = store.path("notes");
+    let noted = |what: &str| {
+        let notes = fs::read_to_string(&notes).unwrap_or_default();
+        notes.lines().filter(|line| *line == what).count()
+    };
+    let peer_on = |port: u16| {
+        let port = PathBuf::from(port.to_string());
+        listening(
+            "http_peer.py",
+            &[("PEER_PORT", port), ("PEER_NOTES", notes.clone()), ("PEER_GATE", store.path("gate"))],
+        )
+    };
+    let (mut server, port) = peer_on(0);
+    let url = format!("http://127.0.0.1:{port}/mcp");
+    let mut client = Client::before(&store, &["--session", "work/here", "--http", &url]);
+    client.initialize();
+    client.call(1, "pay", &json!({}));
+    assert_eq!(text(&client.answer(1)), "pay");
+    until("the server's own words are listened to", || noted("listening") == 1);
+
+    for (lives, id) in [(2, 2), (3, 3)] {
+        let holder = store.holder().unwrap();
+        signal(holder, if lives == 2 { Signal::KILL } else { Signal::TERM });
+        until("it is gone", || store.holder() != Some(holder));
+        client.call(id, "pay", &json!({}));
+        assert_eq!(text(&client.answer(id)), "pay");
+        until("the server's own words are listened to again", || noted("listening") == lives);
+        assert_eq!((noted("initialize"), noted("deleted")), (1, 0), "the session of before");
+        // What it says there still comes.
+        client.call(100 + id, "tell", &json!({}));
+        client.answer(100 + id);
+        client.until_line(|line| line["method"] == "notifications/tools/list_changed");
+    }
+
+    // One that has forgotten it: another session is begun, once.
+    server.kill().unwrap();
+    server.wait().unwrap();
+    signal(store.holder().unwrap(), Signal::KILL);
+    let (mut server, _) = peer_on(port);
+    client.call(4, "pay", &json!({}));
+    assert_eq!(text(&client.answer(4)), "pay");
+    assert_eq!(noted("initialize"), 2);
+    client.end();
+    until("it is ended with its client", || noted("deleted") == 1);
+    store.run(&["stop"]).ok();
+    server.kill().unwrap();
+    server.wait().unwrap();
 }
 
 /// A server that reads nothing, so that it does not see its input end.

@@ -19,17 +19,13 @@ mod crowd;
 mod failures;
 mod killed;
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
-};
+use std::fs;
 
 use serde_json::json;
 
 use self::{
     binary::Store,
-    client::{Client, peer, text},
+    client::{Client, listening, peer, text},
 };
 
 #[test]
@@ -76,15 +72,9 @@ fn servers_are_reached_over_tls() {
     let (certificate, key) = (store.path("cert.pem"), store.path("key.pem"));
     fs::write(&certificate, made.cert.pem()).unwrap();
     fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let mut server = Command::new("python3")
-        .arg(peer("tls_peer.py"))
-        .envs([("PEER_CERT", &certificate), ("PEER_KEY", &key)])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut port = String::new();
-    BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
-    let at = |scheme: &str| format!("{scheme}://localhost:{}/mcp", port.trim());
+    let environment = [("PEER_CERT", certificate.clone()), ("PEER_KEY", key)];
+    let (mut server, port) = listening("tls_peer.py", &environment);
+    let at = |scheme: &str| format!("{scheme}://localhost:{port}/mcp");
 
     // The daemon that the first one starts checks by that file.
     let knows = [("SSL_CERT_FILE", certificate)];

@@ -12,7 +12,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -31,7 +31,7 @@ use tokio::{
 };
 
 use super::{
-    Bounds, Connection, Ending, Inbound, Outbound, Site,
+    Bounds, Connection, Ending, Inbound, Outbound, Resumable, Resume, Site,
     events::{Event, Events},
     too_long_breach,
     web::{Unanswered, Web},
@@ -70,6 +70,7 @@ struct Shared {
     line_bytes: usize,
     to: mpsc::Sender<Inbound>,
     state: Mutex<State>,
+    resumable: Resumable,
 }
 
 #[derive(Default)]
@@ -82,26 +83,31 @@ struct State {
     posts: BTreeMap<u64, AbortHandle>,
 }
 
-/// Connects, so that it is known whether anybody is there.
+/// Connects, so that it is known whether anybody is there; to go on with a session that was left, if there is one.
 ///
 /// # Errors
 /// When nobody is, or the URL is none.
-pub async fn open(site: &Site, bounds: &Bounds) -> io::Result<Connection> {
+pub async fn open(site: &Site, bounds: &Bounds, resume: Option<Resume>) -> io::Result<Connection> {
     let (web, uri) = Web::new(site)?;
     web.connect().await?;
     let (outbox, from_owner) = mpsc::channel(bounds.queue);
     let (to, inbox) = mpsc::channel(bounds.queue);
     let (close, closing) = mpsc::channel(1);
     let (ended, over) = oneshot::channel();
-    let shared = Arc::new(Shared { web, uri, line_bytes: bounds.line_bytes, to, state: Mutex::default() });
+    let (resumable, ending) = (Resumable::default(), Ending::new(close, over));
+    let shared =
+        Shared { web, uri, line_bytes: bounds.line_bytes, to, state: Mutex::default(), resumable: resumable.clone() };
+    let (shared, stays) = (Arc::new(shared), ending.leaves.clone());
     tokio::spawn(async move {
-        let why = run(&shared, from_owner, closing).await;
-        shared.end_session().await;
+        let why = run(&shared, from_owner, closing, resume).await;
+        if !stays.load(Ordering::Acquire) {
+            shared.end_session().await;
+        }
         // Whoever waited, and whoever listened, may be gone.
         let _ = ended.send(());
         let _ = shared.to.send(Inbound::Closed { why }).await;
     });
-    Ok(Connection { outbox, inbox, ending: Ending { close, over } })
+    Ok(Connection { outbox, inbox, ending, resumable })
 }
 
 /// To its end; why it ended.
@@ -109,9 +115,15 @@ async fn run(
     shared: &Arc<Shared>,
     mut from_owner: mpsc::Receiver<Outbound>,
     mut closing: mpsc::Receiver<()>,
+    resume: Option<Resume>,
 ) -> String {
     let mut tasks = JoinSet::new();
     let mut listening = JoinSet::new();
+    if let Some(resume) = resume {
+        shared.go_on(&resume);
+        let shared = shared.clone();
+        listening.spawn(async move { shared.listen(resume.last_event).await });
+    }
     // The server is gone, or has forgotten the session: what is under way has a moment to say how it went, so that what was not
     // carried out is known to be.
     let mut gone: Option<(String, Instant)> = None;
@@ -130,7 +142,7 @@ async fn run(
                 // The stream of the server's own words begins when the handshake is over.
                 Ok(Next::Listen) => {
                     let shared = shared.clone();
-                    listening.spawn(async move { shared.listen().await });
+                    listening.spawn(async move { shared.listen(None).await });
                 }
                 Ok(Next::Gone(why)) => {
                     gone.get_or_insert((why, Instant::now() + LAST_WORDS));
@@ -269,6 +281,7 @@ impl Shared {
         };
         if message.method() == Some("initialize") && response.status().is_success() {
             self.state().session = response.headers().get(SESSION).cloned();
+            self.resumable.set(None);
         }
         if response.status() == StatusCode::ACCEPTED || response.status() == StatusCode::NO_CONTENT {
             // Nothing follows; what does is read, so that the connection can be used again.
@@ -357,7 +370,23 @@ impl Shared {
     fn negotiated(&self, answer: &Envelope) {
         let version: Option<String> =
             answer.result_member("protocolVersion").and_then(|version| serde_json::from_str(version).ok());
-        self.state().version = version.and_then(|version| version.parse().ok());
+        let session = {
+            let mut state = self.state();
+            state.version = version.as_ref().and_then(|version| version.parse().ok());
+            state.session.as_ref().and_then(|session| session.to_str().ok()).map(str::to_owned)
+        };
+        self.resumable.set(session.zip(version).map(|(session, version)| Resume {
+            session,
+            version,
+            last_event: None,
+        }));
+    }
+
+    fn go_on(&self, resume: &Resume) {
+        let mut state = self.state();
+        (state.session, state.version) = (resume.session.parse().ok(), resume.version.parse().ok());
+        drop(state);
+        self.resumable.set(Some(resume.clone()));
     }
 
     /// A stream of events as the answer to a POST; one that breaks off is taken up again where the era allows it.
@@ -407,6 +436,9 @@ impl Shared {
                 self.say(too_long_breach(too_large, events.beginning())).await;
                 return is_answered;
             }
+            if wire.is_none() && !found.is_empty() {
+                self.resumable.saw(events.last_id());
+            }
             for event in found.drain(..) {
                 match event {
                     Event::Message { data, .. } if data.is_empty() => self.say(Inbound::Heard).await,
@@ -447,17 +479,20 @@ impl Shared {
         Ok(self.web.send(request).await?.0)
     }
 
-    /// The server's own words, for as long as it has some.
-    async fn listen(&self) -> Next {
+    /// The server's own words, for as long as it has some; those after an event, if one is known.
+    async fn listen(&self, mut after: Option<String>) -> Next {
         let mut events = Events::default();
         let mut retry_ms = RETRY_MS;
         loop {
-            let last = events.last_id().map(str::to_owned);
+            let left = after.take_if(|_| events.last_id().is_none());
+            let last = events.last_id().map(str::to_owned).or_else(|| left.clone());
             match self.get(last.as_deref()).await {
                 Ok(response) if response.status().is_success() && is_stream(&response) => {
                     self.relay(&mut events, response, None, false, &mut retry_ms).await;
                     events.begin_again();
                 }
+                // It does not know that event any more, and may know the session.
+                Ok(response) if response.status().is_client_error() && left.is_some() => {}
                 Ok(response) if response.status() == StatusCode::NOT_FOUND => {
                     let has_session = self.state().session.is_some();
                     let why = "the server has forgotten the session".to_owned();

@@ -66,7 +66,7 @@ pub async fn open(site: &Site, bounds: &Bounds) -> io::Result<Connection> {
         let _ = ended.send(());
         let _ = to.send(Inbound::Closed { why }).await;
     });
-    Ok(Connection { outbox, inbox, ending: Ending { close, over } })
+    Ok(Connection { outbox, inbox, ending: Ending::new(close, over), resumable: super::Resumable::default() })
 }
 
 struct Reader {

@@ -80,7 +80,7 @@ pub fn open(program: &Program, bounds: &Bounds) -> io::Result<Connection> {
         let _ = writer.await;
         let _ = from_child.send(Inbound::Closed { why }).await;
     });
-    Ok(Connection { outbox, inbox, ending: Ending { close, over } })
+    Ok(Connection { outbox, inbox, ending: Ending::new(close, over), resumable: super::Resumable::default() })
 }
 
 /// Whether there is such a program, looked for as the starter will: in its folder, with its environment.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use swarmkeep::{EntityId, State};
 
 use super::{Done, Phase, Upstream};
-use crate::envelope::Envelope;
+use crate::{envelope::Envelope, transport::Resume};
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,12 @@ pub fn revision_in(state: &State, client: &str) -> Option<String> {
     noted_in(state, client).get("revision").filter(|revision| !revision.is_null()).map(Value::to_string)
 }
 
+/// The server's session that a daemon left, as the log has it.
+#[must_use]
+pub fn resume_in(state: &State, client: &str) -> Option<Resume> {
+    noted_in(state, client).get("resume").and_then(|resume| serde_json::from_value(resume.clone()).ok())
+}
+
 impl Upstream {
     pub(super) fn note_connection(&mut self) {
         let Some(id) = connection_of(&self.terms.client) else { return };
@@ -67,6 +73,7 @@ impl Upstream {
             "desired": desired,
             // The next daemon goes on with it: its own start says nothing about the server.
             "failures": if status == "offline" { self.link.failures() } else { 0 },
+            "resume": self.live.as_ref().and_then(|live| live.resumable.get()),
         });
         let noted = Noted { status: status.to_owned(), state };
         // One write at a time: what changes meanwhile is written after it.

@@ -18,6 +18,8 @@ const PAGES: u32 = 100;
 #[derive(Debug, Clone)]
 pub(super) enum Own {
     Initialize,
+    /// Whether the server still knows the session that an earlier daemon left.
+    Resume,
     /// Said again; the answer does not matter.
     Again,
     Tools {
@@ -55,6 +57,11 @@ impl Handshake {
         let initialized = initialize.is_some().then(|| compose::notification("notifications/initialized", "{}"));
         let revision = revision.filter(|_| initialize.is_some());
         Self { initialize: initialize.map(|message| (message, None)), initialized, revision, ..Self::default() }
+    }
+
+    /// Whether it was carried out, and nobody waits for its answer: a session that is gone on with needs none.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.revision.is_some() && self.initialize.as_ref().is_some_and(|(_, waiting)| waiting.is_none())
     }
 
     pub(super) fn is_under_way(&self) -> bool {
@@ -149,10 +156,17 @@ impl Upstream {
 
     /// Begins the handshake on a connection, if there is one to carry out.
     pub(super) fn shake_hands(&mut self, generation: Generation) {
+        if self.resumes_on == Some(generation) && self.handshake.may_go_on() {
+            self.begin_handshake();
+            self.calls.block();
+            let id = self.calls.own_id();
+            self.own.insert(id, Own::Resume);
+            self.send(Some(id), compose::request(&id.to_string(), "ping", "{}"));
+            return self.tell_in_flight();
+        }
         let Some((initialize, _)) = &self.handshake.initialize else {
             if self.handshake.is_modern() && self.needs_tools() {
-                self.handshake.under_way = true;
-                self.handshake.until_ms = Some(self.now_ms().saturating_add(self.terms.timing.sync_ms));
+                self.begin_handshake();
                 return self.list_tools(Catalogue::default(), 0, None, true);
             }
             return self.hands_shaken(generation);
@@ -160,8 +174,8 @@ impl Upstream {
         if self.handshake.under_way && self.own.values().any(|own| matches!(own, Own::Initialize)) {
             return;
         }
-        self.handshake.under_way = true;
-        self.handshake.until_ms = Some(self.now_ms().saturating_add(self.terms.timing.sync_ms));
+        let initialize = initialize.clone();
+        self.begin_handshake();
         self.calls.block();
         let id = self.calls.own_id();
         let name = id.to_string();
@@ -171,10 +185,17 @@ impl Upstream {
         self.tell_in_flight();
     }
 
+    fn begin_handshake(&mut self) {
+        self.handshake.under_way = true;
+        self.handshake.until_ms = Some(self.now_ms().saturating_add(self.terms.timing.sync_ms));
+    }
+
     /// An answer to a request of our own.
     pub(super) fn own_answer(&mut self, generation: Generation, own: Own, answer: &Envelope) {
         match own {
             Own::Initialize => self.answered(generation, answer),
+            // Whatever it says to it, it has the session.
+            Own::Resume => self.goes_on(generation),
             Own::Again | Own::Probe => {}
             Own::Tools { so_far, pages, is_handshake } => self.listed(generation, so_far, pages, is_handshake, answer),
         }
@@ -229,6 +250,17 @@ impl Upstream {
             self.own.insert(id, Own::Again);
             self.send(Some(id), Envelope::line(&request.edited(Edit { id: Some(&name), ..Edit::default() })));
         }
+        if self.needs_tools() {
+            self.list_tools(Catalogue::default(), 0, None, true);
+        } else {
+            self.hands_shaken(generation);
+        }
+    }
+
+    /// The server knows the session, and with it what the client has said.
+    fn goes_on(&mut self, generation: Generation) {
+        tracing::info!(upstream = %self.terms.upstream, "the server still has the session of before");
+        (self.handshake.done_on, self.handshake.initialized_on) = (Some(generation), Some(generation));
         if self.needs_tools() {
             self.list_tools(Catalogue::default(), 0, None, true);
         } else {

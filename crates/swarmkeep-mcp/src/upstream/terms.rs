@@ -11,7 +11,7 @@ use crate::{
     calls::{CallId, Limits, Standing, Stray},
     class::{Class, Trust},
     link::{Generation, Phase, Timing},
-    transport::{Bounds, Recipe},
+    transport::{Bounds, Recipe, Resume},
 };
 
 /// What a client and its server agree upon with the proxy.
@@ -42,6 +42,8 @@ pub struct Terms {
     pub failures: u32,
     /// The revision that was agreed upon before this daemon: from [`revision_in`](super::revision_in).
     pub revision: Option<String>,
+    /// The server's session that an earlier daemon left: from [`resume_in`](super::resume_in).
+    pub resume: Option<Resume>,
     /// What the server said when it was last there: from [`seen_in`](super::seen_in).
     pub seen: super::Seen,
     /// The client may come back until it has said all.

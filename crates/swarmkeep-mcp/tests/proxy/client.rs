@@ -136,6 +136,7 @@ impl Client {
             closing: None,
             failures: 0,
             revision: None,
+            resume: None,
             seen: upstream::seen_in(&session.state().await.unwrap(), "peer"),
         };
         let record = Record::new(keep.clone(), session.clone(), Actor::new("mcp:test").unwrap(), "peer".into());
