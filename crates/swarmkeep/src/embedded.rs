@@ -313,64 +313,6 @@ impl EmbeddedLog {
         })
     }
 
-    /// Has records.db made again, that one ([`Progress::file`]), which SQLite cannot read. Returns when that is done, or cannot be.
-    async fn remake_records(&self, damage: &[Damage], file: u64) {
-        let (done, made) = oneshot::channel();
-        self.progress.ask(Ask::Remake(in_words(damage), file, done));
-        self.progress.hurry();
-        match answered(made).await {
-            Ok(()) => self.mender.forget_tried(),
-            Err(error) => tracing::error!(%error, "records.db is damaged, and was not made again"),
-        }
-    }
-
-    /// [`EmbeddedLog::verify_file`]; where SQLite's own check finds records.db damaged, it is made again first. What was done, in
-    /// words.
-    pub(crate) async fn repair_file(self: &Arc<Self>) -> Vec<String> {
-        let (records, met_in) = (self.records.clone(), self.progress.file());
-        let file = move || records.read_unhurried(|connection| RecordsReader::new(connection).verify_file());
-        let found: Vec<Damage> = match self.workers.offload(file).await {
-            Ok(Ok(damage)) => damage.into_iter().filter(|damage| damage.session.is_none()).collect(),
-            Ok(Err(SqliteError::Damaged(damage))) => damage,
-            _ => return Vec::new(),
-        };
-        let before = self.progress.made_again.lock().len();
-        if !found.is_empty() {
-            self.remake_records(&found, met_in).await;
-        }
-        self.progress.made_again.lock().iter().skip(before).cloned().collect()
-    }
-
-    /// Has records.db made again, in which this was found. What was done, in words.
-    pub(crate) async fn remake_records_because(&self, what: &str) -> Vec<String> {
-        let before = self.progress.made_again.lock().len();
-        let damage = Damage { session: None, seqs: None, what: what.to_owned() };
-        self.remake_records(&[damage], self.progress.file()).await;
-        self.progress.made_again.lock().iter().skip(before).cloned().collect()
-    }
-
-    /// Has views.db made anew from the records. Returns when that is begun.
-    pub(crate) async fn remake_views(&self) {
-        let (done, begun) = oneshot::channel();
-        self.progress.ask(Ask::RemakeViews(done));
-        self.progress.hurry();
-        let _ = answered(begun).await;
-    }
-
-    /// A session was read, all of it. Where the views were made of less, its rows are made again.
-    pub(crate) fn is_read(&self, session: SessionId) {
-        if self.progress.incomplete.lock().remove(&session) {
-            self.progress.ask(Ask::Tabulate(session, oneshot::channel().0));
-            self.progress.hurry();
-        }
-    }
-
-    /// What was made again since the start, in words.
-    #[must_use]
-    pub fn made_again(&self) -> Vec<String> {
-        self.progress.made_again.lock().clone()
-    }
-
     /// What records.db has of one session, every byte by its hash.
     ///
     /// # Errors
@@ -470,15 +412,6 @@ impl EmbeddedLog {
             other => other.into(),
         });
         read.inspect_err(|error| self.was_met_in(met_in, error))
-    }
-
-    /// A records.db that SQLite cannot read is made again beside whoever met it: they may not wait for it, or not ask again.
-    fn was_met_in(&self, file: u64, error: &LogError) {
-        if let LogError::Corrupt(damage) = error
-            && is_of_the_file(damage)
-        {
-            self.progress.remake_soon(in_words(damage), file);
-        }
     }
 
     /// The durable head: the lane's, else records.db's. The lane is asked first: what leaves it is in records.db by then.
@@ -603,13 +536,6 @@ impl EmbeddedLog {
 }
 
 /// Whether damage is of records.db as a file: no session's rows are meant, SQLite cannot read it.
-fn in_words(damage: &[Damage]) -> String {
-    let mut said: Vec<String> = damage.iter().map(ToString::to_string).collect();
-    // Of many pages the same is said.
-    said.dedup();
-    said.join("; ")
-}
-
 fn is_of_the_file(damage: &[Damage]) -> bool {
     damage.iter().any(|damage| damage.session.is_none())
 }

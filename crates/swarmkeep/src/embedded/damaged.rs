@@ -1,6 +1,6 @@
-//! What an embedded store is asked about its damaged sessions: plans, recoveries, decisions.
+//! What an embedded store is asked about its damaged sessions: plans, recoveries, decisions; and its databases, made again.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -10,12 +10,14 @@ use swarmkeep_core::{
     log::{Damage, LogError},
     recovery::Plan,
 };
-use swarmkeep_sqlite::RecordsReader;
+use swarmkeep_sqlite::{RecordsReader, SqliteError};
+use tokio::sync::oneshot;
 
 use super::{
-    EmbeddedLog,
+    EmbeddedLog, answered,
     case::Case,
     is_of_the_file,
+    progress::Ask,
     recover::{Above, Outcome, Why, unkept},
 };
 use crate::{damage, incident::Noticed, recovery::SessionRecovery};
@@ -114,6 +116,73 @@ impl EmbeddedLog {
     /// Whether there are any.
     pub(crate) fn are_any_aside_anew(&self) -> bool {
         !self.progress.aside.lock().is_empty()
+    }
+
+    /// A records.db that SQLite cannot read is made again beside whoever met it: they may not wait for it, or not ask again.
+    pub(super) fn was_met_in(&self, file: u64, error: &LogError) {
+        if let LogError::Corrupt(damage) = error
+            && is_of_the_file(damage)
+        {
+            self.progress.remake_soon(in_words(damage), file);
+        }
+    }
+
+    /// Has records.db made again, that one ([`Progress::file`]), which SQLite cannot read. Returns when that is done, or cannot be.
+    pub(super) async fn remake_records(&self, damage: &[Damage], file: u64) {
+        let (done, made) = oneshot::channel();
+        self.progress.ask(Ask::Remake(in_words(damage), file, done));
+        self.progress.hurry();
+        match answered(made).await {
+            Ok(()) => self.mender.forget_tried(),
+            Err(error) => tracing::error!(%error, "records.db is damaged, and was not made again"),
+        }
+    }
+
+    /// [`EmbeddedLog::verify_file`]; where SQLite's own check finds records.db damaged, it is made again first. What was done, in
+    /// words.
+    pub(crate) async fn repair_file(self: &Arc<Self>) -> Vec<String> {
+        let (records, met_in) = (self.records.clone(), self.progress.file());
+        let file = move || records.read_unhurried(|connection| RecordsReader::new(connection).verify_file());
+        let found: Vec<Damage> = match self.workers.offload(file).await {
+            Ok(Ok(damage)) => damage.into_iter().filter(|damage| damage.session.is_none()).collect(),
+            Ok(Err(SqliteError::Damaged(damage))) => damage,
+            _ => return Vec::new(),
+        };
+        let before = self.progress.made_again.lock().len();
+        if !found.is_empty() {
+            self.remake_records(&found, met_in).await;
+        }
+        self.progress.made_again.lock().iter().skip(before).cloned().collect()
+    }
+
+    /// Has records.db made again, in which this was found. What was done, in words.
+    pub(crate) async fn remake_records_because(&self, what: &str) -> Vec<String> {
+        let before = self.progress.made_again.lock().len();
+        let damage = Damage { session: None, seqs: None, what: what.to_owned() };
+        self.remake_records(&[damage], self.progress.file()).await;
+        self.progress.made_again.lock().iter().skip(before).cloned().collect()
+    }
+
+    /// Has views.db made anew from the records. Returns when that is begun.
+    pub(crate) async fn remake_views(&self) {
+        let (done, begun) = oneshot::channel();
+        self.progress.ask(Ask::RemakeViews(done));
+        self.progress.hurry();
+        let _ = answered(begun).await;
+    }
+
+    /// A session was read, all of it. Where the views were made of less, its rows are made again.
+    pub(crate) fn is_read(&self, session: SessionId) {
+        if self.progress.incomplete.lock().remove(&session) {
+            self.progress.ask(Ask::Tabulate(session, oneshot::channel().0));
+            self.progress.hurry();
+        }
+    }
+
+    /// What was made again since the start, in words.
+    #[must_use]
+    pub fn made_again(&self) -> Vec<String> {
+        self.progress.made_again.lock().clone()
     }
 
     /// A blob that is not there: put back, if a record refers to it and it stands elsewhere.
@@ -238,4 +307,11 @@ impl EmbeddedLog {
     pub fn repairs(&self) -> Vec<crate::Repair> {
         self.mender.repairs()
     }
+}
+
+fn in_words(damage: &[Damage]) -> String {
+    let mut said: Vec<String> = damage.iter().map(ToString::to_string).collect();
+    // Of many pages the same is said.
+    said.dedup();
+    said.join("; ")
 }
