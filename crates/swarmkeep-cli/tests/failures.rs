@@ -19,7 +19,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use binary::{Store, signal, until};
+use binary::{Small, Store, signal, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -233,34 +233,6 @@ fn state_corruption_is_a_flipped_record() {
     let (daemon, _) = store.serve(&[]);
     assert!(!of_type(&history(&store, &[]), "state_corruption").is_empty());
     kill(daemon);
-}
-
-/// A small file system where the store will be.
-struct Small(PathBuf);
-
-impl Small {
-    fn under(store: &Store, megabytes: u32) -> Option<Self> {
-        fs::create_dir_all(store.dir()).unwrap();
-        let options = format!("size={megabytes}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(store.dir()).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(store.dir())),
-            Ok(output) => {
-                println!("skipped: a tmpfs cannot be mounted: {}", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                println!("skipped: `mount` cannot be run: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[test]

@@ -115,6 +115,34 @@ impl Drop for Store {
     }
 }
 
+/// A small file system where the store will be; without one the test says that it is skipped, and why.
+pub(crate) struct Small(PathBuf);
+
+impl Small {
+    pub(crate) fn under(store: &Store, megabytes: u32) -> Option<Self> {
+        fs::create_dir_all(store.dir()).unwrap();
+        let options = format!("size={megabytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(store.dir()).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self(store.dir())),
+            Ok(output) => {
+                println!("skipped: a tmpfs cannot be mounted: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                println!("skipped: `mount` cannot be run: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, signal);

@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod behind;
 #[path = "../binary/mod.rs"]
 mod binary;
 mod damage;

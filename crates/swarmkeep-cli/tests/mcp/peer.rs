@@ -56,8 +56,12 @@ impl Peer {
     /// One of 2026-07-28: no beginning, but who it is in every request.
     pub(crate) fn modern(store: &Store, args: &[&str], capabilities: &Value) -> Self {
         let mut peer = Self::start(store, args);
-        peer.meta = Some(meta(capabilities));
+        peer.speaks_modern(capabilities);
         peer
+    }
+
+    pub(crate) fn speaks_modern(&mut self, capabilities: &Value) {
+        self.meta = Some(meta(capabilities));
     }
 
     pub(crate) fn say(&mut self, message: &Value) {

@@ -9,12 +9,12 @@ use crate::{
     peer::Peer,
 };
 
-fn knows_tasks() -> Value {
+pub(crate) fn knows_tasks() -> Value {
     json!({ "extensions": { "io.modelcontextprotocol/tasks": {} } })
 }
 
 /// Asks until it has come to its end. Each time is a round trip: so many are minutes.
-fn ended(peer: &mut Peer, id: &Value) -> Value {
+pub(crate) fn ended(peer: &mut Peer, id: &Value) -> Value {
     (0..100_000)
         .map(|_| peer.ask("tasks/get", json!({ "taskId": id }))["result"].clone())
         .find(|task| task["status"] != "working")

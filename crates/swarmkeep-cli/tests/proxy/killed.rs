@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    binary::{Store, effects, signal, until},
+    binary::{Small, Store, effects, signal, until},
     client::{Client, asking, last_peer, listening, shop, text},
 };
 
@@ -93,6 +93,52 @@ fn a_client_of_a_daemon_that_is_stopped_for_good_goes_on_with_the_one_that_took_
     assert_eq!(text(&client.answer(3)), "pay");
     assert_eq!(effects(&store), 3, "what the stopped daemon had still to read it carries out no more");
     assert_eq!(client.aside, Vec::<Value>::new());
+    client.end();
+    store.run(&["stop"]).ok();
+}
+
+/// The disk under the store is full: what cannot be written down is not called, and everything else goes on.
+#[test]
+fn a_call_that_cannot_be_recorded_on_a_full_disk_is_not_made() {
+    let store = Store::new();
+    let Some(_mounted) = Small::under(&store, 16) else { return };
+    fs::write(store.dir().join("swarmkeep.toml"), "segment_bytes = \"1MiB\"\njournal_keep = \"0\"\n").unwrap();
+    let mut client = Client::start(&store, &["--session", "work/here"]);
+    client.initialize();
+    let mut ballast = fs::File::create(store.dir().join("ballast")).unwrap();
+    while ballast.write_all(&[1; 4_096]).is_ok() {}
+
+    let what = json!({ "for": "x".repeat(7_000) });
+    let (mut done, mut refused) = (0, 0);
+    for id in 1..2_000 {
+        client.call(id, "pay", &what);
+        let answer = client.answer(id);
+        if text(&answer) == "pay" {
+            done += 1;
+        } else {
+            let executed =
+                [&answer["error"]["data"]["executed"], &answer["result"]["_meta"]["swarmkeep/outcome"]["executed"]];
+            assert!(executed.contains(&&json!("no")), "{answer}");
+            refused += 1;
+        }
+        assert_eq!(effects(&store), done, "what is refused is not called: {answer}");
+        if refused == 3 {
+            break;
+        }
+    }
+    assert!(done > 0 && refused == 3, "{done} done, {refused} refused");
+    client.say(&json!({ "jsonrpc": "2.0", "id": 5_000, "method": "tools/list", "params": {} }));
+    assert!(client.answer(5_000)["result"]["tools"].is_array(), "reads need no record");
+
+    drop(ballast);
+    fs::remove_file(store.dir().join("ballast")).unwrap();
+    let mut id = 10_000;
+    until("there is room again", || {
+        id += 1;
+        client.call(id, "pay", &what);
+        text(&client.answer(id)) == "pay"
+    });
+    assert_eq!(effects(&store), done + 1);
     client.end();
     store.run(&["stop"]).ok();
 }
