@@ -2,7 +2,7 @@
 //!
 //! | a call stands | which means | goes on to |
 //! |---|---|---|
-//! | accepted | it came, and nothing of it went out | recording or sent, when the gate is open; settled: held too long, cancelled, offline |
+//! | accepted | it came, and nothing of it went out, from here | recording or sent, when the gate is open; recording at once, if an earlier daemon may have sent it; settled: held too long, cancelled, offline |
 //! | recording | its effect is being begun in the session's log | ready |
 //! | ready | recorded, and not sent on this connection | sent; settled |
 //! | sent | at least its first byte may be out | answered; when the connection is lost: ready (if its class allows it to be sent again) or settled as unknown |
@@ -160,6 +160,16 @@ pub enum Command {
     Stray(Stray),
 }
 
+/// What there was to a call before this daemon.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Before {
+    /// For how long it has waited in the queue.
+    pub waited_ms: u64,
+    /// An earlier daemon may have sent it: the session's log is asked, whether the server is there or not, before anybody is told
+    /// that it was not carried out.
+    pub may_be_sent: bool,
+}
+
 /// How a call stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -273,15 +283,14 @@ impl Calls {
         id
     }
 
-    /// A client's request. `asked` is its class; `known` what is known of its tool; `waited_ms` for how long it has waited in
-    /// the queue of an earlier daemon.
+    /// A client's request. `asked` is its class; `known` what is known of its tool.
     pub fn request(
         &mut self,
         now_ms: u64,
         message: Envelope,
         asked: Asked,
         known: Option<Tool>,
-        waited_ms: u64,
+        before: Before,
         commands: &mut Vec<Command>,
     ) -> Option<CallId> {
         let id = message.id().unwrap_or("null").to_owned();
@@ -300,7 +309,8 @@ impl Calls {
             commands.push(Command::Deliver(settle::queue_full(&self.limits.upstream, &message, queue)));
             return None;
         }
-        let queued_until_ms = is_queued.then(|| now_ms.saturating_add(queue.for_ms.saturating_sub(waited_ms)));
+        let queued_until_ms = is_queued.then(|| now_ms.saturating_add(queue.for_ms.saturating_sub(before.waited_ms)));
+        let is_recorded = asked.class.is_recorded();
         let call = CallId(self.next_call);
         self.next_call += 1;
         let wants_progress = message.token().is_some();
@@ -327,16 +337,20 @@ impl Calls {
                 is_settled: false,
             },
         );
-        if let Some(generation) = self.passing {
-            self.forward(now_ms, call, generation, commands);
+        match self.passing {
+            Some(generation) => self.forward(now_ms, call, generation, commands),
+            None if before.may_be_sent && is_recorded => self.record(call, commands),
+            None => {}
         }
         Some(call)
     }
 
-    /// The call's effect is begun, durably.
-    pub fn recorded(&mut self, now_ms: u64, id: CallId, commands: &mut Vec<Command>) {
+    /// The call's effect is begun, durably, as this attempt.
+    pub fn recorded(&mut self, now_ms: u64, id: CallId, attempt: u32, commands: &mut Vec<Command>) {
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.standing == Standing::Recording) else { return };
         (call.standing, call.is_recorded) = (Standing::Ready, true);
+        // An earlier daemon began it, and may have sent it. What may be done once only is not begun again after that.
+        call.was_sent |= attempt > 1 && call.asked.class != Class::AtMostOnce;
         let is_queued = call.queued_until_ms.is_some();
         if call.is_cancelled {
             self.settle_unsent(id, "the client cancelled it before it was sent", None, commands);
@@ -651,13 +665,18 @@ impl Calls {
         commands.push(Command::Stray(stray));
     }
 
+    fn record(&mut self, id: CallId, commands: &mut Vec<Command>) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.standing = Standing::Recording;
+            commands.push(Command::Record(id));
+        }
+    }
+
     /// Records it, if it has to be and is not yet; else sends it.
     fn forward(&mut self, now_ms: u64, id: CallId, generation: Generation, commands: &mut Vec<Command>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         if call.asked.class.is_recorded() && !call.is_recorded {
-            call.standing = Standing::Recording;
-            commands.push(Command::Record(id));
-            return;
+            return self.record(id, commands);
         }
         let wire = self.next_wire;
         self.next_wire += 1;

@@ -217,6 +217,7 @@ async fn proxy(
         trust: ask.trust,
         timing: Timing::default(),
         limits: Limits { queue: ask.queue, ..Limits::default() },
+        offered: ask.offered.unwrap_or(u64::MAX),
         waited_ms: ask.waited_ms,
         bounds: Bounds { starter: shared.starter.clone(), ..Bounds::default() },
         client: slug(&ask.client, 32),

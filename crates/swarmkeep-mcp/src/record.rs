@@ -85,11 +85,23 @@ impl Record {
                     Ok(next) => self = next,
                     Err(error) => return (self, Err(error)),
                 },
+                Err(error) => {
+                    let begun = self.begun_before(&key, error).await;
+                    return (self, begun);
+                }
                 begun => return (self, begun),
             }
         }
         let error = Error::new(ErrorKind::Limit, "every session of this name is full");
         (self, Err(error))
+    }
+
+    /// It cannot be begun now; if it was before, nobody may be told that it was not.
+    async fn begun_before(&self, key: &EntityId, error: Error) -> Result<Begun, Error> {
+        match self.session.state().await {
+            Ok(state) if !state.effects.contains(key) => Err(error),
+            _ => Ok(Begun::Unknown(error.message)),
+        }
     }
 
     /// Whether a call may begin here: what is begun has to be finished, and that takes room, too. A call that was begun here

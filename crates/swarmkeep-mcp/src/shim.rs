@@ -245,7 +245,8 @@ impl Shim {
             true => BTreeMap::new(),
             false => self.since.iter().map(|(number, since)| (*number, waited(since))).collect(),
         };
-        let ask = Ask { initialize, waited_ms, ..self.ask.clone() };
+        let offered = self.known.unsettled.keys().next_back().copied().unwrap_or_default();
+        let ask = Ask { initialize, waited_ms, offered: Some(offered), ..self.ask.clone() };
         let mut text = serde_json::to_vec(&Hello { version: VERSION, wants: Wants::Proxy(Box::new(ask)) })?;
         text.push(b'\n');
         for (number, line) in &self.known.unsettled {

@@ -22,6 +22,7 @@ mod web;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -232,7 +233,9 @@ pub struct Ending {
 }
 
 impl Ending {
-    fn new(close: mpsc::Sender<()>, over: oneshot::Receiver<()>) -> Self {
+    /// Of a connection that closes when `close` is dropped, and says with `over` that it has.
+    #[must_use]
+    pub fn new(close: mpsc::Sender<()>, over: oneshot::Receiver<()>) -> Self {
         Self { close, over, leaves: Arc::default() }
     }
 
@@ -256,6 +259,19 @@ impl Ending {
 /// When there is nobody to talk to: then nothing was sent.
 pub async fn open(recipe: &Recipe, bounds: &Bounds) -> std::io::Result<Connection> {
     open_again(recipe, bounds, None).await
+}
+
+/// How connections to a server are opened: [`open_again`], or what stands for it where there is no network.
+pub type Opener = Arc<
+    dyn Fn(Recipe, Bounds, Option<Resume>) -> Pin<Box<dyn Future<Output = std::io::Result<Connection>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// [`open_again`].
+#[must_use]
+pub fn opener() -> Opener {
+    Arc::new(|recipe, bounds, resume| Box::pin(async move { open_again(&recipe, &bounds, resume).await }))
 }
 
 /// Opens a connection that goes on with a session, where there is one and the way has such. That the server has forgotten it

@@ -36,14 +36,14 @@ use self::{
 };
 use crate::{
     breach,
-    calls::{self, CallId, Calls, Ending, Limits, Standing, Stray},
+    calls::{self, Before, CallId, Calls, Ending, Limits, Standing, Stray},
     class::{self, Catalogue, Class},
     desired::Desired,
     envelope::{Edit, Envelope, Frame, Kind, Malformed, compose},
     link::{self, Gate, Generation, Link, Notice, Phase},
     record::{Begun, Record},
     reply,
-    transport::{self, Connection, Inbound, Outbound},
+    transport::{self, Connection, Inbound, Opener, Outbound},
 };
 
 /// Bytes on their way in one direction, beyond which the other side is not read.
@@ -56,10 +56,16 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 /// Starts the task.
 #[must_use]
 pub fn start(terms: Terms, record: Record, seed: u64) -> Handles {
+    start_over(transport::opener(), terms, record, seed)
+}
+
+/// [`start`], over connections that are opened so.
+#[must_use]
+pub fn start_over(opener: Opener, terms: Terms, record: Record, seed: u64) -> Handles {
     let (client, from_client) = mpsc::channel(64);
     let (to_client, answers) = mpsc::channel(64);
     let (status, asked) = mpsc::channel(4);
-    let mut upstream = Upstream::new(terms, record, seed, to_client);
+    let mut upstream = Upstream::new(opener, terms, record, seed, to_client);
     let over = tokio::spawn(async move {
         upstream.run(from_client, asked).await;
         upstream.end().await;
@@ -96,6 +102,7 @@ enum Done {
 }
 
 struct Upstream {
+    opener: Opener,
     terms: Terms,
     record: Record,
     began: Instant,
@@ -150,11 +157,12 @@ async fn next<T>(from: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
 }
 
 impl Upstream {
-    fn new(terms: Terms, record: Record, seed: u64, to_client: mpsc::Sender<ToClient>) -> Self {
+    fn new(opener: Opener, terms: Terms, record: Record, seed: u64, to_client: mpsc::Sender<ToClient>) -> Self {
         let limits = Limits { upstream: terms.upstream.clone(), ..terms.limits.clone() };
         let mut link = Link::new(terms.timing.clone());
         link.restore(terms.failures);
         Self {
+            opener,
             link,
             calls: Calls::new(limits),
             places: BTreeMap::new(),
@@ -219,17 +227,14 @@ impl Upstream {
             let due = due_ms.map(|due_ms| self.began + Duration::from_millis(due_ms));
             let reads_client = self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none();
             let reads_server = self.for_client.bytes < QUEUED_BYTES;
+            // In this order, so that one seed gives one run; whoever is last gets a turn with every line of the server.
             tokio::select! {
-                said = from_client.recv(), if reads_client => match said {
-                    Some(FromClient::Line { number, line }) => self.client_says(number, line),
-                    Some(FromClient::SaidAll) => self.drain(),
-                    None => self.is_over = true,
-                },
+                biased;
                 Some(answer) = asked.recv() => {
                     // Whoever asked may be gone.
                     let _ = answer.send(self.status());
                 }
-                came = next(&mut self.inbox), if reads_server => self.came(came),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
                 Some(done) = self.beside.join_next() => {
                     if let Ok(done) = done {
                         self.done(done);
@@ -244,9 +249,25 @@ impl Upstream {
                     Err(_) => self.is_over = true,
                 },
                 () = Self::room(self.live.as_ref()), if !self.to_server.lines.is_empty() && self.live.is_some() => self.flush(),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
+                came = next(&mut self.inbox), if reads_server => {
+                    self.came(came);
+                    if reads_client && let Ok(said) = from_client.try_recv() {
+                        self.client_has_said(said);
+                    }
+                }
+                said = from_client.recv(), if reads_client => match said {
+                    Some(said) => self.client_has_said(said),
+                    None => self.is_over = true,
+                },
             }
             self.is_drained();
+        }
+    }
+
+    fn client_has_said(&mut self, said: FromClient) {
+        match said {
+            FromClient::Line { number, line } => self.client_says(number, line),
+            FromClient::SaidAll => self.drain(),
         }
     }
 
@@ -452,12 +473,13 @@ impl Upstream {
             // Ids of the earlier daemon's requests do not come again in one session.
             self.calls.count_from((self.draw >> 24) << 10);
         }
+        let opener = self.opener.clone();
         self.beside.spawn(async move {
             // Two of one server at a time would get into each other's way.
             if let Some(last) = last {
                 last.close().await;
             }
-            Done::Opened(generation, transport::open_again(&recipe, &bounds, resume).await)
+            Done::Opened(generation, opener(recipe, bounds, resume).await)
         });
     }
 
@@ -643,8 +665,11 @@ impl Upstream {
         let mut made = None;
         let places = &mut self.places;
         let mut commands = Vec::new();
-        let waited_ms = self.terms.waited_ms.remove(&number).unwrap_or_default();
-        if let Some(call) = self.calls.request(now_ms, message, asked, known, waited_ms, &mut commands) {
+        let before = Before {
+            waited_ms: self.terms.waited_ms.remove(&number).unwrap_or_default(),
+            may_be_sent: number <= self.terms.offered,
+        };
+        if let Some(call) = self.calls.request(now_ms, message, asked, known, before, &mut commands) {
             places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false });
             made = Some(call);
         }

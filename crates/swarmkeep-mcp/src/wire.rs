@@ -70,6 +70,9 @@ pub struct Ask {
     /// Which calls wait for a server that is away.
     #[serde(default)]
     pub queue: Queue,
+    /// Lines up to this one may have been offered to an earlier daemon; absent, from an older program: any.
+    #[serde(default)]
+    pub offered: Option<u64>,
     /// For how long the lines have waited that are offered again, in milliseconds, by number.
     #[serde(default)]
     pub waited_ms: BTreeMap<u64, u64>,

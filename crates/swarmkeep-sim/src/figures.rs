@@ -78,6 +78,12 @@ figures! {
     trims: "removals of old records",
     /// Removals of whole sessions.
     removals: "removals of sessions",
+    /// Calls of tools behind the proxy that were answered.
+    tool_calls: "calls of tools answered",
+    /// Of them, those of which nobody knows whether they were carried out.
+    tool_doubts: "of them in doubt",
+    /// Connections to a tool server that broke.
+    tool_cuts: "connections to a tool server broken",
     /// Things that were compared.
     checks: "checks",
 }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::Path,
     pin::Pin,
     sync::{
@@ -15,8 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use swarmkeep::{
-    BlobId, Epoch, Error, ErrorKind, FeedItem, From, Head, NewSession, Reply, Seq, SessionId, SessionName, Settings,
-    State, Swarmkeep, Turn, Workers,
+    Actor, BlobId, Epoch, Error, ErrorKind, FeedItem, From, Head, NewSession, Reply, Seq, SessionId, SessionName,
+    Settings, State, Swarmkeep, Turn, Workers,
     disk::simulated::SimDisk,
     embedded::{EmbeddedLog, Pace},
 };
@@ -25,10 +25,24 @@ use swarmkeep_core::{
     log::{Log, LogError, Remove},
     testing::Draw,
 };
-use tokio::{runtime::Runtime, sync::mpsc};
+use swarmkeep_mcp::{
+    calls::{Limits, Queue},
+    class::Trust,
+    link::Timing,
+    record::Record,
+    transport::{Bounds, Opener, Recipe, Site},
+    upstream::{self, Handles, Terms},
+};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot},
+};
 
 use crate::{client::Ask, invariant::Evidence, weather::Weather};
 
+/// The session of a tool server's client, and what that calls itself.
+const TOOLS: &str = "sim/tools";
+const TOOLS_CLIENT: &str = "one";
 /// Where the store lies on the disk.
 pub const STORE: &str = "/store";
 /// The wall clock when a world begins.
@@ -415,6 +429,50 @@ impl Holder {
             let answer = work.await;
             answers.lock().unwrap().push_back((call, answer));
         });
+    }
+
+    /// A client of a tool server comes to the proxy of this process. `greeting`: what it began with, if that was answered;
+    /// `waited`: for how long what it offers again has waited, by number.
+    #[must_use]
+    pub fn proxy(
+        &self,
+        opener: Opener,
+        greeting: Option<Bytes>,
+        waited: BTreeMap<u64, u64>,
+        seed: u64,
+    ) -> oneshot::Receiver<Handles> {
+        let (sender, handles) = oneshot::channel();
+        let keep = self.keep.clone();
+        self.runtime.spawn(async move {
+            let session = keep.open_session(TOOLS).await?;
+            let state = session.state().await?;
+            let mut trust = Trust::default();
+            trust.say(&["look".to_owned()], &[]);
+            let queue = Queue { tools: vec!["order".to_owned()], for_ms: 20_000, ..Queue::default() };
+            let terms = Terms {
+                upstream: "peer".to_owned(),
+                recipe: Recipe::Http(Site { url: "http://peer/".to_owned(), headers: BTreeMap::new() }),
+                trust,
+                timing: Timing::default(),
+                limits: Limits { queue, ..Limits::default() },
+                bounds: Bounds::default(),
+                client: TOOLS_CLIENT.to_owned(),
+                initialize: greeting,
+                desired: upstream::desired_in(&state, TOOLS_CLIENT),
+                offered: waited.keys().next_back().copied().unwrap_or_default(),
+                waited_ms: waited,
+                failures: upstream::failures_in(&state, TOOLS_CLIENT),
+                revision: upstream::revision_in(&state, TOOLS_CLIENT),
+                resume: upstream::resume_in(&state, TOOLS_CLIENT),
+                seen: upstream::seen_in(&state, "peer"),
+                is_lasting: true,
+                closing: None,
+            };
+            let record = Record::new(keep, session, Actor::new("mcp:sim")?, "peer".to_owned());
+            let _ = sender.send(upstream::start_over(opener, terms, record, seed));
+            Ok::<(), Error>(())
+        });
+        handles
     }
 
     /// A reader connects.

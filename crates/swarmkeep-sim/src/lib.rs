@@ -11,7 +11,8 @@
 //! # Reading the source
 //!
 //! [`weather`] (what a seed decides), [`world`] (what happens, in order of time), [`holder`] (the process with the store),
-//! [`client`], [`network`], [`outside`] (where effects happen), [`oracle`], [`invariant`].
+//! [`client`], [`network`], [`outside`] (where effects happen), [`tools`] (a tool server and its client, with the proxy between
+//! them), [`oracle`], [`invariant`].
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,6 +29,7 @@ pub mod network;
 pub mod oracle;
 pub mod outside;
 pub mod reader;
+pub mod tools;
 pub mod trace;
 pub mod weather;
 pub mod world;

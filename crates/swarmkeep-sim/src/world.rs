@@ -33,6 +33,7 @@ use crate::{
     oracle::{Known, Oracle},
     outside::Outside,
     reader::Reader,
+    tools::{Counted, Tools},
     trace::Trace,
     weather::Weather,
 };
@@ -41,6 +42,8 @@ use crate::{
 const CALM_MS: u64 = 90_000;
 /// Most things that may happen in a world.
 const STEPS: u64 = 2_000_000;
+/// What tells worlds with a tool server from others.
+const TOOLS_SEED: u64 = 0x0074_6f6f_6c73;
 /// Most forks of a world.
 const FORKS: usize = 3;
 
@@ -91,6 +94,8 @@ enum Event {
     Start,
     /// A takeover that is under way comes to its end.
     TakeOver,
+    /// A tool server, its client and the proxy between them do something.
+    Tools,
     /// Something goes wrong.
     Fault,
     /// A disk whose sync failed loses its power.
@@ -172,6 +177,7 @@ struct World {
     network: Network,
     clients: Vec<Client>,
     readers: Vec<Reader>,
+    tools: Option<Tools>,
     oracle: Oracle,
     outside: Outside,
     calls: BTreeMap<u64, Caller>,
@@ -229,6 +235,8 @@ impl World {
             epochs: Vec::new(),
             network: Network::new(draw.number(), weather, clients.len()),
             oracle: Oracle::new(weather.sessions),
+            // Drawn apart: a world without one goes as it went before there was any.
+            tools: Draw::new(seed ^ TOOLS_SEED).one_in(3).then(|| Tools::new(seed)),
             outside: Outside::default(),
             calls: BTreeMap::new(),
             next_call: 0,
@@ -253,6 +261,9 @@ impl World {
             world.at(5, Event::Read(reader));
         }
         world.at(1, Event::Turns);
+        if world.tools.is_some() {
+            world.at(3, Event::Tools);
+        }
         world.at(200, Event::Fault);
         world.at(700, Event::Prove);
         world.at(weather.storm_ms, Event::Calm);
@@ -343,6 +354,7 @@ impl World {
             Event::Turns => self.turns(),
             Event::Start => self.start()?,
             Event::TakeOver => self.takes_over_now()?,
+            Event::Tools => self.tools()?,
             Event::Fault => self.fault(),
             Event::Outage => self.outage(),
             Event::Mend(mend) => self.mend(mend),
@@ -467,6 +479,27 @@ impl World {
             self.say(format_args!("reader {nth} of s{session} is at {seq}"));
         }
         Ok(())
+    }
+
+    fn tools(&mut self) -> Result<(), String> {
+        let Some(tools) = &mut self.tools else { return Ok(()) };
+        if !matches!(self.phase, Phase::Storm | Phase::Calm) {
+            // The store is looked at, and parked: nobody is there any more.
+            tools.leave();
+            return Ok(());
+        }
+        let mut counted = Counted::default();
+        let holder = self.holder.as_ref().map(|holder| (holder.epoch().0, holder));
+        let (now_ms, trace) = (self.now_ms, &mut self.trace);
+        let mut says = |what: std::fmt::Arguments<'_>| trace.say(now_ms, what);
+        let done = tools.step(now_ms, holder, self.phase == Phase::Storm, &mut counted, &mut says);
+        let rest = tools.rests_ms();
+        self.figures.tool_calls += counted.answered;
+        self.figures.tool_doubts += counted.unknown;
+        self.figures.tool_cuts += counted.cuts;
+        self.figures.checks += counted.checks;
+        self.at(rest, Event::Tools);
+        done.map_err(|what| format!("tools: {what}"))
     }
 
     /// Journal, applier and keeper do some of what they have to do.

@@ -97,6 +97,31 @@ fn a_client_of_a_daemon_that_is_stopped_for_good_goes_on_with_the_one_that_took_
     store.run(&["stop"]).ok();
 }
 
+/// The next daemon finds the server away: what the one before had sent is in doubt, and not undone.
+#[test]
+fn a_call_that_an_earlier_daemon_had_sent_is_not_said_to_be_undone_while_the_server_is_away() {
+    let store = Store::new();
+    let (program, away) = shop(&store);
+    let mut client = Client::before(&store, &["--session", "work/here", "--", program.to_str().unwrap()]);
+    client.initialize();
+    client.call(1, "pay", &json!({ "slow": true }));
+    until("the call reaches the server", || effects(&store) == 1);
+    fs::rename(&program, &away).unwrap();
+    signal(store.holder().unwrap(), Signal::KILL);
+    let answer = client.answer(1);
+    assert_eq!(answer["result"]["_meta"]["swarmkeep/outcome"]["executed"], "unknown", "{answer}");
+    // One that is new has not been carried out, and that is said.
+    client.call(2, "pay", &json!({}));
+    let answer = client.answer(2);
+    assert_eq!(answer["result"]["_meta"]["swarmkeep/outcome"]["executed"], "no", "{answer}");
+    fs::rename(&away, &program).unwrap();
+    client.call(3, "pay", &json!({}));
+    assert_eq!(text(&client.answer(3)), "pay");
+    assert_eq!(effects(&store), 2, "nothing is carried out twice");
+    client.end();
+    store.run(&["stop"]).ok();
+}
+
 /// The disk under the store is full: what cannot be written down is not called, and everything else goes on.
 #[test]
 fn a_call_that_cannot_be_recorded_on_a_full_disk_is_not_made() {

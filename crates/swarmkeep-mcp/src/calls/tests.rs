@@ -66,7 +66,7 @@ impl Run {
         let mut at = 0;
         while let Some(command) = commands.get(at).cloned() {
             if let Command::Record(id) = command {
-                self.calls.recorded(self.now_ms, id, &mut commands);
+                self.calls.recorded(self.now_ms, id, 1, &mut commands);
             }
             at += 1;
         }
@@ -85,7 +85,7 @@ impl Run {
         let asked = class::of(&request, &trust, Some(&self.tools));
         let known = request.name().and_then(|name| self.tools.tool(name));
         self.take(|calls, now_ms, commands| {
-            calls.request(now_ms, request.clone(), asked.clone(), known, 0, commands);
+            calls.request(now_ms, request.clone(), asked.clone(), known, Before::default(), commands);
         })
     }
 
@@ -170,11 +170,11 @@ fn nothing_is_sent_before_its_record_is_durable() {
     calls.pass(0, FIRST, None, &mut commands);
     let request = message(&tool("1", "pay"));
     let asked = class::of(&request, &Trust::default(), None);
-    calls.request(0, request, asked, None, 0, &mut commands);
+    calls.request(0, request, asked, None, Before::default(), &mut commands);
     assert_eq!(commands, [Command::Record(CallId(1))]);
     // The connection is lost meanwhile: it is held, and sent for the first time on the next one.
     calls.lost(0, FIRST, &mut commands);
-    calls.recorded(0, CallId(1), &mut commands);
+    calls.recorded(0, CallId(1), 1, &mut commands);
     assert_eq!(commands.len(), 1);
     calls.pass(0, SECOND, None, &mut commands);
     assert_eq!(sent(&commands).len(), 1);
@@ -225,6 +225,29 @@ fn what_may_be_repeated_is_sent_again_under_a_new_id_if_it_still_says_so() {
     assert_eq!(sent(&commands), []);
     assert!(delivered(&commands)[0].contains("no longer says that it may be called again"));
     assert!(matches!(endings(&commands)[..], [Ending::Unknown { .. }]));
+}
+
+#[test]
+fn what_an_earlier_daemon_may_have_sent_is_asked_of_the_log_before_it_is_said_to_be_undone() {
+    for (name, attempt, executed) in [("look", 2, "unknown"), ("look", 1, "no"), ("pay", 1, "no")] {
+        let mut calls = Calls::new(Limits::default());
+        let request = message(&tool("1", name));
+        let trust = Trust { hints: true, ..Trust::default() };
+        let tools = catalogue(r#""idempotentHint":true"#);
+        let asked = class::of(&request, &trust, Some(&tools));
+        let mut commands = Vec::new();
+        let before = Before { waited_ms: 0, may_be_sent: true };
+        let call = calls.request(0, request, asked, None, before, &mut commands).unwrap();
+        if calls.get(call).unwrap().1.class.is_recorded() {
+            assert_eq!(commands, [Command::Record(call)], "though nobody is there to send it to");
+        }
+        calls.offline(1_000, &mut commands);
+        calls.recorded(0, call, attempt, &mut commands);
+        let mut commands = Vec::new();
+        calls.offline(1_000, &mut commands);
+        let said = format!("{commands:?}").replace('\\', "");
+        assert!(said.contains(&format!(r#""executed":"{executed}""#)), "{name} {attempt}: {said}");
+    }
 }
 
 #[test]
@@ -296,9 +319,9 @@ fn what_is_queued_waits_over_an_open_breaker_and_goes_out_in_its_order() {
     let (mut commands, tools) = (Vec::new(), run.tools.clone());
     run.calls.pass(run.now_ms, FIRST, Some(&tools), &mut commands);
     assert_eq!(sent(&commands).len(), 0);
-    run.calls.recorded(run.now_ms, CallId(3), &mut commands);
+    run.calls.recorded(run.now_ms, CallId(3), 1, &mut commands);
     assert_eq!(sent(&commands).len(), 0);
-    run.calls.recorded(run.now_ms, CallId(1), &mut commands);
+    run.calls.recorded(run.now_ms, CallId(1), 1, &mut commands);
     let calls: Vec<_> = commands
         .iter()
         .filter_map(|said| if let Command::Send { call, .. } = said { Some(call.0) } else { None })
@@ -316,7 +339,8 @@ fn a_queue_ends_in_time_has_bounds_and_begins_where_the_last_daemons_ended() {
     let mut commands = Vec::new();
     let request = message(&tool("2", "pay"));
     let asked = class::of(&request, &Trust::default(), None);
-    run.calls.request(0, request, asked, None, 9 * 60_000, &mut commands);
+    let before = Before { waited_ms: 9 * 60_000, may_be_sent: false };
+    run.calls.request(0, request, asked, None, before, &mut commands);
     let full = delivered(&run.ask(&tool("3", "pay")));
     assert!(full[0].contains("-32012") && full[0].contains(r#""executed":"no""#), "{full:?}");
     let ended = delivered(&run.tick(60_000));
@@ -549,7 +573,7 @@ proptest! {
                     recorded.insert(id);
                     let mut commands = Vec::new();
                     calls.block();
-                    calls.recorded(now_ms, id, &mut commands);
+                    calls.recorded(now_ms, id, 1, &mut commands);
                     prop_assert!(sent(&commands).is_empty());
                     for command in commands {
                         if let Command::Finish { call, ending } = command {
@@ -572,13 +596,13 @@ proptest! {
                     let request = message(&text);
                     let class = class::of(&request, &trust, Some(&tools));
                     let known = request.name().and_then(|name| tools.tool(name));
-                    let id = calls.request(now_ms, request, class.clone(), known, 0, &mut commands).unwrap();
+                    let id = calls.request(now_ms, request, class.clone(), known, Before::default(), &mut commands).unwrap();
                     asked.push((id, class.class.is_recorded(), class.class == Class::AtMostOnce));
                 }
                 Move::Recorded(index) if !recording.is_empty() => {
                     let id = recording.swap_remove(index.index(recording.len()));
                     recorded.insert(id);
-                    calls.recorded(now_ms, id, &mut commands);
+                    calls.recorded(now_ms, id, 1, &mut commands);
                 }
                 Move::Answer(index) | Move::AnswerAgain(index) if !wires.is_empty() => {
                     let (wire, of, call) = wires[index.index(wires.len())];

@@ -80,7 +80,9 @@ impl Upstream {
                 if let Some(place) = self.places.get_mut(&call) {
                     place.attempt = attempt;
                 }
-                self.ledger(|calls, commands| calls.recorded(now_ms, call, commands));
+                self.ledger(|calls, commands| calls.recorded(now_ms, call, attempt, commands));
+                // One that was recorded for what an earlier daemon may have done with it may have nobody to go to.
+                self.settle_held();
             }
             Ok(Begun::Before(outcome)) => {
                 let line =

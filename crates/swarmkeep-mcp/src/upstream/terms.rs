@@ -36,6 +36,8 @@ pub struct Terms {
     /// What it had said that ought to be, and the server had agreed to, before this daemon: from
     /// [`desired_in`](super::desired_in).
     pub desired: Vec<String>,
+    /// The client's lines up to this one may have been offered to an earlier daemon.
+    pub offered: u64,
     /// For how long lines that are offered again had waited in the queue when their shim came to this daemon, by number.
     pub waited_ms: BTreeMap<u64, u64>,
     /// Tries that had failed in a row before this daemon: from [`failures_in`](super::failures_in).

@@ -130,6 +130,7 @@ impl Client {
             bounds: Bounds::default(),
             client: name.into(),
             initialize: None,
+            offered: 0,
             waited_ms: BTreeMap::new(),
             is_lasting: false,
             desired: Vec::new(),

@@ -62,6 +62,7 @@ impl Shim {
             trust: Trust::default(),
             initialize: None,
             queue: Queue::default(),
+            offered: None,
             waited_ms: BTreeMap::new(),
             is_lasting: false,
         };

@@ -235,12 +235,15 @@ impl World {
         let ready = self.holder.as_ref().is_some_and(crate::holder::Holder::is_ready);
         let clients = self.clients.iter().all(crate::client::Client::is_idle);
         let readers = self.readers.iter().all(|reader| reader.is_up_to(&self.oracle));
+        let tools = self.tools.as_ref().is_none_or(crate::tools::Tools::is_idle);
         // Whoever fell silent at a task is to lose it.
         let silence_ms = if self.weather.workers { SILENCE_MS } else { 0 };
         let silent = self.now_ms >= self.weather.storm_ms + silence_ms;
         match self.phase {
             // An answer to what was asked before is no answer to this.
-            Phase::Calm if ready && clients && readers && silent && !self.parking && self.inquiry.floors.is_none() => {
+            Phase::Calm
+                if ready && clients && readers && tools && silent && !self.parking && self.inquiry.floors.is_none() =>
+            {
                 self.phase = Phase::Showing;
                 self.inquire(Question::Show);
             }
@@ -262,7 +265,7 @@ impl World {
             let readers: Vec<_> = self.readers.iter().map(crate::reader::Reader::stands).collect();
             let health = self.holder.as_ref().map(|holder| holder.health());
             return Err(format!(
-                "liveness: {:?} does not end; ready: {ready}; {clients:?}; readers {readers:?}; {health:?}",
+                "liveness: {:?} does not end; ready: {ready}; {clients:?}; readers {readers:?}; tools idle: {tools}; {health:?}",
                 self.phase
             ));
         }

@@ -131,6 +131,7 @@ impl Proxy {
             trust,
             initialize: None,
             queue,
+            offered: None,
             waited_ms: BTreeMap::new(),
             is_lasting: false,
         })
