@@ -6,6 +6,7 @@
 //! takes is not read.
 
 mod connection;
+mod ending;
 mod handshake;
 mod outcome;
 mod queue;
@@ -48,11 +49,6 @@ use crate::{
 
 /// Bytes on their way in one direction, beyond which the other side is not read.
 const QUEUED_BYTES: usize = 16 << 20;
-/// A client that has said all waits this long for answers.
-const DRAIN_MS: u64 = 30_000;
-/// At the end, what is still being written to the log is waited for this long.
-const LAST_WRITES: Duration = Duration::from_secs(5);
-
 /// Starts the task.
 #[must_use]
 pub fn start(terms: Terms, record: Record, seed: u64) -> Handles {
@@ -321,67 +317,6 @@ impl Upstream {
         self.ledger(|calls, commands| calls.broken(now_ms, wire, commands));
         if self.link.gate(now_ms) == Gate::Pass {
             self.release();
-        }
-    }
-
-    /// The end: the client is gone. What was sent and has no answer is written down as unknown.
-    async fn end(&mut self) {
-        if self.daemon_ends() {
-            // The next daemon goes on with it.
-            self.note_connection();
-        }
-        self.ledger(|calls, commands| calls.client_gone(commands));
-        let generation = self.link.generation();
-        let now_ms = self.now_ms();
-        self.ledger(|calls, commands| calls.lost(now_ms, generation, commands));
-        self.link(link::Event::Stop);
-        self.end_troubles(self.daemon_ends());
-        if let Some(closing) = self.closing.take() {
-            self.part_with(closing).await;
-        }
-        let writes = async {
-            self.drain_beside().await;
-            self.forget_connection();
-            self.drain_beside().await;
-        };
-        if tokio::time::timeout(LAST_WRITES, writes).await.is_err() {
-            tracing::warn!(upstream = %self.terms.upstream, "the log did not take what was left to write");
-        }
-    }
-
-    /// The client of a daemon that ends comes back to the next one, which goes on with the server's session.
-    async fn part_with(&self, ending: transport::Ending) {
-        match self.daemon_ends() {
-            true => ending.leave().await,
-            false => ending.close().await,
-        }
-    }
-
-    async fn drain_beside(&mut self) {
-        loop {
-            self.write_finishes();
-            match self.beside.join_next().await {
-                Some(Ok(Done::Opened(_, Ok(connection)))) => self.part_with(connection.ending).await,
-                Some(Ok(Done::Begun(call, record, begun))) => self.begun(call, *record, begun),
-                Some(_) => {}
-                None => return,
-            }
-        }
-    }
-
-    /// The client has said all: it gets the answers that come in a while.
-    fn drain(&mut self) {
-        self.draining_until_ms = Some(self.now_ms().saturating_add(DRAIN_MS));
-        self.is_drained();
-    }
-
-    fn is_drained(&mut self) {
-        if let Some(until_ms) = self.draining_until_ms {
-            let is_awaited = |call| self.calls.get(call).is_some_and(|(message, _)| !message.is_subscription());
-            let waits = self.places.keys().copied().any(is_awaited)
-                || self.handshake.is_under_way()
-                || !self.for_client.lines.is_empty();
-            self.is_over |= !waits || self.now_ms() >= until_ms;
         }
     }
 

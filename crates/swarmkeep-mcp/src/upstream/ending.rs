@@ -1,0 +1,74 @@
+//! How it ends: the client has said all, or is gone, or the daemon ends and the client comes back to the next one.
+
+use std::time::Duration;
+
+use super::{Done, Upstream};
+use crate::{link, transport};
+
+/// A client that has said all waits this long for answers.
+const DRAIN_MS: u64 = 30_000;
+/// At the end, what is still being written to the log is waited for this long.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+impl Upstream {
+    /// The end: the client is gone. What was sent and has no answer is written down as unknown.
+    pub(super) async fn end(&mut self) {
+        if self.daemon_ends() {
+            // The next daemon goes on with it.
+            self.note_connection();
+        }
+        self.ledger(|calls, commands| calls.client_gone(commands));
+        let generation = self.link.generation();
+        let now_ms = self.now_ms();
+        self.ledger(|calls, commands| calls.lost(now_ms, generation, commands));
+        self.link(link::Event::Stop);
+        self.end_troubles(self.daemon_ends());
+        if let Some(closing) = self.closing.take() {
+            self.part_with(closing).await;
+        }
+        let writes = async {
+            self.drain_beside().await;
+            self.forget_connection();
+            self.drain_beside().await;
+        };
+        if tokio::time::timeout(LAST_WRITES, writes).await.is_err() {
+            tracing::warn!(upstream = %self.terms.upstream, "the log did not take what was left to write");
+        }
+    }
+
+    /// The client of a daemon that ends comes back to the next one, which goes on with the server's session.
+    async fn part_with(&self, ending: transport::Ending) {
+        match self.daemon_ends() {
+            true => ending.leave().await,
+            false => ending.close().await,
+        }
+    }
+
+    async fn drain_beside(&mut self) {
+        loop {
+            self.write_finishes();
+            match self.beside.join_next().await {
+                Some(Ok(Done::Opened(_, Ok(connection)))) => self.part_with(connection.ending).await,
+                Some(Ok(Done::Begun(call, record, begun))) => self.begun(call, *record, begun),
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// The client has said all: it gets the answers that come in a while.
+    pub(super) fn drain(&mut self) {
+        self.draining_until_ms = Some(self.now_ms().saturating_add(DRAIN_MS));
+        self.is_drained();
+    }
+
+    pub(super) fn is_drained(&mut self) {
+        if let Some(until_ms) = self.draining_until_ms {
+            let is_awaited = |call| self.calls.get(call).is_some_and(|(message, _)| !message.is_subscription());
+            let waits = self.places.keys().copied().any(is_awaited)
+                || self.handshake.is_under_way()
+                || !self.for_client.lines.is_empty();
+            self.is_over |= !waits || self.now_ms() >= until_ms;
+        }
+    }
+}
