@@ -191,6 +191,16 @@ impl RecordsDb {
         row::stamp(&connection::alone(vfs, path)?)
     }
 
+    /// Writes everything that is committed into another file, which must not be there yet: it is not synced.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn save_as(&self, path: &Path) -> Result<()> {
+        let text = path.to_str().ok_or_else(|| SqliteError::Invalid("the path is no text".into()))?;
+        self.connection.execute("VACUUM INTO ?1", [text])?;
+        Ok(())
+    }
+
     /// Where the file is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -107,6 +107,8 @@ pub struct EmbeddedLog {
     progress: Arc<Progress>,
     keeper: Option<Arc<Keeper>>,
     mender: Arc<Mender>,
+    /// Held by whoever looks into sessions that were set aside.
+    looking: tokio::sync::Mutex<()>,
     records: Arc<ReaderPool>,
     views: Arc<ReaderPool>,
     blobs: Arc<BlobFiles>,
@@ -470,6 +472,15 @@ impl EmbeddedLog {
         self.lanes.aside(session).map_or(Ok(()), |damage| Err(LogError::Corrupt(vec![damage])))
     }
 
+    /// Where a session ends of which nothing is missing. Looked at on both sides: records.db may be made again in between, and
+    /// have nothing of one that was there.
+    fn whole_head(&self, session: SessionId) -> Result<Option<Head>, LogError> {
+        self.check_whole(session)?;
+        let head = self.durable_head(session)?;
+        self.check_whole(session)?;
+        Ok(head)
+    }
+
     /// That what is taken is also applied, sooner or later.
     fn check_applied(&self) -> Result<(), LogError> {
         if let Some(incarnation) = self.progress.fenced() {
@@ -508,7 +519,10 @@ impl EmbeddedLog {
                 let durable = match shard.get(&session).map(|lane| lane.durable).filter(|head| head.seq > Seq::ZERO) {
                     Some(head) => head,
                     None => {
-                        self.read_records(|records| records.head(session))?.map_or(Head::default(), |(head, _)| head)
+                        let head = self.read_records(|records| records.head(session))?;
+                        // records.db may have been made again meanwhile, without it.
+                        self.check_whole(session)?;
+                        head.map_or(Head::default(), |(head, _)| head)
                     }
                 };
                 let lane = shard.entry(session).or_default();
@@ -568,8 +582,7 @@ fn lost(error: AppendError) -> LogError {
 impl Log for EmbeddedLog {
     fn take(&self, session: SessionId, how: Take) -> LogFuture<'_, Grant> {
         self.or_recovered(session, move |log| {
-            log.check_whole(session)?;
-            let head = log.durable_head(session)?;
+            let head = log.whole_head(session)?;
             let head = match (how, head) {
                 (Take::Create, Some(_)) => return Err(LogError::Exists),
                 (Take::Create, None) => Head::default(),
@@ -632,7 +645,7 @@ impl Log for EmbeddedLog {
     }
 
     fn head(&self, session: SessionId) -> LogFuture<'_, Option<Head>> {
-        self.or_recovered(session, move |log| log.check_whole(session).and_then(|()| log.durable_head(session)))
+        self.or_recovered(session, move |log| log.whole_head(session))
     }
 
     fn read(&self, session: SessionId, after: Seq, max_bytes: usize) -> LogFuture<'_, Bytes> {

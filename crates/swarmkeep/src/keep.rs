@@ -445,6 +445,7 @@ impl Swarmkeep {
         match &self.engine.embedded {
             None => Ok(()),
             Some(embedded) => {
+                embedded.look_at_file().await;
                 embedded.look_into_aside().await;
                 self.engine.keep_last_incidents().await;
                 embedded.end_recoveries().await;

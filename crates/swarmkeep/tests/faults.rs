@@ -187,14 +187,16 @@ async fn what_nobody_waits_for_is_published_all_the_same() {
     let keep = over(log.clone()).await;
     let session = keep.open_session("s").await.unwrap();
     let mut feed = session.subscribe(From::Now).await.unwrap();
+    let mut dropped = 0;
     for n in 1..=20 {
-        let dropped = polled_once_and_dropped(session.submit(Request::of(Actor::system(), set(0, n))));
-        assert!(dropped, "it was not waited for");
+        // On a busy machine one may be done before it is looked at.
+        dropped += u32::from(polled_once_and_dropped(session.submit(Request::of(Actor::system(), set(0, n)))));
         let item = feed.next().await.unwrap();
         assert_eq!(item.record.seq, Seq(n + 1));
         // The next decision stands on it.
         assert_eq!(session.memory("w0").await.unwrap().unwrap().decode::<u64>().unwrap(), n);
     }
+    assert!(dropped > 0, "none was not waited for");
     keep.close().await.unwrap();
     log.close().unwrap();
 }

@@ -143,6 +143,16 @@ impl Drop for Small {
     }
 }
 
+/// Stops a process, and returns when it stands still.
+pub(crate) fn stop(pid: i32) {
+    signal(pid, rustix::process::Signal::STOP);
+    let stands = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    };
+    until("it stands still", stands);
+}
+
 pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, signal);

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
-    binary::{Small, Store, effects, signal, until},
+    binary::{Small, Store, effects, signal, stop, until},
     client::{Client, asking, last_peer, listening, shop, text},
 };
 
@@ -77,7 +77,7 @@ fn a_client_of_a_daemon_that_is_stopped_for_good_goes_on_with_the_one_that_took_
     client.call(1, "pay", &json!({}));
     client.answer(1);
     let pid = i32::try_from(stopped.id()).unwrap();
-    signal(pid, Signal::STOP);
+    stop(pid);
     client.call(2, "pay", &json!({}));
     let asked = store.run(&["mcp", "status"]);
     assert!(

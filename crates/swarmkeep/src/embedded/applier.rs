@@ -72,6 +72,8 @@ pub(super) struct Applier {
     pub(super) broken: Option<(Broken, String)>,
     /// When it was made again, lately.
     pub(super) remade_at_ms: Vec<u64>,
+    /// When the file was looked at.
+    pub(super) looked_at_ms: u64,
     /// records.db has stood in its main file alone since the last copying: the log that is begun next is yet to be named.
     pub(super) log_unnamed: bool,
     /// views.db was found damaged: what is put aside is kept.
@@ -130,10 +132,10 @@ impl Applying {
     }
 }
 
-struct Batch {
+pub(super) struct Batch {
     frames: Vec<Arc<Frame>>,
     bytes: usize,
-    asks: Vec<Ask>,
+    pub(super) asks: Vec<Ask>,
     closing: bool,
     idle: bool,
 }
@@ -204,6 +206,9 @@ impl Applier {
     /// Does what a batch asks for. False: it was the last.
     fn round(&mut self, batch: Batch) -> bool {
         let closing = batch.closing;
+        if self.is_look_due(&batch) {
+            self.look_at_file();
+        }
         if self.doubtful {
             self.progress.put_back(batch.frames, batch.bytes);
             self.progress.inbox.lock().asks.extend(batch.asks);
@@ -248,9 +253,10 @@ impl Applier {
         if inbox.frames.is_empty() && inbox.asks.is_empty() && !inbox.closing {
             idle = self.progress.came.wait_for(&mut inbox, IDLE).timed_out();
         }
-        // Gather company, unless somebody waits or there is enough.
+        // Gather company, unless somebody waits or there is enough. One that comes in all the time is not waited for without end.
         let mut waited = false;
         while !waited
+            && !self.is_look_late()
             && !inbox.closing
             && !inbox.hurry
             && inbox.asks.is_empty()
@@ -286,7 +292,7 @@ impl Applier {
         let mut reports = Vec::new();
         let mut mendings = Vec::new();
         let mut tabulated_again = Vec::new();
-        let (mut remakes, mut anew) = (Vec::new(), Vec::new());
+        let (mut remakes, mut anew, mut looked) = (Vec::new(), Vec::new(), Vec::new());
         for ask in batch.asks {
             match ask {
                 Ask::Save(checkpoint, done) => {
@@ -296,12 +302,16 @@ impl Applier {
                 Ask::Report(recovery, done) => reports.push((recovery, done)),
                 Ask::Mend(session, mending, done) => mendings.push((session, mending, done)),
                 Ask::Remake(why, file, done) => remakes.push((why, file, done)),
+                Ask::Look(done) => looked.push(done),
                 Ask::RemakeViews(done) => {
                     (self.views_doubtful, self.views_damaged) = (true, true);
                     anew.push(done);
                 }
                 Ask::Tabulate(session, done) => tabulated_again.push((session, done)),
             }
+        }
+        for done in looked {
+            let _ = done.send(Ok(()));
         }
         if !remakes.is_empty() {
             let there = self.progress.file();
@@ -418,6 +428,9 @@ impl Applier {
                 Err(SqliteError::Damaged(damage)) => damage,
                 outcome => return outcome,
             };
+            // Perhaps it is not the session that is damaged.
+            self.look_at_file();
+            self.is_ours()?;
             let news: Vec<Damage> = damage
                 .iter()
                 .filter(|damage| {
@@ -674,6 +687,9 @@ impl Applier {
             }
             outcome.is_ok()
         };
+        // What is copied over another file makes one of both, and nobody could tell any more.
+        self.look_at_file();
+        self.is_ours()?;
         let stamp = self.records.next_stamp(0);
         let stamp = self.heed(stamp)?;
         let position = self.records.position().0;

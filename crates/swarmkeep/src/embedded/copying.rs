@@ -176,6 +176,11 @@ impl Copying {
         Position(self.last.lock().1)
     }
 
+    /// The stamp of the last copying that came to its end: the main file has it, or a later one.
+    pub(super) fn last_stamp(&self) -> u64 {
+        self.last.lock().0
+    }
+
     /// The highest stamp that the mark knows of.
     pub(super) fn stamp(&self) -> u64 {
         let mark = self.disk.open(&self.path(), OpenHow::Read).and_then(|file| read_whole(file.as_ref(), BYTES as u64));

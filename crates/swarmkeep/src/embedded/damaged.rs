@@ -105,11 +105,31 @@ impl EmbeddedLog {
     /// Looks into sessions that were set aside since the last call: a good copy may stand elsewhere, and what is in RAM of one may
     /// be nowhere else.
     pub(crate) async fn look_into_aside(&self) {
-        let sessions = std::mem::take(&mut *self.progress.aside.lock());
-        for session in sessions {
-            if let Some(damage) = self.lanes.aside(session) {
-                self.mender.met_anew(session, damage).await;
-            }
+        // Whoever comes while another is at it comes back when that is done.
+        let _turn = self.looking.lock().await;
+        loop {
+            let next = self.progress.aside.lock().first().copied();
+            let Some(session) = next else { return };
+            self.look_into(session).await;
+        }
+    }
+
+    /// Looks into a session that was set aside, if it still is and does not wait for a decision.
+    pub(crate) async fn look_into(&self, session: SessionId) {
+        if let Some(damage) = self.lanes.aside(session).filter(|_| !self.needs_decision(session)) {
+            self.mender.met_anew(session, damage).await;
+        }
+        self.progress.aside.lock().remove(&session);
+    }
+
+    /// Looks whether records.db is still the file that this process left, and has it made again if it is not. Returns when that
+    /// is done, or cannot be.
+    pub(crate) async fn look_at_file(&self) {
+        let (done, looked) = oneshot::channel();
+        self.progress.ask(Ask::Look(done));
+        self.progress.hurry();
+        if let Err(error) = answered(looked).await {
+            tracing::warn!(%error, "whether records.db is as it was left could not be looked at");
         }
     }
 

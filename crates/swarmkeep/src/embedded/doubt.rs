@@ -25,9 +25,11 @@ use swarmkeep_core::{
 use swarmkeep_sqlite::{Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
 
 use super::{
-    applier::Applier,
+    applier::{Applier, Batch},
     case::Cases,
     copying::Found,
+    open::GONE,
+    progress::Ask,
     remake::{self, Broken, Site},
     unreported::Unreported,
 };
@@ -35,10 +37,13 @@ use crate::{
     disk::Disk,
     incident::Noticed,
     journal::{Frame, Journal, StoreId, frame::Span, search},
+    recovery::{Damaged, DataLoss},
     sync::Mutex,
     workers::Workers,
 };
 
+/// Between two looks at the file.
+const LOOK_EVERY_MS: u64 = 1_000;
 /// Between two looks whether the last reader has let go.
 const LOOK: Duration = Duration::from_millis(20);
 /// Looks until it is put off.
@@ -105,6 +110,69 @@ impl Applier {
         }
         self.doubtful = false;
         Ok(())
+    }
+
+    /// Whether it is time to look at the file again.
+    pub(super) fn is_look_due(&self, batch: &Batch) -> bool {
+        self.is_look_late() || batch.asks.iter().any(|ask| matches!(ask, Ask::Look(_)))
+    }
+
+    /// Whether nobody has looked at the file for a while.
+    pub(super) fn is_look_late(&self) -> bool {
+        self.surroundings.clock.monotonic_ms().saturating_sub(self.looked_at_ms) >= LOOK_EVERY_MS
+    }
+
+    /// Looks whether the file at its path is still the one that this process writes: SQLite would not see before the next start that
+    /// somebody put another in its place, wrote over it, or took it away.
+    pub(super) fn look_at_file(&mut self) {
+        self.looked_at_ms = self.surroundings.clock.monotonic_ms();
+        if self.doubtful {
+            return;
+        }
+        let (disk, path) = (self.surroundings.disk.clone(), self.surroundings.folder.join("records.db"));
+        match disk.exists(&path) {
+            Ok(true) => {}
+            Ok(false) => return self.is_gone(),
+            // It may be answered the next time.
+            Err(_) => return,
+        }
+        match RecordsDb::main_stamp(disk.vfs(), &path) {
+            Ok(stamp) if stamp < self.copying.last_stamp() => {
+                self.break_with(Broken::PutBack, "a file of an earlier time was put in its place".to_owned());
+            }
+            Err(SqliteError::Damaged(damage)) => {
+                self.break_with(Broken::Unreadable, SqliteError::Damaged(damage).to_string());
+            }
+            _ => {}
+        }
+    }
+
+    /// An error, where it was found that it is not.
+    pub(super) fn is_ours(&self) -> Result<(), SqliteError> {
+        match &self.broken {
+            Some((_, why)) => Err(SqliteError::damaged(None, None, why.clone())),
+            None if self.doubtful => Err(SqliteError::Busy("records.db is to be opened again".into())),
+            None => Ok(()),
+        }
+    }
+
+    /// Nobody finds the file any more, and it is still open: all of it is written down once more.
+    fn is_gone(&mut self) {
+        let (disk, folder) = (self.surroundings.disk.clone(), self.surroundings.folder.clone());
+        let saved = remake::save(disk.as_ref(), &folder, &self.records);
+        match saved {
+            Ok(()) => {
+                let said = "records.db: it was taken away; made again from what was open of it: nothing is missing";
+                tracing::error!("{said}");
+                self.progress.made_again.lock().push(said.to_owned());
+                self.progress.notice(Noticed::of_damaged(Damaged::in_records(DataLoss::None, said.to_owned())));
+                self.doubtful = true;
+            }
+            Err(error) => {
+                tracing::error!(%error, "records.db is gone, and what is open of it could not be saved");
+                self.break_with(Broken::Unreadable, GONE.to_owned());
+            }
+        }
     }
 
     /// Makes records.db again, if it has to be.

@@ -37,6 +37,8 @@ pub(super) enum Ask {
     Mend(SessionId, Mending, oneshot::Sender<Result<(), LogError>>),
     /// SQLite cannot read records.db: make it again. Why, and which it was ([`Progress::file`]): one made since is another.
     Remake(String, u64, oneshot::Sender<Result<(), LogError>>),
+    /// Look whether records.db is still the file that was left there.
+    Look(oneshot::Sender<Result<(), LogError>>),
     /// Make views.db anew.
     RemakeViews(oneshot::Sender<Result<(), LogError>>),
     /// Make the views' rows of a session again: more of it can be read than when they were made.
@@ -50,6 +52,7 @@ impl Ask {
         | Self::Report(_, done)
         | Self::Mend(_, _, done)
         | Self::Remake(_, _, done)
+        | Self::Look(done)
         | Self::RemakeViews(done)
         | Self::Tabulate(_, done)) = self;
         // Whoever asked may have gone.

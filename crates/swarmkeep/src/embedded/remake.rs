@@ -248,6 +248,17 @@ pub(super) fn make(
     Ok(aside)
 }
 
+/// Writes all of an open records.db down as `records.made`: its own file is gone.
+pub(super) fn save(disk: &dyn Disk, folder: &Path, records: &RecordsDb) -> Result<(), SqliteError> {
+    let part = folder.join("records.part");
+    clear(disk, &part)?;
+    records.save_as(&part)?;
+    disk.open(&part, OpenHow::Write)?.sync_data()?;
+    disk.rename(&part, &made(folder))?;
+    disk.sync_dir(folder)?;
+    Ok(())
+}
+
 /// Puts the file that [`make`] made in its place, if there is one.
 pub(super) fn end(disk: &dyn Disk, folder: &Path, now_ms: u64) -> io::Result<bool> {
     let made = made(folder);

@@ -150,16 +150,17 @@ impl Engine {
         let Some(recovery) = embedded.unnoted(id) else { return };
         let Some((command, request)) = note_of(&recovery) else { return };
         let request = Request { id: Some(request), ..Request::of(Actor::system(), command) };
-        let done = match Box::pin(self.carry_out(id, request, turn)).await {
+        let refused = match Box::pin(self.carry_out(id, request, turn)).await {
             // One that has ended takes no record: the report is in the store.
-            Ok(_) => true,
+            Ok(_) => None,
             // It was given up: whatever is made under its name says so.
             Err(error) if error.kind == ErrorKind::NotFound => return,
-            Err(error) => error.kind == ErrorKind::Refused,
+            Err(error) => Some(error).filter(|error| error.kind != ErrorKind::Refused),
         };
-        let is_noted = done && matches!(self.workers().offload(move || embedded.noted(id)).await, Ok(Ok(())));
+        let is_noted =
+            refused.is_none() && matches!(self.workers().offload(move || embedded.noted(id)).await, Ok(Ok(())));
         if !is_noted {
-            tracing::warn!(session = %id, id = recovery.id, "a recovery is not in its session's history yet");
+            tracing::warn!(session = %id, id = recovery.id, ?refused, "a recovery is not in its session's history yet");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use swarmkeep_core::{
-    Actor, Error, ErrorKind, Refusal, RefusalCode, RequestId, Seq, SessionId,
+    Actor, Error, ErrorKind, Refusal, RefusalCode, RequestId, Seq, SessionId, State,
     command::{Command, Outcome},
     limits,
     log::{Blob, Commit, Durability, Head, LogError, LogFuture, Position},
@@ -21,7 +21,7 @@ use super::{Engine, begin::pack_base, load::Look};
 use crate::{
     damage,
     session::{Reply, Request},
-    slot::{Live, Phase, Slot},
+    slot::{Live, Phase, Slot, Tail},
 };
 
 /// How often a request is decided again because the log ended elsewhere: about 10 s, with the pauses between.
@@ -68,9 +68,7 @@ impl Engine {
         turn: Turn,
     ) -> Result<Reply, Error> {
         check_size(&request)?;
-        if let Some(error) = self.needs_decision(id) {
-            return Err(error);
-        }
+        self.look_before_writing(id).await?;
         let Request { id: request_id, actor, commands, expected_seq, durability, blobs, mut has_room, base } = request;
         let asked = pure::Request { id: request_id, actor, commands, expected_seq, blobs, base };
         let mut restaged = 0;
@@ -286,13 +284,37 @@ impl Engine {
         }
     }
 
-    /// A group failed: what was staged may or may not be there. The log knows.
+    /// A group failed: what was staged may or may not be there. The log knows; of a session that it has set aside RAM may know
+    /// more.
     fn drop_staged(&self, slot: &Slot, generation: u64) {
+        let is_aside = self.embedded.as_ref().is_some_and(|embedded| embedded.is_set_aside(slot.id));
         let mut phase = slot.phase.lock();
         if let Phase::Live(live) = &*phase
             && live.generation == generation
         {
-            *phase = Phase::Cold;
+            *phase = match is_aside {
+                true => {
+                    let published = State::clone(&live.published);
+                    let next = self.next_generation();
+                    Phase::Live(Box::new(Live::new(published, live.epoch, next, Tail::default())))
+                }
+                false => Phase::Cold,
+            };
+        }
+    }
+
+    /// One that waits for a decision takes nothing. Of one that was set aside, what is in RAM is saved before anything else.
+    async fn look_before_writing(&self, id: SessionId) -> Result<(), Error> {
+        if let Some(embedded) = self.embedded.as_ref().filter(|embedded| embedded.is_set_aside(id)) {
+            embedded.look_into(id).await;
+        }
+        if let Some(error) = self.needs_decision(id) {
+            return Err(error);
+        }
+        match self.embedded.as_ref().and_then(|embedded| embedded.aside(id)) {
+            Some(damage) => Err(Error::new(ErrorKind::Retry, format!("{damage}: it is being looked at"))
+                .hint("repeat it with the same request id")),
+            None => Ok(()),
         }
     }
 }

@@ -7,7 +7,8 @@ use swarmkeep_core::{
     BlobId, Epoch, Seq, SessionId, State,
     checkpoint::Checkpoint,
     limits,
-    log::{Blob, Damage, Durability, LogError, Remove},
+    log::{Blob, Damage, Durability, Head, LogError, Remove},
+    record,
     recovery::{Plan, Step},
 };
 use swarmkeep_sqlite::{BadRow, Mending, RecordsReader};
@@ -124,6 +125,7 @@ impl Mender {
         let (drop_chunks, drop_checkpoints) = (ids(&sight.survey.chunks), ids(&sight.survey.checkpoints));
         let mending = Mending { stand: Some(state.into()), drop_chunks, drop_checkpoints, ..Mending::default() };
         self.ask(|done| Ask::Mend(session, mending, done)).await?;
+        self.lanes.forget(session);
         Ok(Repair { session, what: "state".into(), first: None, last: Some(seq.0), from: "ram".into() })
     }
 
@@ -150,16 +152,41 @@ impl Mender {
     fn cut(&self, session: SessionId, to: Seq) -> Result<Mending, LogError> {
         let survey = self.read(|records| records.survey(session))?;
         let ends = survey.good.iter().map(|(_, end)| *end).chain(survey.good_checkpoints.iter().map(|(head, _)| *head));
-        let Some(end) = ends.into_iter().find(|end| end.seq == to) else {
-            let what = format!("nothing verifies that ends at seq {to}");
-            return Err(LogError::Corrupt(vec![Damage { session: Some(session), seqs: None, what }]));
-        };
-        Ok(Mending {
-            cut: Some(end),
+        let mut mending = Mending {
+            cut: ends.into_iter().find(|end| end.seq == to),
             drop_chunks: ids(&survey.chunks),
             drop_checkpoints: ids(&survey.checkpoints),
             ..Mending::default()
-        })
+        };
+        if mending.cut.is_none()
+            && let Some((end, before)) = self.within_a_row(session, to)?
+        {
+            mending.drop_chunks.extend(self.read(|records| records.rows_beyond(session, to))?);
+            mending.runs.push(before);
+            mending.cut = Some(end);
+        }
+        if mending.cut.is_none() {
+            let what = format!("nothing verifies that ends at seq {to}");
+            return Err(LogError::Corrupt(vec![Damage { session: Some(session), seqs: None, what }]));
+        }
+        Ok(mending)
+    }
+
+    /// A record in the middle of a row that verifies, and the row's records up to it: they get a row of their own.
+    fn within_a_row(&self, session: SessionId, to: Seq) -> Result<Option<(Head, Bytes)>, LogError> {
+        let rows = self.beyond(session, to)?;
+        let Some((.., bytes)) = rows.into_iter().find(|(first, last, _)| (*first..*last).contains(&to.0)) else {
+            return Ok(None);
+        };
+        let mut length = 0;
+        for view in record::iter(&bytes).map_while(Result::ok) {
+            length += view.bytes().len();
+            if view.seq() == to {
+                let end = Head { seq: to, hash: view.hash(), time_ms: view.time_ms() };
+                return Ok(Some((end, bytes.slice(..length))));
+            }
+        }
+        Ok(None)
     }
 
     /// Folds what is stored, from a checkpoint on, up to the head in the session's row; everything on the way is verified.
