@@ -679,25 +679,30 @@ fn more_effects_than_can_be_carried_over_are_begun_all_the_same_and_counted() {
     store.run(&["stop"]).ok();
 }
 
+/// Writes elsewhere, and waits until no segment of the journal has this text any more.
+fn until_the_journal_lets_go_of(store: &Store, text: &str) {
+    let journal = store.dir().join("journal");
+    let has_it = |path: PathBuf| {
+        let bytes = fs::read(path).unwrap_or_default();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    // More than a segment; then it rests, and retires what it can.
+    for number in 0..12 {
+        let value = format!("\"{}\"", "w".repeat(120_000));
+        store.run(&["memory", "set", "well", &format!("key-{}", number % 4), &value]).ok();
+    }
+    binary::until("the journal lets go of it", || {
+        !fs::read_dir(&journal).unwrap().any(|entry| has_it(entry.unwrap().path()))
+    });
+}
+
 /// records.db is overwritten under a daemon, and nothing of it stands anywhere else: what the daemon has in RAM is a copy too. It
 /// saves that by itself, before anybody asks, and says what is lost as history.
 #[test]
 fn what_a_daemon_has_in_ram_stands_for_a_records_db_that_is_lost() {
     let store = at_rest();
     let (daemon, _) = store.serve(&[]);
-    // Until the segment that has its records is retired.
-    let journal = store.dir().join("journal");
-    let has_first = |path: PathBuf| {
-        let bytes = fs::read(path).unwrap_or_default();
-        bytes.windows(13).any(|window| window == b"first-needle-")
-    };
-    let mut written = 0;
-    binary::until("the journal lets go of it", || {
-        let value = format!("\"{}\"", "w".repeat(120_000));
-        store.run(&["memory", "set", "well", &format!("key-{}", written % 4), &value]).ok();
-        written += 1;
-        !fs::read_dir(&journal).unwrap().any(|entry| has_first(entry.unwrap().path()))
-    });
+    until_the_journal_lets_go_of(&store, "first-needle-");
     // All of it is in the main file from then on.
     end(daemon);
     let (daemon, _) = store.serve(&[]);
@@ -739,4 +744,97 @@ fn what_a_daemon_has_in_ram_stands_for_a_records_db_that_is_lost() {
     assert!(verified.code == 4 && verified.out.contains("records are missing"), "{verified:?}");
     assert!(!verified.out.contains("DAMAGED  views"), "{verified:?}");
     end(daemon);
+}
+
+/// Somebody copies an older records.db over the one that a daemon has open: SQLite would make one file of both.
+#[test]
+fn an_older_file_that_is_copied_over_the_open_one_takes_nothing_with_it() {
+    let store = Store::new();
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["agent", "spawn", "work", "--id", "worker"]).ok();
+    store.run(&["task", "create", "work", "--id", "t", "write it up"]).ok();
+    store.run(&["stop"]).ok();
+    let path = store.dir().join("records.db");
+    let older = fs::read(&path).unwrap();
+    for text in ["first", "second"] {
+        // In two lives: what the first of them did is in the main file, and in no segment that the second has open.
+        store.run(&["memory", "set", "work", text, "1"]).ok();
+        store.run(&["effect", "begin", "work", text, "--agent", "worker", "--instance", text]).ok();
+        store.run(&["stop"]).ok();
+    }
+    let claim = ["task", "claim", "work", "t", "--agent", "worker", "--json"];
+    assert_eq!(store.run(&claim).ok().json()["outcomes"][0]["claimed"]["lease"], 1);
+    store.run(&["stop"]).ok();
+    store.run(&["memory", "get", "work", "first"]).ok();
+    fs::write(&path, older).unwrap();
+    store.run(&["memory", "set", "work", "third", "1"]).ok();
+    binary::until("it is made again", || {
+        let history = store.run(&["recover", "history", "--json"]);
+        history.code == 0 && history.out.contains("made again")
+    });
+    binary::signal(store.holder().unwrap(), rustix::process::Signal::KILL);
+
+    for key in ["first", "second", "third"] {
+        store.run(&["memory", "get", "work", key]).ok();
+    }
+    for effect in ["first", "second"] {
+        let again = store.run(&["effect", "begin", "work", effect, "--agent", "worker", "--instance", "next"]);
+        assert_eq!(again.code, 5, "it was begun before: {again:?}");
+    }
+    assert_ne!(store.run(&claim).code, 0, "the lease is out");
+    store.run(&["verify"]).ok();
+    store.run(&["stop"]).ok();
+}
+
+/// Its name is gone, and the file is still open: all of it is there.
+#[test]
+fn a_file_that_is_taken_away_from_a_daemon_is_written_down_again() {
+    let store = at_rest();
+    let (daemon, _) = store.serve(&[]);
+    until_the_journal_lets_go_of(&store, "first-needle-");
+    let path = store.dir().join("records.db");
+    for name in ["records.db", "records.db-wal", "records.db-shm"] {
+        fs::remove_file(store.dir().join(name)).unwrap();
+    }
+    binary::until("it is there again", || path.exists());
+    store.run(&["memory", "set", "work", "fourth", "4"]).ok();
+    end(daemon);
+    let (daemon, _) = store.serve(&[]);
+    for key in ["first", "second", "third", "fourth"] {
+        store.run(&["memory", "get", "work", key]).ok();
+    }
+    store.run(&["verify"]).ok();
+    end(daemon);
+}
+
+/// The state that a rewind went back to is lost, and what comes before it ends in the middle of a row.
+#[test]
+fn a_session_is_set_back_into_the_middle_of_a_row() {
+    let store = Store::new();
+    fs::create_dir_all(store.dir()).unwrap();
+    fs::write(store.dir().join("swarmkeep.toml"), "journal_keep = \"0\"\n").unwrap();
+    store.run(&["session", "create", "work"]).ok();
+    store.run(&["session", "create", "well"]).ok();
+    for key in ["a", "b", "c", "first-needle-"] {
+        store.run(&["memory", "set", "work", key, "1"]).ok();
+    }
+    store.run(&["session", "rewind", "work", "--to", "3"]).ok();
+    store.run(&["memory", "set", "work", "e", "1"]).ok();
+    until_the_journal_lets_go_of(&store, "first-needle-");
+    store.run(&["stop"]).ok();
+    {
+        let records = rusqlite::Connection::open(store.dir().join("records.db")).unwrap();
+        let work = "SELECT id FROM sessions WHERE name = 'work'";
+        for table in ["blobs", "checkpoints"] {
+            records.execute(&format!("DELETE FROM {table} WHERE session = ({work})"), []).unwrap();
+        }
+    }
+    decided_by_nobody(store.run(&["memory", "set", "work", "f", "1"]));
+    store.run(&["quarantine", "discard", "work"]).ok();
+    store.run(&["memory", "set", "work", "f", "1"]).ok();
+    store.run(&["memory", "get", "work", "c"]).ok();
+    store.run(&["stop"]).ok();
+    store.run(&["memory", "get", "work", "f"]).ok();
+    store.run(&["verify"]).ok();
+    store.run(&["stop"]).ok();
 }

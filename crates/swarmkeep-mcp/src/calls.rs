@@ -398,6 +398,12 @@ impl Calls {
         Some(settle::unknown(&self.limits.upstream, &self.calls.get(&id)?.message, id, why))
     }
 
+    /// A line that says that a call was not carried out: for [`Calls::refused`].
+    #[must_use]
+    pub fn unsent_line(&self, id: CallId, why: &str) -> Option<Bytes> {
+        Some(settle::not_sent(&self.limits.upstream, &self.calls.get(&id)?.message, id, why, 0))
+    }
+
     /// A line that gives the client an answer that was recorded before: for [`Calls::refused`]. `body` is JSON text.
     #[must_use]
     pub fn recorded_line(&self, id: CallId, is_error: bool, body: &str) -> Option<Bytes> {

@@ -216,6 +216,19 @@ fn is_of_doubt(code: RefusalCode) -> bool {
     matches!(code, RefusalCode::OutcomeUnknown | RefusalCode::InProgress | RefusalCode::RequestMismatch)
 }
 
+/// Why a call was not carried out, if that is what was recorded of it.
+#[must_use]
+pub fn not_executed(outcome: &EffectOutcome) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NotExecuted {
+        executed: String,
+        why: String,
+    }
+    let note: NotExecuted = outcome.value.decode().ok().filter(|_| !outcome.ok)?;
+    (note.executed == "no").then_some(note.why)
+}
+
 /// JSON text as it is stored: whole, or its size, its hash and its beginning.
 fn stored(text: &str) -> Json {
     let whole = if text.len() <= STORED_BYTES { Json::parse(text).ok() } else { None };
@@ -270,6 +283,21 @@ pub fn connection(id: EntityId, recipe: &Value, state: &Value, status: &str) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_a_call_was_not_carried_out_is_told_from_what_a_tool_says() {
+        let outcome = |ok: bool, text: &str| EffectOutcome { ok, value: Json::parse(text).unwrap() };
+        let why = not_executed(&outcome(false, r#"{"executed":"no","why":"offline"}"#));
+        assert_eq!(why.as_deref(), Some("offline"));
+        for (ok, text) in [
+            (true, r#"{"executed":"no","why":"offline"}"#),
+            (false, r#"{"content":[],"isError":true}"#),
+            (false, r#"{"executed":"no","why":"x","content":[]}"#),
+            (false, r#"{"code":-32000,"message":"no"}"#),
+        ] {
+            assert_eq!(not_executed(&outcome(ok, text)), None, "{text}");
+        }
+    }
 
     #[test]
     fn what_is_stored_is_whole_or_says_that_it_is_cut() {

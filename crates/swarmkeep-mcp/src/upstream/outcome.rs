@@ -7,7 +7,7 @@ use swarmkeep::{EntityId, Error, ErrorKind};
 use super::{CallId, Done, Ending, Upstream};
 use crate::{
     envelope::compose,
-    record::{Begun, Record, whole},
+    record::{Begun, Record, not_executed, whole},
 };
 
 /// What a call came to waits this long for the beginning of the next one, to be synced with it: a client that calls again at
@@ -85,8 +85,14 @@ impl Upstream {
                 self.settle_held();
             }
             Ok(Begun::Before(outcome)) => {
-                let line =
-                    self.recorded_before(call, outcome.ok, outcome.value.as_str(), whole(&outcome.value).is_some());
+                let line = match not_executed(&outcome) {
+                    // Its client had not heard of it yet.
+                    Some(why) => self.calls.unsent_line(call, &why).unwrap_or_default(),
+                    None => {
+                        let is_whole = whole(&outcome.value).is_some();
+                        self.recorded_before(call, outcome.ok, outcome.value.as_str(), is_whole)
+                    }
+                };
                 self.ledger(|calls, commands| calls.refused(now_ms, call, line, commands));
             }
             Ok(Begun::Unknown(why)) => {
