@@ -130,20 +130,33 @@ impl Applier {
             return;
         }
         let (disk, path) = (self.surroundings.disk.clone(), self.surroundings.folder.join("records.db"));
-        match disk.exists(&path) {
-            Ok(true) => {}
-            Ok(false) => return self.is_gone(),
+        let found = match disk.exists(&path) {
+            Ok(true) => match RecordsDb::main_stamp(disk.vfs(), &path) {
+                Ok(stamp) if stamp < self.copying.last_stamp() => {
+                    Some((Broken::PutBack, "a file of an earlier time was put in its place".to_owned()))
+                }
+                Err(SqliteError::Damaged(damage)) => {
+                    Some((Broken::Unreadable, SqliteError::Damaged(damage).to_string()))
+                }
+                _ => None,
+            },
+            Ok(false) => Some((Broken::Unreadable, GONE.to_owned())),
             // It may be answered the next time.
-            Err(_) => return,
+            Err(_) => None,
+        };
+        // Whoever has taken the store over may be writing it just now: it is theirs.
+        match found.filter(|_| self.is_held().is_ok()) {
+            Some((_, why)) if why == GONE => self.is_gone(),
+            Some((how, why)) => self.break_with(how, why),
+            None => {}
         }
-        match RecordsDb::main_stamp(disk.vfs(), &path) {
-            Ok(stamp) if stamp < self.copying.last_stamp() => {
-                self.break_with(Broken::PutBack, "a file of an earlier time was put in its place".to_owned());
-            }
-            Err(SqliteError::Damaged(damage)) => {
-                self.break_with(Broken::Unreadable, SqliteError::Damaged(damage).to_string());
-            }
-            _ => {}
+    }
+
+    /// That nobody has taken the store over: what lies there is theirs then.
+    fn is_held(&self) -> Result<(), SqliteError> {
+        match self.journal.upgrade().and_then(|journal| journal.look_at_fence()) {
+            Some(_) => Err(SqliteError::Busy("another process has taken the store over".into())),
+            None => Ok(()),
         }
     }
 
@@ -159,7 +172,7 @@ impl Applier {
     /// Nobody finds the file any more, and it is still open: all of it is written down once more.
     fn is_gone(&mut self) {
         let (disk, folder) = (self.surroundings.disk.clone(), self.surroundings.folder.clone());
-        let saved = remake::save(disk.as_ref(), &folder, &self.records);
+        let saved = remake::save(disk.as_ref(), &folder, &self.records, || self.is_held());
         match saved {
             Ok(()) => {
                 let said = "records.db: it was taken away; made again from what was open of it: nothing is missing";
@@ -177,6 +190,7 @@ impl Applier {
 
     /// Makes records.db again, if it has to be.
     fn make_again(&mut self) -> Result<(), SqliteError> {
+        self.is_held()?;
         let surroundings = &self.surroundings;
         if let Some((how, why)) = &self.broken {
             let now_ms = surroundings.clock.monotonic_ms();
@@ -214,6 +228,7 @@ impl Applier {
             self.broken = None;
             self.views_doubtful = true;
         }
+        self.is_held()?;
         if remake::end(surroundings.disk.as_ref(), &surroundings.folder, surroundings.clock.now_ms())? {
             (self.mark_stands, self.log_unnamed) = (None, false);
         }

@@ -248,12 +248,19 @@ pub(super) fn make(
     Ok(aside)
 }
 
-/// Writes all of an open records.db down as `records.made`: its own file is gone.
-pub(super) fn save(disk: &dyn Disk, folder: &Path, records: &RecordsDb) -> Result<(), SqliteError> {
+/// Writes all of an open records.db down as `records.made`: its own file is gone. `is_held`: that the store
+/// still is.
+pub(super) fn save(
+    disk: &dyn Disk,
+    folder: &Path,
+    records: &RecordsDb,
+    is_held: impl Fn() -> Result<(), SqliteError>,
+) -> Result<(), SqliteError> {
     let part = folder.join("records.part");
     clear(disk, &part)?;
     records.save_as(&part)?;
     disk.open(&part, OpenHow::Write)?.sync_data()?;
+    is_held()?;
     disk.rename(&part, &made(folder))?;
     disk.sync_dir(folder)?;
     Ok(())
