@@ -375,9 +375,14 @@ impl Mender {
                 self.made.tried.lock().insert(session);
                 return Ok(Outcome::Nothing);
             }
-            if let Some(state) = in_ram.take_if(|state| state.head.seq > plan.reaches) {
-                // More of it is in RAM than stands anywhere: nothing of its state has to be lost.
+            let is_more = |state: &mut Checkpoint| {
+                state.head.seq > plan.reaches || (state.head.seq == plan.reaches && !plan.loss.state.is_empty())
+            };
+            if let Some(state) = in_ram.take_if(is_more) {
+                // More of it is in RAM than stands anywhere, or RAM alone tells that there was no more: nothing of its state has to
+                // be lost.
                 if sight.is_aside {
+                    case.known_head = case.known_head.min(state.head.seq);
                     stood = Some(self.stand_by(session, state, &plan, &sight).await?);
                 } else {
                     in_ram = Some(state);
