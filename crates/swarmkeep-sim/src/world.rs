@@ -340,6 +340,8 @@ impl World {
                     self.at(at_ms - self.now_ms, Event::Told { client, call, answer, former });
                 }
             }
+            // One that was being parked when it was taken over from parks nothing any more.
+            Some(Caller::World(Question::Close)) if former => {}
             Some(Caller::World(question)) => self.inquiry.hears(question, answer),
             None => {}
         }
