@@ -66,6 +66,11 @@ impl Upstream {
         let text = |request: &Envelope| String::from_utf8_lossy(request.bytes()).into_owned();
         let desired: Vec<String> = self.desired.again().map(text).collect();
         let revision = self.handshake.revision().and_then(|revision| serde_json::from_str::<Value>(revision).ok());
+        let mut resume = self.live.as_ref().and_then(|live| live.resumable.get());
+        if let Some(resume) = resume.as_mut().filter(|_| !self.daemon_ends()) {
+            // Events come after it until then, and an old one brings them all again.
+            resume.last_event = None;
+        }
         let state = json!({
             "upstream": self.terms.upstream,
             "era": if self.handshake.is_modern() { "stateless" } else { "initialized" },
@@ -73,7 +78,7 @@ impl Upstream {
             "desired": desired,
             // The next daemon goes on with it: its own start says nothing about the server.
             "failures": if status == "offline" { self.link.failures() } else { 0 },
-            "resume": self.live.as_ref().and_then(|live| live.resumable.get()),
+            "resume": resume,
         });
         let noted = Noted { status: status.to_owned(), state };
         // One write at a time: what changes meanwhile is written after it.

@@ -175,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.event(json.dumps(kept.pop(last)))
         if self.headers.get("Mcp-Session-Id") not in sessions:
             return self.lost()
-        note("listening")
+        note(f"listening after {last}" if last else "listening")
         self.begin_stream()
         self.pour(told[self.headers["Mcp-Session-Id"]])
 
@@ -183,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             while True:
                 try:
-                    self.event(json.dumps(from_queue.get(timeout=0.05)))
+                    self.event(json.dumps(from_queue.get(timeout=0.05)), id=uuid.uuid4().hex)
                 except queue.Empty:
                     self.wfile.write(b": alive\n\n")
         except OSError:

@@ -319,7 +319,6 @@ impl Applier {
                 self.break_with(Broken::Unreadable, why.clone());
             }
             let made = self.settle();
-            self.progress.remake_is_answered();
             let answer = made.as_ref().err().map(ToString::to_string);
             for (.., done) in remakes {
                 let _ = done.send(answer.clone().map_or(Ok(()), |what| Err(LogError::Unknown(what))));

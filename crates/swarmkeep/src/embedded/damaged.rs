@@ -133,9 +133,9 @@ impl EmbeddedLog {
         }
     }
 
-    /// Whether there are any.
+    /// Whether there are any, and nobody is at it.
     pub(crate) fn are_any_aside_anew(&self) -> bool {
-        !self.progress.aside.lock().is_empty()
+        !self.progress.aside.lock().is_empty() && self.looking.try_lock().is_ok()
     }
 
     /// A records.db that SQLite cannot read is made again beside whoever met it: they may not wait for it, or not ask again.

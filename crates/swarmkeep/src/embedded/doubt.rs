@@ -224,7 +224,7 @@ impl Applier {
                 self.progress.notice(Noticed::of_damaged(damaged));
             }
             self.remade_at_ms.push(now_ms);
-            self.progress.is_another_file();
+            self.progress.another_file();
             self.broken = None;
             self.views_doubtful = true;
         }

@@ -100,8 +100,6 @@ pub(super) struct Progress {
     pub(super) aside: Mutex<BTreeSet<SessionId>>,
     /// How often records.db was made again since the start.
     files: AtomicU64,
-    /// Somebody asked for that, beside what it was about.
-    is_remake_asked: AtomicBool,
     /// What was made again since the start, in words.
     pub(super) made_again: Mutex<Vec<String>>,
     /// Failures met here and by readers, until somebody lists them.
@@ -125,7 +123,6 @@ impl Progress {
             incomplete: Mutex::default(),
             aside: Mutex::default(),
             files: AtomicU64::new(0),
-            is_remake_asked: AtomicBool::new(false),
             made_again: Mutex::default(),
             noticed: Mutex::default(),
         }
@@ -137,21 +134,17 @@ impl Progress {
     }
 
     /// records.db was made again.
-    pub(super) fn is_another_file(&self) {
+    pub(super) fn another_file(&self) {
         self.files.fetch_add(1, Ordering::AcqRel);
     }
 
     /// SQLite could not read that records.db: it is made again beside whatever met it.
     pub(super) fn remake_soon(&self, why: String, file: u64) {
-        if !self.is_remake_asked.swap(true, Ordering::AcqRel) {
+        let waits = self.inbox.lock().asks.iter().any(|ask| matches!(ask, Ask::Remake(..)));
+        if !waits {
             self.ask(Ask::Remake(why, file, oneshot::channel().0));
             self.hurry();
         }
-    }
-
-    /// That was done, or cannot be.
-    pub(super) fn remake_is_answered(&self) {
-        self.is_remake_asked.store(false, Ordering::Release);
     }
 
     /// Says a failure to whoever keeps the list.
