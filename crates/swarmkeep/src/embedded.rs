@@ -20,6 +20,7 @@ mod keeper;
 mod lane;
 mod mend;
 mod open;
+mod ours;
 mod progress;
 mod quarantine;
 mod recover;

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::binary::{PATIENCE, Store};
+use crate::binary::{PATIENCE, Store, effects, until};
 
 /// A client that has the proxy in its server's place.
 pub(crate) struct Client {
@@ -103,6 +103,17 @@ impl Client {
 /// A scripted server.
 pub(crate) fn peer(file: &str) -> String {
     format!("{}/../swarmkeep-mcp/tests/peer/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A client whose first call is under way, at a server whose program is moved away meanwhile: it cannot be started again.
+pub(crate) fn under_way_without_a_program(store: &Store) -> (Client, PathBuf, PathBuf) {
+    let (program, away) = shop(store);
+    let mut client = Client::before(store, &["--session", "work/here", "--", program.to_str().unwrap()]);
+    client.initialize();
+    client.call(1, "pay", &json!({ "slow": true }));
+    until("the call reaches the server", || effects(store) == 1);
+    fs::rename(&program, &away).unwrap();
+    (client, program, away)
 }
 
 /// A scripted server that listens, and its port. It ends when its input does, or is killed.

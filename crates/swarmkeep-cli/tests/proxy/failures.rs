@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     binary::{PATIENCE, Store, effects, signal, until},
-    client::{Client, asking, last_peer, peer, shop, text},
+    client::{Client, asking, last_peer, peer, shop, text, under_way_without_a_program},
 };
 
 /// The failures of a type in the history.
@@ -44,12 +44,7 @@ fn is_open(failure: &Value) -> bool {
 #[test]
 fn connection_lost_is_a_server_that_is_killed_and_cannot_start_again() {
     let store = Store::new();
-    let (program, away) = shop(&store);
-    let mut client = Client::before(&store, &["--session", "work/here", "--", program.to_str().unwrap()]);
-    client.initialize();
-    client.call(1, "pay", &json!({ "slow": true }));
-    until("the call reaches the server", || effects(&store) == 1);
-    fs::rename(&program, &away).unwrap();
+    let (mut client, program, away) = under_way_without_a_program(&store);
     signal(last_peer(&store), Signal::KILL);
     let answer = client.answer(1);
     assert_eq!(answer["result"]["_meta"]["swarmkeep/outcome"]["executed"], "unknown", "{answer}");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     binary::{Small, Store, effects, signal, stop, until},
-    client::{Client, asking, last_peer, listening, shop, text},
+    client::{Client, asking, last_peer, listening, shop, text, under_way_without_a_program},
 };
 
 #[test]
@@ -101,12 +101,7 @@ fn a_client_of_a_daemon_that_is_stopped_for_good_goes_on_with_the_one_that_took_
 #[test]
 fn a_call_that_an_earlier_daemon_had_sent_is_not_said_to_be_undone_while_the_server_is_away() {
     let store = Store::new();
-    let (program, away) = shop(&store);
-    let mut client = Client::before(&store, &["--session", "work/here", "--", program.to_str().unwrap()]);
-    client.initialize();
-    client.call(1, "pay", &json!({ "slow": true }));
-    until("the call reaches the server", || effects(&store) == 1);
-    fs::rename(&program, &away).unwrap();
+    let (mut client, program, away) = under_way_without_a_program(&store);
     signal(store.holder().unwrap(), Signal::KILL);
     let answer = client.answer(1);
     assert_eq!(answer["result"]["_meta"]["swarmkeep/outcome"]["executed"], "unknown", "{answer}");

@@ -429,7 +429,7 @@ impl Applier {
             };
             // Perhaps it is not the session that is damaged.
             self.look_at_file();
-            self.is_ours()?;
+            self.undoubted()?;
             let news: Vec<Damage> = damage
                 .iter()
                 .filter(|damage| {
@@ -688,7 +688,7 @@ impl Applier {
         };
         // What is copied over another file makes one of both, and nobody could tell any more.
         self.look_at_file();
-        self.is_ours()?;
+        self.undoubted()?;
         let stamp = self.records.next_stamp(0);
         let stamp = self.heed(stamp)?;
         let position = self.records.position().0;

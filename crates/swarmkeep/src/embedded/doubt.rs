@@ -25,11 +25,9 @@ use swarmkeep_core::{
 use swarmkeep_sqlite::{Mode, Options, ReaderPool, RecordsDb, SqliteError, ViewsDb};
 
 use super::{
-    applier::{Applier, Batch},
+    applier::Applier,
     case::Cases,
     copying::Found,
-    open::GONE,
-    progress::Ask,
     remake::{self, Broken, Site},
     unreported::Unreported,
 };
@@ -37,13 +35,10 @@ use crate::{
     disk::Disk,
     incident::Noticed,
     journal::{Frame, Journal, StoreId, frame::Span, search},
-    recovery::{Damaged, DataLoss},
     sync::Mutex,
     workers::Workers,
 };
 
-/// Between two looks at the file.
-const LOOK_EVERY_MS: u64 = 1_000;
 /// Between two looks whether the last reader has let go.
 const LOOK: Duration = Duration::from_millis(20);
 /// Looks until it is put off.
@@ -112,85 +107,9 @@ impl Applier {
         Ok(())
     }
 
-    /// Whether it is time to look at the file again.
-    pub(super) fn is_look_due(&self, batch: &Batch) -> bool {
-        self.is_look_late() || batch.asks.iter().any(|ask| matches!(ask, Ask::Look(_)))
-    }
-
-    /// Whether nobody has looked at the file for a while.
-    pub(super) fn is_look_late(&self) -> bool {
-        self.surroundings.clock.monotonic_ms().saturating_sub(self.looked_at_ms) >= LOOK_EVERY_MS
-    }
-
-    /// Looks whether the file at its path is still the one that this process writes: SQLite would not see before the next start that
-    /// somebody put another in its place, wrote over it, or took it away.
-    pub(super) fn look_at_file(&mut self) {
-        self.looked_at_ms = self.surroundings.clock.monotonic_ms();
-        if self.doubtful {
-            return;
-        }
-        let (disk, path) = (self.surroundings.disk.clone(), self.surroundings.folder.join("records.db"));
-        let found = match disk.exists(&path) {
-            Ok(true) => match RecordsDb::main_stamp(disk.vfs(), &path) {
-                Ok(stamp) if stamp < self.copying.last_stamp() => {
-                    Some((Broken::PutBack, "a file of an earlier time was put in its place".to_owned()))
-                }
-                Err(SqliteError::Damaged(damage)) => {
-                    Some((Broken::Unreadable, SqliteError::Damaged(damage).to_string()))
-                }
-                _ => None,
-            },
-            Ok(false) => Some((Broken::Unreadable, GONE.to_owned())),
-            // It may be answered the next time.
-            Err(_) => None,
-        };
-        // Whoever has taken the store over may be writing it just now: it is theirs.
-        match found.filter(|_| self.is_held().is_ok()) {
-            Some((_, why)) if why == GONE => self.is_gone(),
-            Some((how, why)) => self.break_with(how, why),
-            None => {}
-        }
-    }
-
-    /// That nobody has taken the store over: what lies there is theirs then.
-    fn is_held(&self) -> Result<(), SqliteError> {
-        match self.journal.upgrade().and_then(|journal| journal.look_at_fence()) {
-            Some(_) => Err(SqliteError::Busy("another process has taken the store over".into())),
-            None => Ok(()),
-        }
-    }
-
-    /// An error, where it was found that it is not.
-    pub(super) fn is_ours(&self) -> Result<(), SqliteError> {
-        match &self.broken {
-            Some((_, why)) => Err(SqliteError::damaged(None, None, why.clone())),
-            None if self.doubtful => Err(SqliteError::Busy("records.db is to be opened again".into())),
-            None => Ok(()),
-        }
-    }
-
-    /// Nobody finds the file any more, and it is still open: all of it is written down once more.
-    fn is_gone(&mut self) {
-        let (disk, folder) = (self.surroundings.disk.clone(), self.surroundings.folder.clone());
-        let saved = remake::save(disk.as_ref(), &folder, &self.records, || self.is_held());
-        match saved {
-            Ok(()) => {
-                let said = "records.db: it was taken away; made again from what was open of it: nothing is missing";
-                tracing::error!("{said}");
-                self.progress.made_again.lock().push(said.to_owned());
-                self.progress.notice(Noticed::of_damaged(Damaged::in_records(DataLoss::None, said.to_owned())));
-                self.doubtful = true;
-            }
-            Err(error) => {
-                tracing::error!(%error, "records.db is gone, and what is open of it could not be saved");
-                self.break_with(Broken::Unreadable, GONE.to_owned());
-            }
-        }
-    }
-
     /// Makes records.db again, if it has to be.
     fn make_again(&mut self) -> Result<(), SqliteError> {
-        self.is_held()?;
+        self.still_held()?;
         let surroundings = &self.surroundings;
         if let Some((how, why)) = &self.broken {
             let now_ms = surroundings.clock.monotonic_ms();
@@ -228,7 +147,7 @@ impl Applier {
             self.broken = None;
             self.views_doubtful = true;
         }
-        self.is_held()?;
+        self.still_held()?;
         if remake::end(surroundings.disk.as_ref(), &surroundings.folder, surroundings.clock.now_ms())? {
             (self.mark_stands, self.log_unnamed) = (None, false);
         }
