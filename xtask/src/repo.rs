@@ -27,10 +27,10 @@ pub(crate) struct Member {
 }
 
 impl Repo {
-    /// The checkout that this program was built from.
+    /// The checkout that this program was started in. Where it was built does not tell: checkouts may share what they build.
     pub(crate) fn find() -> Result<Self, String> {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let root = here.parent().unwrap_or(here).to_path_buf();
+        let here = std::env::var_os("CARGO_MANIFEST_DIR").ok_or("start it with `cargo xtask`")?;
+        let root = Path::new(&here).parent().unwrap_or(Path::new(&here)).to_path_buf();
         let output = Command::new(cargo())
             .args(["metadata", "--no-deps", "--format-version", "1"])
             .current_dir(&root)

@@ -16,6 +16,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    path::{self, PathBuf},
     process::{Child, Stdio},
     time::Duration,
 };
@@ -25,6 +26,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// The proxy for clients over HTTP.
+/// The scripted server.
+fn peer() -> PathBuf {
+    path::absolute("../swarmkeep-mcp/tests/peer/peer.py").unwrap()
+}
+
 struct Front {
     child: Child,
     address: String,
@@ -34,7 +40,7 @@ impl Front {
     fn start(store: &Store, address: &str) -> Self {
         let mut command =
             store.command(&["mcp", "proxy", "--listen", address, "--session", "work/web", "--name", "shop"]);
-        command.args(["--", "python3", concat!(env!("CARGO_MANIFEST_DIR"), "/../swarmkeep-mcp/tests/peer/peer.py")]);
+        command.args(["--", "python3"]).arg(peer());
         command.env("PEER_EFFECTS", store.path("effects")).env("PEER_GATE", store.path("gate"));
         command.env("PEER_CANCELLED", store.path("cancelled"));
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
@@ -225,6 +231,8 @@ fn a_stream_that_broke_off_is_taken_up_after_a_kill_with_exactly_what_was_missed
         (&answer["id"], &answer["result"]["_meta"]["swarmkeep/outcome"]["executed"]),
         (&json!(2), &json!("unknown"))
     );
+    let said = answer.to_string();
+    assert!(!said.contains("under way"), "the one that the first front had is waited for: {said}");
     assert_eq!(effects(&store), 1, "nothing is carried out twice");
     let again: Vec<Value> = front.ask("GET", &headers, "").messages();
     assert_eq!(again, messages, "asked once more it says the same");
@@ -313,8 +321,8 @@ fn what_is_wrong_with_a_request_over_http_is_said() {
     assert_ne!(refused.code, 0);
     assert!(refused.err.contains("cannot listen"), "{}", refused.err);
     let same = ["mcp", "proxy", "--listen", "127.0.0.1:0", "--session", "work/web", "--name", "shop", "--", "python3"];
-    let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/../swarmkeep-mcp/tests/peer/peer.py");
-    let refused = store.run(&[&same[..], &[peer]].concat());
+    let peer = peer().display().to_string();
+    let refused = store.run(&[&same[..], &[&peer]].concat());
     assert!(refused.err.contains("another process answers"), "{}", refused.err);
     front.end(&store);
 }

@@ -12,6 +12,8 @@
 //!
 //! What is stored is a copy. It may be cut, and says so; what is forwarded never is.
 
+use std::time::Duration;
+
 use serde_json::{Value, json, value::RawValue};
 use swarmkeep::{
     Actor, Command, EffectOutcome, EntityId, Error, ErrorKind, Json, Outcome, RefusalCode, Request, Session, Swarmkeep,
@@ -26,6 +28,11 @@ pub const STORED_BYTES: usize = 8 * 1024;
 const KEPT_BYTES: usize = 1024;
 /// Sessions of one name that are tried for room.
 const SESSIONS: usize = 100;
+/// An upstream whose client is gone has written down what its calls came to within this time: it waits for answers, and then for
+/// the log.
+const STILL_ENDING: Duration = Duration::from_secs(40);
+/// Between two looks whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often a write is tried that may or may not have been done.
 const TRIES: u32 = 5;
 
@@ -137,13 +144,28 @@ impl Record {
             request: self.asked_for(call),
             deadline_ms: Some(deadline_ms),
         };
-        match self.submit(Command::BeginEffect(begin)).await {
+        match self.begin_after_others(begin).await {
             Ok(Outcome::Run { attempt }) => Ok(Begun::Run(attempt)),
             Ok(Outcome::Recorded { outcome }) => Ok(Begun::Before(outcome)),
             Ok(Outcome::Unknown { reason }) => Ok(Begun::Unknown(reason)),
             Ok(other) => Err(Error::new(ErrorKind::Unknown, format!("the beginning of an effect answered {other:?}"))),
             Err(error) if is_in_doubt(&error) => Ok(Begun::Unknown(error.message)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Begins it when nobody in this process has it under way any more: where a client's connection broke off and came back at
+    /// once, its calls are in the hands of the one before, until that one has written down what they came to.
+    async fn begin_after_others(&self, begin: BeginEffect) -> Result<Outcome, Error> {
+        let mut waited = Duration::ZERO;
+        loop {
+            match self.submit(Command::BeginEffect(begin.clone())).await {
+                Err(error) if is_under_way(&error) && waited < STILL_ENDING => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    waited += LOOK_AGAIN;
+                }
+                begun => return begun,
+            }
         }
     }
 
@@ -207,11 +229,15 @@ impl Record {
     }
 }
 
+fn is_under_way(error: &Error) -> bool {
+    error.refusal.as_ref().is_some_and(|refusal| refusal.code == RefusalCode::InProgress)
+}
+
 fn is_in_doubt(error: &Error) -> bool {
     error.refusal.as_ref().is_some_and(|refusal| is_of_doubt(refusal.code))
 }
 
-/// It is under way, or in doubt, or was begun as something else (as what its tool was then): before this program's last end.
+/// It is under way, or in doubt, or was begun as something else (as what its tool was then).
 fn is_of_doubt(code: RefusalCode) -> bool {
     matches!(code, RefusalCode::OutcomeUnknown | RefusalCode::InProgress | RefusalCode::RequestMismatch)
 }

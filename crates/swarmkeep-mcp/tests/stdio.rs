@@ -24,7 +24,7 @@ fn program(program: &str, arguments: &[&str]) -> Recipe {
 }
 
 fn peer() -> Recipe {
-    program("python3", &[concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/peer.py")])
+    program("python3", &["tests/peer/peer.py"])
 }
 
 async fn next(connection: &mut Connection) -> Inbound {

@@ -14,17 +14,13 @@
 
 mod small_store;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use small_store::{Image, NAMES, Reading, blobs, more, open};
 use swarmkeep::{Seq, Swarmkeep};
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+    PathBuf::from("../../fixtures")
 }
 
 fn unpacked(version: &str) -> (Image, Reading) {

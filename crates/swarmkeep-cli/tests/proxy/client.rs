@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    path::PathBuf,
+    path::{self, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -102,7 +102,8 @@ impl Client {
 
 /// A scripted server.
 pub(crate) fn peer(file: &str) -> String {
-    format!("{}/../swarmkeep-mcp/tests/peer/{file}", env!("CARGO_MANIFEST_DIR"))
+    let path = path::absolute(format!("../swarmkeep-mcp/tests/peer/{file}")).unwrap();
+    path.display().to_string()
 }
 
 /// A client whose first call is under way, at a server whose program is moved away meanwhile: it cannot be started again.

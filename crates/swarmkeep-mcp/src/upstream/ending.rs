@@ -23,6 +23,8 @@ impl Upstream {
         self.ledger(|calls, commands| calls.lost(now_ms, generation, commands));
         self.link(link::Event::Stop);
         self.end_troubles(self.daemon_ends());
+        // A server may take a while to end, and the client may be back with the same calls by then.
+        self.write_finishes();
         if let Some(closing) = self.closing.take() {
             self.part_with(closing).await;
         }

@@ -96,7 +96,7 @@ impl Upstream {
                 self.ledger(|calls, commands| calls.refused(now_ms, call, line, commands));
             }
             Ok(Begun::Unknown(why)) => {
-                let why = format!("the call was sent before the daemon's last end, and no answer is on record ({why})");
+                let why = format!("the call may have been sent before, and no answer is on record ({why})");
                 let line = self.calls.unknown_line(call, &why).unwrap_or_default();
                 self.ledger(|calls, commands| calls.refused(now_ms, call, line, commands));
             }
@@ -118,7 +118,7 @@ impl Upstream {
     /// An answer that is on record: given again, or, where it was too large to be kept, said to have been.
     fn recorded_before(&self, call: CallId, ok: bool, body: &str, is_whole: bool) -> Bytes {
         if !is_whole {
-            let why = "the call was carried out and answered before the daemon's last end; its answer was too large to be kept";
+            let why = "the call was carried out and answered before; its answer was too large to be kept";
             return self.calls.unknown_line(call, why).unwrap_or_default();
         }
         let is_error = !ok && !body.contains(r#""content""#) && body.contains(r#""code""#);

@@ -62,13 +62,13 @@ impl Outside {
     /// The server: started by a shell that reads what [`Outside::set`] says, and fails while there is a file `down`.
     pub(crate) fn recipe(&self) -> Recipe {
         let script = r#"cd "$1"; [ -e down ] && exit 1; for f in env-*; do [ -e "$f" ] && export "${f#env-}=$(cat "$f")"; done; exec python3 "$2""#;
-        let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/peer.py");
+        let peer = std::path::absolute("tests/peer/peer.py").unwrap().display().to_string();
         let mut environment: BTreeMap<String, String> = std::env::vars().collect();
         environment.insert("PEER_EFFECTS".into(), self.path().join("effects").display().to_string());
         environment.insert("PEER_GATE".into(), self.path().join("gate").display().to_string());
         Recipe::Stdio(Program {
             program: "/bin/sh".into(),
-            arguments: vec!["-c".into(), script.into(), "sh".into(), self.path().display().to_string(), peer.into()],
+            arguments: vec!["-c".into(), script.into(), "sh".into(), self.path().display().to_string(), peer],
             environment: Some(environment),
             folder: None,
         })

@@ -23,7 +23,7 @@ struct Server {
 impl Server {
     fn start(outside: &Outside, port: u16, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new("python3")
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/http_peer.py"))
+            .arg("tests/peer/http_peer.py")
             .env("PEER_PORT", port.to_string())
             .env("PEER_NOTES", outside.path().join("notes"))
             .env("PEER_GATE", outside.path().join("gate"))
