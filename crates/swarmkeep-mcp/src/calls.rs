@@ -624,6 +624,13 @@ impl Calls {
         self.by_wire.len()
     }
 
+    /// How many calls are not over.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
     /// Calls that are not over.
     pub fn open(&self) -> impl Iterator<Item = (CallId, &Envelope, &Asked, Standing)> {
         self.calls.iter().map(|(id, call)| (*id, &call.message, &call.asked, call.standing))

@@ -1,8 +1,11 @@
 //! The daemon's end: shims come in over a local socket, each gets a server of its own, and its calls land in a session.
+//! A link stays on one thread, so that a line goes through it without a way from thread to thread.
 //!
 //! Which session: the one that the shim names, else `mcp/FOLDER-HASH-CLIENT`: the last part of the folder that the client
 //! runs in, eight digits of the hash of its whole path, and the client's own name. So two projects, and two kinds of client,
 //! never share one by accident; the same client in the same folder finds its calls again.
+
+mod threads;
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +29,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use self::threads::Threads;
 use crate::{
     calls::Limits,
     envelope::Envelope,
@@ -110,6 +114,7 @@ impl Daemon {
     /// Answers shims until `until` resolves; then every link is ended, its calls are written down, and its server is gone.
     pub async fn run(self, until: impl Future<Output = ()>) {
         let Self { listener, path, identity, shared } = self;
+        let mut threads = Threads::new();
         let mut shims = JoinSet::new();
         let mut until = std::pin::pin!(until);
         loop {
@@ -119,9 +124,10 @@ impl Daemon {
                 Some(_) = shims.join_next() => continue,
             };
             match accepted {
-                Ok((stream, _)) if shims.len() < LINKS => {
-                    shims.spawn(answer(shared.clone(), stream));
-                }
+                Ok((stream, _)) if shims.len() < LINKS => match stream.into_std() {
+                    Ok(stream) => drop(shims.spawn_on(answer(shared.clone(), stream), &threads.next())),
+                    Err(error) => tracing::warn!(%error, "a shim could not be taken"),
+                },
                 Ok((mut stream, _)) => {
                     // A shim that is not answered is told by the end of its stream.
                     let _ = stream.write_all(b"! too many links are open: end a client first\n").await;
@@ -145,7 +151,11 @@ impl Daemon {
     }
 }
 
-async fn answer(shared: Arc<Shared>, stream: UnixStream) {
+async fn answer(shared: Arc<Shared>, stream: std::os::unix::net::UnixStream) {
+    let stream = match UnixStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!(%error, "a shim could not be taken"),
+    };
     let (from, mut to) = stream.into_split();
     let mut lines = Lines::new(BufReader::with_capacity(64 * 1024, from), HELLO_BYTES);
     let hello = match timeout(HELLO_TIME, lines.next()).await {

@@ -14,6 +14,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json, value::RawValue};
 use swarmkeep::{
     Actor, Command, EffectOutcome, EntityId, Error, ErrorKind, Json, Outcome, RefusalCode, Request, Session, Swarmkeep,
@@ -46,6 +47,30 @@ pub struct Record {
     upstream: String,
 }
 
+/// The beginning of a call's effect.
+#[derive(Debug, Clone)]
+pub struct Begin {
+    /// Its key: the same when the same call is offered again.
+    pub effect: EntityId,
+    /// The call's class.
+    pub class: Class,
+    /// The call.
+    pub call: Envelope,
+    /// How long it may take.
+    pub deadline_ms: u64,
+}
+
+/// The end of a call's effect.
+#[derive(Debug, Clone)]
+pub struct Finish {
+    /// Its key.
+    pub effect: EntityId,
+    /// The attempt that it is about.
+    pub attempt: u32,
+    /// What the call came to.
+    pub ending: Ending,
+}
+
 /// What beginning came to.
 #[derive(Debug)]
 pub enum Begun {
@@ -55,6 +80,16 @@ pub enum Begun {
     Before(EffectOutcome),
     /// It may have been sent before.
     Unknown(String),
+}
+
+/// Where there is room for calls.
+enum Room {
+    /// Here.
+    Here,
+    /// In a session that goes on from this one.
+    Next,
+    /// Here for those that were begun here, which belong here.
+    ForSome,
 }
 
 impl Record {
@@ -70,22 +105,75 @@ impl Record {
         &self.session
     }
 
+    /// Whether both are of one session.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.session.id() == other.session.id()
+    }
+
+    /// Finishes calls, and begins others after them, durably and as one group: one sync for all. Gives where they were begun;
+    /// and `None` where as a group they cannot be, and nothing of the beginnings is written: each is to be [begun](Self::begin)
+    /// by itself.
+    pub async fn exchange(self, finishes: &[Finish], begins: &[Begin]) -> (Self, Option<Vec<Result<Begun, Error>>>) {
+        match self.has_room_for(begins).await {
+            Room::Here => {}
+            Room::Next => {
+                // Found once for all of them: a session that is full may have to be read to see that it is.
+                self.finish_each(finishes).await;
+                let mut found = self;
+                for _ in 0..SESSIONS {
+                    let Ok(next) = found.next().await else { break };
+                    found = next;
+                    if !matches!(found.has_room_for(begins).await, Room::Next) {
+                        break;
+                    }
+                }
+                return (found, None);
+            }
+            Room::ForSome => {
+                self.finish_each(finishes).await;
+                return (self, None);
+            }
+        }
+        let commands = finishes.iter().map(finished).chain(begins.iter().map(|begin| self.begun(begin)));
+        let submitted = self.session.submit(Request::all(self.actor.clone(), commands.collect())).await;
+        let begun = match submitted {
+            Ok(reply) => Some(reply.outcomes.into_iter().skip(finishes.len()).map(begun_as).collect()),
+            Err(error) => {
+                self.finish_each(finishes).await;
+                if error.refusal.is_some() || error.kind == ErrorKind::Limit {
+                    return (self, None);
+                }
+                let mut all = Vec::new();
+                for begin in begins {
+                    let error = Error::new(error.kind, error.message.clone());
+                    all.push(self.begun_before(&begin.effect, error).await);
+                }
+                Some(all)
+            }
+        };
+        (self, begun)
+    }
+
+    /// What cannot be recorded counts as unknown, in time.
+    async fn finish_each(&self, finishes: &[Finish]) {
+        let each = finishes.iter().map(|finish| async move {
+            if let Err(error) = self.submit(finished(finish)).await {
+                tracing::warn!(upstream = %self.upstream, %error, "what a call came to could not be recorded; it counts as unknown");
+            }
+        });
+        join_all(each).await;
+    }
+
     /// Begins the effect of a call, durably: in this session, or in the one that goes on from it. Gives where.
     ///
     /// # Errors
     /// What the session says: then nothing may be sent.
-    pub async fn begin(
-        mut self,
-        key: EntityId,
-        class: Class,
-        call: &Envelope,
-        deadline_ms: u64,
-    ) -> (Self, Result<Begun, Error>) {
+    pub async fn begin(mut self, begin: &Begin) -> (Self, Result<Begun, Error>) {
         for _ in 0..SESSIONS {
-            let begun = match self.has_room_for(&key).await {
-                Ok(true) => self.begin_here(key.clone(), class, call, deadline_ms).await,
-                Ok(false) => Err(Error::new(ErrorKind::Limit, "the session is nearly full")),
-                Err(error) => Err(error),
+            let begun = match self.has_room_for(std::slice::from_ref(begin)).await {
+                Room::Here => self.begin_here(begin).await,
+                _ => Err(Error::new(ErrorKind::Limit, "the session is nearly full")),
             };
             match begun {
                 Err(error) if error.kind == ErrorKind::Limit => match self.next().await {
@@ -93,7 +181,7 @@ impl Record {
                     Err(error) => return (self, Err(error)),
                 },
                 Err(error) => {
-                    let begun = self.begun_before(&key, error).await;
+                    let begun = self.begun_before(&begin.effect, error).await;
                     return (self, begun);
                 }
                 begun => return (self, begun),
@@ -111,12 +199,21 @@ impl Record {
         }
     }
 
-    /// Whether a call may begin here: what is begun has to be finished, and that takes room, too. A call that was begun here
-    /// belongs here.
-    async fn has_room_for(&self, key: &EntityId) -> Result<bool, Error> {
-        let state = self.session.state().await?;
-        let is_roomy = state.weight() <= limits::STATE_BYTES / 4 * 3 && state.effects.len() <= limits::EFFECTS / 10 * 9;
-        Ok(is_roomy || state.effects.contains(key))
+    /// Whether calls may begin here: what is begun has to be finished, and that takes room, too. Of a session that cannot be
+    /// read it is found out by beginning.
+    async fn has_room_for(&self, begins: &[Begin]) -> Room {
+        if begins.is_empty() {
+            return Room::Here;
+        }
+        let Ok(state) = self.session.state().await else { return Room::Here };
+        let is_roomy = state.weight() <= limits::STATE_BYTES / 4 * 3
+            && state.effects.len() + begins.len() <= limits::EFFECTS / 10 * 9;
+        let were_begun = begins.iter().filter(|begin| state.effects.contains(&begin.effect)).count();
+        match () {
+            () if is_roomy || were_begun == begins.len() => Room::Here,
+            () if were_begun == 0 => Room::Next,
+            () => Room::ForSome,
+        }
     }
 
     /// Where calls go on when this session takes no more.
@@ -133,33 +230,33 @@ impl Record {
         Ok(Self { session: self.keep.open_session(&next).await?, ..self.clone() })
     }
 
-    async fn begin_here(&self, key: EntityId, class: Class, call: &Envelope, deadline_ms: u64) -> Result<Begun, Error> {
-        let class = if class == Class::AtMostOnce { EffectClass::AtMostOnce } else { EffectClass::Idempotent };
-        let begin = BeginEffect {
-            effect: key,
-            class,
-            agent: None,
-            task: None,
-            instance: self.session.instance().clone(),
-            request: self.asked_for(call),
-            deadline_ms: Some(deadline_ms),
-        };
-        match self.begin_after_others(begin).await {
-            Ok(Outcome::Run { attempt }) => Ok(Begun::Run(attempt)),
-            Ok(Outcome::Recorded { outcome }) => Ok(Begun::Before(outcome)),
-            Ok(Outcome::Unknown { reason }) => Ok(Begun::Unknown(reason)),
-            Ok(other) => Err(Error::new(ErrorKind::Unknown, format!("the beginning of an effect answered {other:?}"))),
+    async fn begin_here(&self, begin: &Begin) -> Result<Begun, Error> {
+        match self.begin_after_others(self.begun(begin)).await {
+            Ok(outcome) => begun_as(outcome),
             Err(error) if is_in_doubt(&error) => Ok(Begun::Unknown(error.message)),
             Err(error) => Err(error),
         }
     }
 
+    fn begun(&self, begin: &Begin) -> Command {
+        let is_once = begin.class == Class::AtMostOnce;
+        Command::BeginEffect(BeginEffect {
+            effect: begin.effect.clone(),
+            class: if is_once { EffectClass::AtMostOnce } else { EffectClass::Idempotent },
+            agent: None,
+            task: None,
+            instance: self.session.instance().clone(),
+            request: self.asked_for(&begin.call),
+            deadline_ms: Some(begin.deadline_ms),
+        })
+    }
+
     /// Begins it when nobody in this process has it under way any more: where a client's connection broke off and came back at
     /// once, its calls are in the hands of the one before, until that one has written down what they came to.
-    async fn begin_after_others(&self, begin: BeginEffect) -> Result<Outcome, Error> {
+    async fn begin_after_others(&self, begin: Command) -> Result<Outcome, Error> {
         let mut waited = Duration::ZERO;
         loop {
-            match self.submit(Command::BeginEffect(begin.clone())).await {
+            match self.submit(begin.clone()).await {
                 Err(error) if is_under_way(&error) && waited < STILL_ENDING => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                     waited += LOOK_AGAIN;
@@ -167,27 +264,6 @@ impl Record {
                 begun => return begun,
             }
         }
-    }
-
-    /// Records what a call came to.
-    ///
-    /// # Errors
-    /// What the session says; the effect's outcome is then unknown, in time.
-    pub async fn finish(&self, effect: EntityId, attempt: u32, ending: Ending) -> Result<(), Error> {
-        let command = match ending {
-            Ending::Answered { ok, body } => {
-                // A message is UTF-8, and so is a part of it.
-                let body = String::from_utf8_lossy(&body);
-                let outcome = EffectOutcome { ok: ok && !says_is_error(&body), value: stored(&body) };
-                Command::FinishEffect { effect, attempt, outcome }
-            }
-            Ending::NotExecuted { why } => {
-                let value = stored(&json!({ "executed": "no", "why": why }).to_string());
-                Command::FinishEffect { effect, attempt, outcome: EffectOutcome { ok: false, value } }
-            }
-            Ending::Unknown { why } => Command::DoubtEffect { effect, attempt, reason: why },
-        };
-        self.submit(command).await.map(drop)
     }
 
     /// Writes something else about calls: it must come to the same when it is repeated.
@@ -226,6 +302,33 @@ impl Record {
         text.push_str(arguments.as_str());
         text.push('}');
         Json::parse(&text).unwrap_or_default()
+    }
+}
+
+/// What a call came to, as a command.
+fn finished(Finish { effect, attempt, ending }: &Finish) -> Command {
+    let (effect, attempt) = (effect.clone(), *attempt);
+    match ending {
+        Ending::Answered { ok, body } => {
+            // A message is UTF-8, and so is a part of it.
+            let body = String::from_utf8_lossy(body);
+            let outcome = EffectOutcome { ok: *ok && !says_is_error(&body), value: stored(&body) };
+            Command::FinishEffect { effect, attempt, outcome }
+        }
+        Ending::NotExecuted { why } => {
+            let value = stored(&json!({ "executed": "no", "why": why }).to_string());
+            Command::FinishEffect { effect, attempt, outcome: EffectOutcome { ok: false, value } }
+        }
+        Ending::Unknown { why } => Command::DoubtEffect { effect, attempt, reason: why.clone() },
+    }
+}
+
+fn begun_as(outcome: Outcome) -> Result<Begun, Error> {
+    match outcome {
+        Outcome::Run { attempt } => Ok(Begun::Run(attempt)),
+        Outcome::Recorded { outcome } => Ok(Begun::Before(outcome)),
+        Outcome::Unknown { reason } => Ok(Begun::Unknown(reason)),
+        other => Err(Error::new(ErrorKind::Unknown, format!("the beginning of an effect answered {other:?}"))),
     }
 }
 

@@ -222,6 +222,16 @@ pub struct Connection {
     pub resumable: Resumable,
 }
 
+/// A way is over: what its owner gave it, and it never took, was not sent; and then why.
+async fn say_over(mut from_owner: mpsc::Receiver<Outbound>, to: &mpsc::Sender<Inbound>, why: String) {
+    from_owner.close();
+    // Nobody listens any more: then nobody misses it.
+    while let Some(Outbound { wire, .. }) = from_owner.recv().await {
+        let _ = to.send(Inbound::Failed { wire, failure: Failure::NothingWritten }).await;
+    }
+    let _ = to.send(Inbound::Closed { why }).await;
+}
+
 /// The end of a connection.
 #[derive(Debug)]
 pub struct Ending {

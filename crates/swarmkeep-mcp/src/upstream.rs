@@ -17,6 +17,10 @@ mod trouble;
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{
+    future::{BoxFuture, FutureExt as _},
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use swarmkeep::{EntityId, Error, core::failure::ProtocolCause};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -42,13 +46,15 @@ use crate::{
     desired::Desired,
     envelope::{Edit, Envelope, Frame, Kind, Malformed, compose},
     link::{self, Gate, Generation, Link, Notice, Phase},
-    record::{Begun, Record},
+    record::{Begin, Begun, Record},
     reply,
     transport::{self, Connection, Inbound, Opener, Outbound},
 };
 
 /// Bytes on their way in one direction, beyond which the other side is not read.
 const QUEUED_BYTES: usize = 16 << 20;
+/// Lines of one side that are taken before the other has its turn.
+const TURN: usize = 64;
 /// Starts the task.
 #[must_use]
 pub fn start(terms: Terms, record: Record, seed: u64) -> Handles {
@@ -92,6 +98,7 @@ struct Place {
 enum Done {
     Opened(Generation, std::io::Result<Connection>),
     Begun(CallId, Box<Record>, Result<Begun, Error>),
+    Exchanged(Record, Vec<(CallId, Begin)>, Option<Vec<Result<Begun, Error>>>),
     Written,
     Noted,
     Seen,
@@ -122,6 +129,10 @@ struct Upstream {
     resume: Option<transport::Resume>,
     resumes_on: Option<Generation>,
     beside: JoinSet<Done>,
+    /// Calls whose effects are to be begun at the end of this turn.
+    to_begin: Vec<(CallId, Begin)>,
+    /// Calls whose effects are being begun. In this task: they reach the journal without a way through another one.
+    begins: FuturesUnordered<BoxFuture<'static, Done>>,
     finishes: Finishes,
     to_server: Queue<Outbound>,
     to_client: mpsc::Sender<ToClient>,
@@ -174,6 +185,8 @@ impl Upstream {
             resume: terms.resume.clone(),
             resumes_on: None,
             beside: JoinSet::new(),
+            to_begin: Vec::new(),
+            begins: FuturesUnordered::new(),
             finishes: Finishes::default(),
             to_server: Queue::new(),
             to_client,
@@ -207,32 +220,40 @@ impl Upstream {
         mut asked: mpsc::Receiver<oneshot::Sender<Status>>,
     ) {
         let to_client = self.to_client.clone();
+        let alarm = sleep_until(Instant::now());
+        let mut alarm = std::pin::pin!(alarm);
+        let mut rings_at = None;
         // A client starts its server because it wants it.
         self.link(link::Event::Start);
         while !self.is_over {
-            let breaches_ms = self.trouble.breaches.due_ms();
-            let due_ms = [
-                self.link.due_ms(),
-                self.calls.due_ms(),
-                self.handshake.due_ms(),
-                self.draining_until_ms,
-                breaches_ms,
-                self.finishes.due_ms,
-            ];
-            let due_ms = due_ms.into_iter().flatten().min();
-            let due = due_ms.map(|due_ms| self.began + Duration::from_millis(due_ms));
-            let reads_client = self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none();
-            let reads_server = self.for_client.bytes < QUEUED_BYTES;
-            // In this order, so that one seed gives one run; whoever is last gets a turn with every line of the server.
+            self.begin_all();
+            self.flush();
+            self.hand_over();
+            // To ring too early costs a look; to set it anew for every call costs more.
+            if let Some(due) = self.due().filter(|due| rings_at.is_none_or(|at| *due < at)) {
+                alarm.as_mut().reset(due);
+                rings_at = Some(due);
+            }
+            let (reads_client, reads_server) = (self.reads_client(), self.reads_server());
+            // In this order, so that one seed gives one run; whoever is last gets a turn with every turn of the server.
             tokio::select! {
                 biased;
                 Some(answer) = asked.recv() => {
                     // Whoever asked may be gone.
                     let _ = answer.send(self.status());
                 }
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
+                () = &mut alarm, if rings_at.is_some() => {
+                    rings_at = None;
+                    self.tick();
+                }
                 Some(done) = self.beside.join_next() => {
                     if let Ok(done) = done {
+                        self.done(done);
+                    }
+                }
+                Some(done) = self.begins.next() => {
+                    self.done(done);
+                    while let Some(Some(done)) = self.begins.next().now_or_never() {
                         self.done(done);
                     }
                 }
@@ -244,19 +265,77 @@ impl Upstream {
                     }
                     Err(_) => self.is_over = true,
                 },
-                () = Self::room(self.live.as_ref()), if !self.to_server.lines.is_empty() && self.live.is_some() => self.flush(),
+                () = Self::room(self.live.as_ref()), if !self.to_server.lines.is_empty() && self.live.is_some() => {}
                 came = next(&mut self.inbox), if reads_server => {
                     self.came(came);
-                    if reads_client && let Ok(said) = from_client.try_recv() {
-                        self.client_has_said(said);
+                    for _ in 1..TURN {
+                        let Some(Ok(came)) = self.inbox.as_mut().map(mpsc::Receiver::try_recv) else { break };
+                        self.came(Some(came));
+                        if !self.reads_server() {
+                            break;
+                        }
                     }
+                    self.hear_client(&mut from_client);
                 }
                 said = from_client.recv(), if reads_client => match said {
-                    Some(said) => self.client_has_said(said),
+                    Some(said) => {
+                        self.client_has_said(said);
+                        self.hear_client(&mut from_client);
+                    }
                     None => self.is_over = true,
                 },
             }
             self.is_drained();
+        }
+    }
+
+    /// When there is something to do, whoever says what.
+    fn due(&self) -> Option<Instant> {
+        let due_ms = [
+            self.link.due_ms(),
+            self.calls.due_ms(),
+            self.handshake.due_ms(),
+            self.draining_until_ms,
+            self.trouble.breaches.due_ms(),
+            self.finishes.due_ms,
+        ];
+        let due_ms = due_ms.into_iter().flatten().min()?;
+        Some(self.began + Duration::from_millis(due_ms))
+    }
+
+    fn reads_client(&self) -> bool {
+        self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none()
+    }
+
+    fn reads_server(&self) -> bool {
+        self.for_client.bytes < QUEUED_BYTES
+    }
+
+    /// The client's turn: what it has said by now.
+    fn hear_client(&mut self, from_client: &mut mpsc::Receiver<FromClient>) {
+        for _ in 1..TURN {
+            if !self.reads_client() {
+                return;
+            }
+            let Ok(said) = from_client.try_recv() else { return };
+            self.client_has_said(said);
+        }
+    }
+
+    /// Gives the client what it takes without being waited for.
+    fn hand_over(&mut self) {
+        while let Some((bytes, line)) = self.for_client.lines.pop_front() {
+            match self.to_client.try_send(line) {
+                Ok(()) => self.for_client.bytes -= bytes,
+                Err(mpsc::error::TrySendError::Full(line)) => {
+                    self.for_client.lines.push_front((bytes, line));
+                    return;
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => {
+                    self.is_over = true;
+                    return;
+                }
+            }
         }
     }
 
@@ -489,6 +568,15 @@ impl Upstream {
                 }
             }
         }
+        self.forget_over();
+        self.tell_in_flight();
+    }
+
+    /// Of calls that are over the places are not kept.
+    fn forget_over(&mut self) {
+        if self.places.len() == self.calls.len() {
+            return;
+        }
         let calls = &self.calls;
         let mut over = Vec::new();
         self.places.retain(|call, place| {
@@ -502,7 +590,6 @@ impl Upstream {
         for number in over {
             self.taken(number);
         }
-        self.tell_in_flight();
     }
 
     /// The link is told how much the server has to do: a handshake is something, too.
@@ -515,7 +602,6 @@ impl Upstream {
 
     fn send(&mut self, wire: Option<u64>, line: Bytes) {
         self.to_server.push(line.len(), Outbound { wire, line });
-        self.flush();
     }
 
     fn give(&mut self, answers: Option<u64>, line: Bytes) {
@@ -737,6 +823,7 @@ impl Upstream {
                 self.link(link::Event::Lost(generation));
             }
             Done::Begun(call, record, begun) => self.begun(call, *record, begun),
+            Done::Exchanged(record, calls, begun) => self.exchanged(&record, calls, begun),
             Done::Written => {}
             Done::Seen => {
                 self.is_writing_seen = false;

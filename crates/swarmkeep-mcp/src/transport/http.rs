@@ -90,7 +90,7 @@ struct State {
 pub async fn open(site: &Site, bounds: &Bounds, resume: Option<Resume>) -> io::Result<Connection> {
     let (web, uri) = Web::new(site)?;
     web.connect().await?;
-    let (outbox, from_owner) = mpsc::channel(bounds.queue);
+    let (outbox, mut from_owner) = mpsc::channel(bounds.queue);
     let (to, inbox) = mpsc::channel(bounds.queue);
     let (close, closing) = mpsc::channel(1);
     let (ended, over) = oneshot::channel();
@@ -99,13 +99,13 @@ pub async fn open(site: &Site, bounds: &Bounds, resume: Option<Resume>) -> io::R
         Shared { web, uri, line_bytes: bounds.line_bytes, to, state: Mutex::default(), resumable: resumable.clone() };
     let (shared, stays) = (Arc::new(shared), ending.leaves.clone());
     tokio::spawn(async move {
-        let why = run(&shared, from_owner, closing, resume).await;
+        let why = run(&shared, &mut from_owner, closing, resume).await;
         if !stays.load(Ordering::Acquire) {
             shared.end_session().await;
         }
-        // Whoever waited, and whoever listened, may be gone.
+        // Whoever waited may be gone.
         let _ = ended.send(());
-        let _ = shared.to.send(Inbound::Closed { why }).await;
+        super::say_over(from_owner, &shared.to, why).await;
     });
     Ok(Connection { outbox, inbox, ending, resumable })
 }
@@ -113,7 +113,7 @@ pub async fn open(site: &Site, bounds: &Bounds, resume: Option<Resume>) -> io::R
 /// To its end; why it ended.
 async fn run(
     shared: &Arc<Shared>,
-    mut from_owner: mpsc::Receiver<Outbound>,
+    from_owner: &mut mpsc::Receiver<Outbound>,
     mut closing: mpsc::Receiver<()>,
     resume: Option<Resume>,
 ) -> String {

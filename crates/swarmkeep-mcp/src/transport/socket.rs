@@ -40,7 +40,7 @@ pub async fn open(site: &Site, bounds: &Bounds) -> io::Result<Connection> {
     let socket =
         timeout(CONNECT_TIME, connect(site, bounds)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let (sink, stream) = socket.split();
-    let (outbox, from_owner) = mpsc::channel(bounds.queue);
+    let (outbox, mut from_owner) = mpsc::channel(bounds.queue);
     let (to, inbox) = mpsc::channel(bounds.queue);
     let (close, mut closing) = mpsc::channel(1);
     let (ended, over) = oneshot::channel();
@@ -48,12 +48,12 @@ pub async fn open(site: &Site, bounds: &Bounds) -> io::Result<Connection> {
     tokio::spawn(async move {
         let why = tokio::select! {
             why = read(stream, &to, pong) => why,
-            () = write(sink, from_owner, pongs, to.clone()) => "it was closed".to_owned(),
+            () = write(sink, &mut from_owner, pongs, &to) => "it was closed".to_owned(),
             _ = closing.recv() => "it was closed".to_owned(),
         };
-        // Whoever waited, and whoever listened, may be gone.
+        // Whoever waited may be gone.
         let _ = ended.send(());
-        let _ = to.send(Inbound::Closed { why }).await;
+        super::say_over(from_owner, &to, why).await;
     });
     Ok(Connection { outbox, inbox, ending: Ending::new(close, over), resumable: super::Resumable::default() })
 }
@@ -103,9 +103,9 @@ async fn read(mut stream: SplitStream<Socket>, to: &mpsc::Sender<Inbound>, pong:
 
 async fn write(
     mut sink: SplitSink<Socket, Message>,
-    mut from_owner: mpsc::Receiver<Outbound>,
+    from_owner: &mut mpsc::Receiver<Outbound>,
     mut pongs: mpsc::Receiver<Bytes>,
-    to: mpsc::Sender<Inbound>,
+    to: &mpsc::Sender<Inbound>,
 ) {
     let mut is_broken = false;
     loop {

@@ -52,19 +52,19 @@ pub async fn open(site: &Site, bounds: &Bounds) -> io::Result<Connection> {
     };
     let (reader, endpoint, rest) =
         timeout(BEGIN_TIME, begin).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let (outbox, from_owner) = mpsc::channel(bounds.queue);
+    let (outbox, mut from_owner) = mpsc::channel(bounds.queue);
     let (to, inbox) = mpsc::channel(bounds.queue);
     let (close, mut closing) = mpsc::channel(1);
     let (ended, over) = oneshot::channel();
     tokio::spawn(async move {
         let why = tokio::select! {
             why = reader.run(rest, &to) => why,
-            () = write(web, endpoint, from_owner, to.clone()) => "it was closed".to_owned(),
+            () = write(web, endpoint, &mut from_owner, &to) => "it was closed".to_owned(),
             _ = closing.recv() => "it was closed".to_owned(),
         };
-        // Whoever waited, and whoever listened, may be gone.
+        // Whoever waited may be gone.
         let _ = ended.send(());
-        let _ = to.send(Inbound::Closed { why }).await;
+        super::say_over(from_owner, &to, why).await;
     });
     Ok(Connection { outbox, inbox, ending: Ending::new(close, over), resumable: super::Resumable::default() })
 }
@@ -150,7 +150,7 @@ fn endpoint(base: &Uri, said: &str) -> io::Result<String> {
     Ok(format!("{folder}/{said}"))
 }
 
-async fn write(web: Web, endpoint: String, mut from_owner: mpsc::Receiver<Outbound>, to: mpsc::Sender<Inbound>) {
+async fn write(web: Web, endpoint: String, from_owner: &mut mpsc::Receiver<Outbound>, to: &mpsc::Sender<Inbound>) {
     let (endpoint, mut posts) = (Arc::new(endpoint), JoinSet::new());
     loop {
         tokio::select! {

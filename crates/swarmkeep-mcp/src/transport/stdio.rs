@@ -36,6 +36,8 @@ pub const TERM_GRACE: Duration = Duration::from_secs(2);
 /// Output that is still in the pipe when the process is over, and a process that is not quite over when its output ends, are
 /// waited for this long.
 const LINGER: Duration = Duration::from_millis(500);
+/// What is written in one piece, if so much is there.
+const PIECE_BYTES: usize = 64 * 1024;
 /// Of a line of its error output, at most this much is logged.
 const LOGGED_BYTES: usize = 4 * 1024;
 
@@ -195,6 +197,44 @@ async fn read(stdout: ChildStdout, to: mpsc::Sender<Inbound>, most: usize) -> io
     }
 }
 
+/// Lines that go out in one piece.
+#[derive(Default)]
+struct Piece {
+    text: Vec<u8>,
+    /// Where each ends.
+    lines: Vec<(Option<u64>, usize)>,
+}
+
+impl Piece {
+    /// The first line, and those that are there by now.
+    fn of(first: Outbound, more: &mut mpsc::Receiver<Outbound>) -> Self {
+        let mut piece = Self::default();
+        let mut next = Some(first);
+        while let Some(Outbound { wire, line }) = next {
+            piece.text.reserve(line.len() + 1);
+            piece.text.extend_from_slice(&line);
+            piece.text.push(b'\n');
+            piece.lines.push((wire, piece.text.len()));
+            next = if piece.text.len() < PIECE_BYTES { more.try_recv().ok() } else { None };
+        }
+        piece
+    }
+
+    /// What becomes of its lines when so many bytes of it were written, and no more will be.
+    fn failed_after(self, written: usize) -> impl Iterator<Item = Inbound> {
+        let mut from = 0;
+        self.lines.into_iter().filter_map(move |(wire, end)| {
+            let begins = std::mem::replace(&mut from, end);
+            let failure = match () {
+                () if end <= written => return None,
+                () if begins < written => Failure::Broken,
+                () => Failure::NothingWritten,
+            };
+            Some(Inbound::Failed { wire, failure })
+        })
+    }
+}
+
 /// Writes lines until there are no more, or it is stopped. What was not written is said to be.
 async fn write(
     stdin: ChildStdin,
@@ -208,14 +248,17 @@ async fn write(
             next = lines.recv() => next,
             _ = &mut stopped => break,
         };
-        let Some(Outbound { wire, line }) = next else { break };
-        let failure = match &mut stdin {
-            None => Some(Failure::NothingWritten),
-            Some(stdin) => write_line(stdin, &line, &mut stopped).await.err(),
+        let Some(first) = next else { break };
+        let piece = Piece::of(first, &mut lines);
+        let written = match &mut stdin {
+            Some(stdin) => write_piece(stdin, &piece.text, &mut stopped).await,
+            None => 0,
         };
-        if let Some(failure) = failure {
+        if written < piece.text.len() {
             stdin = None;
-            if to.send(Inbound::Failed { wire, failure }).await.is_err() {
+        }
+        for failed in piece.failed_after(written) {
+            if to.send(failed).await.is_err() {
                 return;
             }
         }
@@ -229,12 +272,9 @@ async fn write(
     }
 }
 
-/// Writes a line and its end: in one piece, where the pipe takes it.
-async fn write_line(stdin: &mut ChildStdin, line: &[u8], stopped: &mut oneshot::Receiver<()>) -> Result<(), Failure> {
-    let mut text = Vec::with_capacity(line.len() + 1);
-    text.extend_from_slice(line);
-    text.push(b'\n');
-    let mut rest = text.as_slice();
+/// How much of it was written: less than all when it is stopped, or the pipe fails.
+async fn write_piece(stdin: &mut ChildStdin, text: &[u8], stopped: &mut oneshot::Receiver<()>) -> usize {
+    let mut rest = text;
     while !rest.is_empty() {
         let written = tokio::select! {
             biased;
@@ -243,11 +283,10 @@ async fn write_line(stdin: &mut ChildStdin, line: &[u8], stopped: &mut oneshot::
         };
         match written {
             Ok(written @ 1..) => rest = rest.get(written..).unwrap_or_default(),
-            _ if rest.len() == text.len() => return Err(Failure::NothingWritten),
-            _ => return Err(Failure::Broken),
+            _ => break,
         }
     }
-    Ok(())
+    text.len() - rest.len()
 }
 
 async fn log(stderr: ChildStderr, program: String) {
@@ -269,5 +308,38 @@ async fn log(stderr: ChildStderr, program: String) {
             tracing::info!(target: "mcp", %program, "{}", String::from_utf8_lossy(&line));
             line.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn of_a_piece_that_was_written_in_part_each_line_is_told_what_became_of_it() {
+        let (outbox, mut more) = mpsc::channel(4);
+        let line = |wire, line: &'static str| Outbound { wire: Some(wire), line: Bytes::from_static(line.as_bytes()) };
+        for next in [line(2, "bb"), line(3, "ccc")] {
+            outbox.try_send(next).unwrap();
+        }
+        let piece = |more: &mut _| Piece::of(line(1, "a"), more);
+        let all = piece(&mut more);
+        assert_eq!(all.text, b"a\nbb\nccc\n");
+        let failed = |written: usize| {
+            let piece = Piece { text: all.text.clone(), lines: all.lines.clone() };
+            let say = |failed| match failed {
+                Inbound::Failed { wire, failure } => (wire.unwrap(), failure == Failure::NothingWritten),
+                other => panic!("{other:?}"),
+            };
+            piece.failed_after(written).map(say).collect::<Vec<_>>()
+        };
+        assert_eq!(failed(0), [(1, true), (2, true), (3, true)]);
+        assert_eq!(failed(1), [(1, false), (2, true), (3, true)]);
+        assert_eq!(failed(2), [(2, true), (3, true)]);
+        assert_eq!(failed(4), [(2, false), (3, true)]);
+        assert_eq!(failed(9), []);
+        assert_eq!(piece(&mut more).lines.len(), 1);
     }
 }

@@ -109,7 +109,9 @@ impl Web {
         for (name, value) in &self.0.headers {
             request.headers_mut().insert(name.clone(), value.clone());
         }
-        // A kept connection may have been closed meanwhile: what it has not taken goes on another one.
+        // A kept connection may have been closed meanwhile: what it has not taken goes on another one. Its own task sees the end,
+        // and has its turn first.
+        tokio::task::yield_now().await;
         while let Some(mut sender) = self.kept() {
             if sender.ready().await.is_err() {
                 continue;

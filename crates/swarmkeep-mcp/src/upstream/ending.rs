@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::stream::StreamExt as _;
+
 use super::{Done, Upstream};
 use crate::{link, transport};
 
@@ -21,12 +23,14 @@ impl Upstream {
         let generation = self.link.generation();
         let now_ms = self.now_ms();
         self.ledger(|calls, commands| calls.lost(now_ms, generation, commands));
+        // A server that is called off is told so.
+        self.flush();
         self.link(link::Event::Stop);
         self.end_troubles(self.daemon_ends());
         // A server may take a while to end, and the client may be back with the same calls by then.
         self.write_finishes();
         if let Some(closing) = self.closing.take() {
-            self.part_with(closing).await;
+            Self::part_with(closing, self.daemon_ends()).await;
         }
         let writes = async {
             self.drain_beside().await;
@@ -39,8 +43,8 @@ impl Upstream {
     }
 
     /// The client of a daemon that ends comes back to the next one, which goes on with the server's session.
-    async fn part_with(&self, ending: transport::Ending) {
-        match self.daemon_ends() {
+    async fn part_with(ending: transport::Ending, is_left: bool) {
+        match is_left {
             true => ending.leave().await,
             false => ending.close().await,
         }
@@ -48,10 +52,16 @@ impl Upstream {
 
     async fn drain_beside(&mut self) {
         loop {
+            self.begin_all();
             self.write_finishes();
+            if let Some(done) = self.begins.next().await {
+                self.done(done);
+                continue;
+            }
             match self.beside.join_next().await {
-                Some(Ok(Done::Opened(_, Ok(connection)))) => self.part_with(connection.ending).await,
-                Some(Ok(Done::Begun(call, record, begun))) => self.begun(call, *record, begun),
+                Some(Ok(Done::Opened(_, Ok(connection)))) => {
+                    Self::part_with(connection.ending, self.daemon_ends()).await
+                }
                 Some(_) => {}
                 None => return,
             }

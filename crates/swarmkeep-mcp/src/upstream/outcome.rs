@@ -1,13 +1,13 @@
 //! What the log has to do with a call.
 
 use bytes::Bytes;
-use futures_util::future::join_all;
-use swarmkeep::{EntityId, Error, ErrorKind};
+use futures_util::future::FutureExt as _;
+use swarmkeep::{Error, ErrorKind};
 
 use super::{CallId, Done, Ending, Upstream};
 use crate::{
     envelope::compose,
-    record::{Begun, Record, not_executed, whole},
+    record::{Begin, Begun, Finish, Record, not_executed, whole},
 };
 
 /// What a call came to waits this long for the beginning of the next one, to be synced with it: a client that calls again at
@@ -17,53 +17,82 @@ const FINISH_MS: u64 = 2;
 /// An answer that is larger waits for nothing.
 const LARGE_BYTES: usize = 64 * 1024;
 
+/// Beginnings, and endings, in one group.
+const GROUP: usize = 32;
+
 /// What calls came to, on its way into the log.
 #[derive(Default)]
 pub(super) struct Finishes {
-    waiting: Vec<Finish>,
+    /// And in which session.
+    waiting: Vec<(Record, Finish)>,
     pub(super) due_ms: Option<u64>,
 }
 
-struct Finish {
-    record: Record,
-    effect: EntityId,
-    attempt: u32,
-    ending: Ending,
-}
-
 impl Finishes {
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    /// Writes all that wait.
-    fn write(&mut self, upstream: &str) -> impl Future<Output = Vec<()>> + use<> {
-        self.due_ms = None;
-        let upstream = upstream.to_owned();
-        let all = std::mem::take(&mut self.waiting).into_iter().map(move |finish| {
-            let upstream = upstream.clone();
-            async move {
-                if let Err(error) = finish.record.finish(finish.effect, finish.attempt, finish.ending).await {
-                    tracing::warn!(%upstream, %error, "what a call came to could not be recorded; it counts as unknown");
-                }
+    /// As many of this session as go into one group.
+    fn take_of(&mut self, record: &Record) -> Vec<Finish> {
+        let mut taken = Vec::new();
+        let mut waiting = Vec::new();
+        for (of, finish) in std::mem::take(&mut self.waiting) {
+            match of.is_of(record) && taken.len() < GROUP {
+                true => taken.push(finish),
+                false => waiting.push((of, finish)),
             }
-        });
-        join_all(all)
+        }
+        self.waiting = waiting;
+        self.due_ms = self.due_ms.filter(|_| !self.waiting.is_empty());
+        taken
     }
 }
 
 impl Upstream {
     pub(super) fn begin(&mut self, call: CallId) {
         let Some((message, asked)) = self.calls.get(call) else { return };
-        let Some(key) = self.places.get(&call).and_then(|place| place.key.clone()) else { return };
-        let (record, class, message) = (self.record.clone(), asked.class, message.clone());
+        let Some(effect) = self.places.get(&call).and_then(|place| place.key.clone()) else { return };
         let deadline_ms = self.terms.limits.call_most_ms;
-        let finishes = self.finishes.write(&self.terms.upstream);
-        self.beside.spawn(async move {
-            // In this order, at once: they leave together.
-            let (_, (record, begun)) = tokio::join!(finishes, record.begin(key, class, &message, deadline_ms));
-            Done::Begun(call, Box::new(record), begun)
-        });
+        let begin = Begin { effect, class: asked.class, call: message.clone(), deadline_ms };
+        self.to_begin.push((call, begin));
+    }
+
+    /// Begins what came in this turn: with what earlier calls came to, so that all are synced at once.
+    pub(super) fn begin_all(&mut self) {
+        while !self.to_begin.is_empty() {
+            let rest = self.to_begin.split_off(GROUP.min(self.to_begin.len()));
+            let calls = std::mem::replace(&mut self.to_begin, rest);
+            let (record, finishes) = (self.record.clone(), self.finishes.take_of(&self.record));
+            let beginning = async move {
+                let (calls, begins): (Vec<CallId>, Vec<Begin>) = calls.into_iter().unzip();
+                let (record, begun) = record.exchange(&finishes, &begins).await;
+                Done::Exchanged(record, calls.into_iter().zip(begins).collect(), begun)
+            };
+            self.begins.push(beginning.boxed());
+        }
+    }
+
+    /// A group was begun, or each of its calls is to be by itself.
+    pub(super) fn exchanged(
+        &mut self,
+        record: &Record,
+        calls: Vec<(CallId, Begin)>,
+        begun: Option<Vec<Result<Begun, Error>>>,
+    ) {
+        match begun {
+            Some(begun) => {
+                for ((call, _), begun) in calls.into_iter().zip(begun) {
+                    self.begun(call, record.clone(), begun);
+                }
+            }
+            None => {
+                for (call, begin) in calls {
+                    let record = record.clone();
+                    let beginning = async move {
+                        let (record, begun) = record.begin(&begin).await;
+                        Done::Begun(call, Box::new(record), begun)
+                    };
+                    self.begins.push(beginning.boxed());
+                }
+            }
+        }
     }
 
     pub(super) fn begun(&mut self, call: CallId, record: Record, begun: Result<Begun, Error>) {
@@ -139,7 +168,7 @@ impl Upstream {
         let record = place.begun_in.clone().unwrap_or_else(|| self.record.clone());
         // To hash a large answer takes a while, which no beginning is to wait for.
         let is_large = matches!(&ending, Ending::Answered { body, .. } if body.len() > LARGE_BYTES);
-        self.finishes.waiting.push(Finish { record, effect: key, attempt: place.attempt, ending });
+        self.finishes.waiting.push((record, Finish { effect: key, attempt: place.attempt, ending }));
         let due_ms = self.now_ms().saturating_add(FINISH_MS);
         self.finishes.due_ms.get_or_insert(due_ms);
         if is_large {
@@ -149,13 +178,12 @@ impl Upstream {
 
     /// Writes what calls came to, without waiting for the next one.
     pub(super) fn write_finishes(&mut self) {
-        if self.finishes.is_empty() {
-            return;
+        while let Some(record) = self.finishes.waiting.first().map(|(record, _)| record.clone()) {
+            let finishes = self.finishes.take_of(&record);
+            self.beside.spawn(async move {
+                record.exchange(&finishes, &[]).await;
+                Done::Written
+            });
         }
-        let finishes = self.finishes.write(&self.terms.upstream);
-        self.beside.spawn(async move {
-            finishes.await;
-            Done::Written
-        });
     }
 }

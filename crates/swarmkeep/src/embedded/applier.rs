@@ -16,7 +16,7 @@ use super::{
     doubt::{Surroundings, is_doubtful},
     keeper::Keeper,
     lane::{Lanes, begins},
-    progress::{Ask, Inbox, Progress},
+    progress::{Ask, BATCH_BYTES, Inbox, Progress},
     quarantine::Quarantine,
     remake::Broken,
 };
@@ -41,8 +41,6 @@ use swarmkeep_sqlite::{Anchor, ApplyBatch, Entry as Applied, NewBlob, RecordsDb,
 /// the index pages under them are written once per batch, whatever the number of its records in it. A quarter of a second
 /// is well inside what may be unapplied (STORE: 64 MiB or 1 s).
 const LINGER: Duration = Duration::from_millis(250);
-/// A batch is closed at this size: it bounds the transaction, and how long a save waits for its turn.
-const BATCH_BYTES: usize = 16 << 20;
 /// After so many applied bytes the write-ahead logs are copied into the main files, so that segments can be retired.
 pub(super) const RETIRE_BYTES: usize = 32 << 20;
 /// The same when nothing has come in for so long.
@@ -254,16 +252,16 @@ impl Applier {
             idle = self.progress.came.wait_for(&mut inbox, IDLE).timed_out();
         }
         // Gather company, unless somebody waits or there is enough. One that comes in all the time is not waited for without end.
-        let mut waited = false;
-        while !waited
+        let mut gathered = 0;
+        while gathered < inbox.frames.len()
             && !self.is_look_late()
             && !inbox.closing
             && !inbox.hurry
             && inbox.asks.is_empty()
-            && !inbox.frames.is_empty()
             && inbox.bytes < BATCH_BYTES
         {
-            waited = self.progress.came.wait_for(&mut inbox, LINGER).timed_out();
+            gathered = inbox.frames.len();
+            self.progress.came.wait_for(&mut inbox, LINGER);
         }
         self.take(&mut inbox, idle)
     }

@@ -24,6 +24,8 @@ use crate::{
     },
 };
 
+/// A batch is closed at this size: it bounds the transaction, and how long a save waits for its turn.
+pub(super) const BATCH_BYTES: usize = 16 << 20;
 /// Failures that wait to be listed.
 const NOTICED: usize = 256;
 
@@ -169,8 +171,12 @@ impl Progress {
         let mut inbox = self.inbox.lock();
         inbox.bytes += bytes;
         inbox.frames.push_back(frame);
+        // Between the first one and enough it gathers by the clock: to be woken for each costs more than most frames do.
+        let wakes = inbox.frames.len() == 1 || inbox.bytes >= BATCH_BYTES;
         drop(inbox);
-        self.came.notify_one();
+        if wakes {
+            self.came.notify_one();
+        }
     }
 
     pub(super) fn ask(&self, ask: Ask) {
