@@ -5,6 +5,7 @@
 //! stay bounded, a client that sends faster than its server takes is not read, and a server that sends faster than its client
 //! takes is not read.
 
+mod client;
 mod connection;
 mod ending;
 mod handshake;
@@ -41,10 +42,10 @@ use self::{
 };
 use crate::{
     breach,
-    calls::{self, Before, CallId, Calls, Ending, Limits, Standing, Stray},
+    calls::{self, CallId, Calls, Ending, Limits, Standing, Stray},
     class::{self, Catalogue, Class},
     desired::Desired,
-    envelope::{Edit, Envelope, Frame, Kind, Malformed, compose},
+    envelope::{Edit, Envelope, Frame, Kind, compose},
     link::{self, Gate, Generation, Link, Notice, Phase},
     record::{Begin, Begun, Record},
     reply,
@@ -303,47 +304,8 @@ impl Upstream {
         Some(self.began + Duration::from_millis(due_ms))
     }
 
-    fn reads_client(&self) -> bool {
-        self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none()
-    }
-
     fn reads_server(&self) -> bool {
         self.for_client.bytes < QUEUED_BYTES
-    }
-
-    /// The client's turn: what it has said by now.
-    fn hear_client(&mut self, from_client: &mut mpsc::Receiver<FromClient>) {
-        for _ in 1..TURN {
-            if !self.reads_client() {
-                return;
-            }
-            let Ok(said) = from_client.try_recv() else { return };
-            self.client_has_said(said);
-        }
-    }
-
-    /// Gives the client what it takes without being waited for.
-    fn hand_over(&mut self) {
-        while let Some((bytes, line)) = self.for_client.lines.pop_front() {
-            match self.to_client.try_send(line) {
-                Ok(()) => self.for_client.bytes -= bytes,
-                Err(mpsc::error::TrySendError::Full(line)) => {
-                    self.for_client.lines.push_front((bytes, line));
-                    return;
-                }
-                Err(mpsc::error::TrySendError::Closed(_)) => {
-                    self.is_over = true;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn client_has_said(&mut self, said: FromClient) {
-        match said {
-            FromClient::Line { number, line } => self.client_says(number, line),
-            FromClient::SaidAll => self.drain(),
-        }
     }
 
     /// Returns when the connection takes a line, or takes none any more.
@@ -602,109 +564,6 @@ impl Upstream {
 
     fn send(&mut self, wire: Option<u64>, line: Bytes) {
         self.to_server.push(line.len(), Outbound { wire, line });
-    }
-
-    fn give(&mut self, answers: Option<u64>, line: Bytes) {
-        let line = Envelope::line(&line);
-        let answers = answers.filter(|number| self.is_last_of(*number));
-        self.for_client.push(line.len(), ToClient::Line { answers, line });
-    }
-
-    /// This line of the client needs no answer.
-    fn taken(&mut self, number: u64) {
-        if self.is_last_of(number) {
-            self.for_client.push(0, ToClient::Taken(number));
-        }
-    }
-
-    /// A batch is settled with the last of its parts; any other line with itself.
-    fn is_last_of(&mut self, number: u64) -> bool {
-        match self.batches.get_mut(&number) {
-            Some(left) if *left > 1 => {
-                *left -= 1;
-                false
-            }
-            _ => {
-                self.batches.remove(&number);
-                true
-            }
-        }
-    }
-
-    /// A line of the client.
-    fn client_says(&mut self, number: u64, line: Bytes) {
-        match Frame::parse(line) {
-            Ok(Frame::One(message)) => self.client_message(number, 0, *message),
-            Ok(Frame::Batch(parts)) if self.handshake.has_batches() => {
-                self.batches.insert(number, parts.len());
-                for (part, message) in parts.into_iter().enumerate() {
-                    match message {
-                        Ok(message) => self.client_message(number, part, message),
-                        Err(malformed) => self.refuse(Some(number), &malformed),
-                    }
-                }
-            }
-            Ok(Frame::Batch(_)) => {
-                let malformed = Malformed::NotAMessage("a batch, which only revision 2025-03-26 has");
-                self.refuse(Some(number), &malformed);
-            }
-            Err(malformed) => self.refuse(Some(number), &malformed),
-        }
-    }
-
-    fn refuse(&mut self, number: Option<u64>, malformed: &Malformed) {
-        self.give(number, compose::error("null", malformed.code(), &malformed.to_string(), None));
-    }
-
-    fn client_message(&mut self, number: u64, part: usize, message: Envelope) {
-        match (message.kind(), message.method()) {
-            (Kind::Request, Some("initialize")) if !message.is_modern() => self.initialize(number, message),
-            // Later revisions have neither: the server says so.
-            (Kind::Request, Some("ping")) if !message.is_modern() => {
-                let line = compose::result(message.id().unwrap_or("null"), "{}");
-                self.give(Some(number), line);
-            }
-            (Kind::Request, _) => self.call(number, part, message),
-            (Kind::Notification, Some("notifications/initialized")) => {
-                self.initialized(message.bytes().clone());
-                self.taken(number);
-            }
-            _ => {
-                self.ledger(|calls, commands| calls.from_client(&message, commands));
-                self.taken(number);
-            }
-        }
-    }
-
-    fn call(&mut self, number: u64, part: usize, message: Envelope) {
-        self.handshake.saw(&message);
-        let now_ms = self.now_ms();
-        self.link(link::Event::Wanted);
-        let asked = class::of(&message, &self.terms.trust, self.catalogue.as_ref());
-        let known = message.name().and_then(|name| self.catalogue.as_ref()?.tool(name));
-        let key = asked.class.is_recorded().then(|| self.key(number, part)).flatten();
-        let mut made = None;
-        let places = &mut self.places;
-        let mut commands = Vec::new();
-        let before = Before {
-            waited_ms: self.terms.waited_ms.remove(&number).unwrap_or_default(),
-            may_be_sent: number <= self.terms.offered,
-        };
-        if let Some(call) = self.calls.request(now_ms, message, asked, known, before, &mut commands) {
-            places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false });
-            made = Some(call);
-        }
-        self.ledger(|_, all| all.append(&mut commands));
-        if made.is_none() {
-            self.taken(number);
-        }
-        self.settle_held();
-    }
-
-    /// The key of the effect that the client's line of this number becomes, or a part of it.
-    fn key(&self, number: u64, part: usize) -> Option<EntityId> {
-        let part = if part == 0 { String::new() } else { format!(".{part}") };
-        EntityId::new(format!("mcp-{}-{number}{part}", self.terms.client)).ok()
     }
 
     /// The connection says something.
