@@ -20,7 +20,10 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::json;
-use swarmkeep::{Actor, Error, OsEntropy, SessionName, Swarmkeep, core::clock::Entropy};
+use swarmkeep::{
+    Actor, Error, OsEntropy, SessionName, Swarmkeep, SystemClock,
+    core::clock::{Clock, Entropy},
+};
 use tokio::{
     io::{AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream, unix},
@@ -237,6 +240,8 @@ async fn proxy(
         revision: upstream::revision_in(&state, &slug(&ask.client, 32)),
         resume: upstream::resume_in(&state, &slug(&ask.client, 32)),
         seen: upstream::seen_in(&state, &upstream),
+        tasks: upstream::tasks_in(&state, &slug(&ask.client, 32)),
+        now_ms: SystemClock::new().now_ms(),
         is_lasting: ask.is_lasting,
         closing: Some(shared.closing.subscribe()),
     };

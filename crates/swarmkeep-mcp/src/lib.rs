@@ -33,4 +33,5 @@ pub mod serve;
 pub mod shim;
 pub mod transport;
 pub mod upstream;
+mod utc;
 pub mod wire;

@@ -17,7 +17,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json, value::RawValue};
 use swarmkeep::{
-    Actor, Command, EffectOutcome, EntityId, Error, ErrorKind, Json, Outcome, RefusalCode, Request, Session, Swarmkeep,
+    Actor, Command, EffectOutcome, EntityId, Error, ErrorKind, Json, Outcome, RefusalCode, Reply, Request, Session,
+    Swarmkeep,
     core::{command::BeginEffect, limits, state::EffectClass},
 };
 
@@ -274,13 +275,26 @@ impl Record {
         self.submit(command).await.map(drop)
     }
 
-    /// Commands of this module come to the same when they are repeated.
+    /// [`Record::write`], and gives when that was.
+    ///
+    /// # Errors
+    /// What the session says.
+    pub async fn write_at(&self, command: Command) -> Result<u64, Error> {
+        self.ask(command).await.map(|reply| reply.head.time_ms)
+    }
+
     async fn submit(&self, command: Command) -> Result<Outcome, Error> {
+        let reply = self.ask(command).await?;
+        Ok(reply.outcomes.into_iter().next().unwrap_or(Outcome::Done { id: None }))
+    }
+
+    /// Commands of this module come to the same when they are repeated.
+    async fn ask(&self, command: Command) -> Result<Reply, Error> {
         let mut tries = 0;
         loop {
             tries += 1;
             match self.session.submit(Request::of(self.actor.clone(), command.clone())).await {
-                Ok(reply) => return Ok(reply.outcomes.into_iter().next().unwrap_or(Outcome::Done { id: None })),
+                Ok(reply) => return Ok(reply),
                 // A beginning that may have been written must not be written twice: it would find itself under way.
                 Err(error)
                     if matches!(error.kind, ErrorKind::Retry | ErrorKind::Unknown)

@@ -12,6 +12,7 @@ mod handshake;
 mod outcome;
 mod queue;
 mod seen;
+mod task;
 mod terms;
 mod trouble;
 
@@ -32,6 +33,7 @@ use tokio::{
 pub use self::{
     connection::{connection_of, desired_in, failures_in, resume_in, revision_in},
     seen::{Seen, seen_in},
+    task::{Task, tasks_in},
     terms::{FromClient, Handles, OpenCall, Status, Terms, ToClient},
 };
 use self::{
@@ -93,6 +95,8 @@ struct Place {
     /// Where its effect was begun.
     begun_in: Option<Record>,
     is_answered: bool,
+    /// Its client was given this task for an answer.
+    task: Option<String>,
 }
 
 /// What was done beside the task.
@@ -101,6 +105,9 @@ enum Done {
     Begun(CallId, Box<Record>, Result<Begun, Error>),
     Exchanged(Record, Vec<(CallId, Begin)>, Option<Vec<Result<Begun, Error>>>),
     Written,
+    Task(String, Result<u64, Error>),
+    /// What a line of the client is answered.
+    Found(u64, Bytes),
     Noted,
     Seen,
 }
@@ -135,6 +142,9 @@ struct Upstream {
     /// Calls whose effects are being begun. In this task: they reach the journal without a way through another one.
     begins: FuturesUnordered<BoxFuture<'static, Done>>,
     finishes: Finishes,
+    /// Calls of which the client was told a task, by id; and the session that remembers them.
+    tasks: BTreeMap<String, Task>,
+    tasks_record: Record,
     to_server: Queue<Outbound>,
     to_client: mpsc::Sender<ToClient>,
     for_client: Queue<ToClient>,
@@ -155,6 +165,7 @@ struct Upstream {
     draw: u64,
     draining_until_ms: Option<u64>,
     is_over: bool,
+    is_ending: bool,
 }
 
 async fn next<T>(from: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
@@ -189,6 +200,8 @@ impl Upstream {
             to_begin: Vec::new(),
             begins: FuturesUnordered::new(),
             finishes: Finishes::default(),
+            tasks: BTreeMap::new(),
+            tasks_record: record.clone(),
             to_server: Queue::new(),
             to_client,
             for_client: Queue::new(),
@@ -205,6 +218,7 @@ impl Upstream {
             draw: seed,
             draining_until_ms: None,
             is_over: false,
+            is_ending: false,
             began: Instant::now(),
             terms,
             record,
@@ -226,6 +240,7 @@ impl Upstream {
         let mut rings_at = None;
         // A client starts its server because it wants it.
         self.link(link::Event::Start);
+        self.take_up_tasks();
         while !self.is_over {
             self.begin_all();
             self.flush();
@@ -497,6 +512,7 @@ impl Upstream {
     fn settle_held(&mut self) {
         if let Gate::Offline { retry_after_ms } = self.link.gate(self.now_ms()) {
             self.settle_as_seen();
+            self.make_tasks();
             self.ledger(|calls, commands| calls.offline(retry_after_ms, commands));
             self.handshake_offline();
         }
@@ -516,14 +532,7 @@ impl Upstream {
                     }
                 }
                 calls::Command::Deliver(line) => self.give(None, line),
-                calls::Command::Answer { call, line } => {
-                    let place = self.places.get_mut(&call);
-                    let number = place.map(|place| {
-                        place.is_answered = true;
-                        place.number
-                    });
-                    self.give(number, line);
-                }
+                calls::Command::Answer { call, line } => self.call_answered(call, line),
                 calls::Command::Finish { call, ending } => self.finish(call, ending),
                 calls::Command::Stray(stray) => {
                     tracing::debug!(upstream = %self.terms.upstream, ?stray, "something came that belongs to nothing");
@@ -532,6 +541,18 @@ impl Upstream {
         }
         self.forget_over();
         self.tell_in_flight();
+    }
+
+    fn call_answered(&mut self, call: CallId, line: Bytes) {
+        let Some(place) = self.places.get_mut(&call) else { return self.give(None, line) };
+        place.is_answered = true;
+        match place.task.clone() {
+            Some(id) => self.task_answered(&id, &line),
+            None => {
+                let number = place.number;
+                self.give(Some(number), line);
+            }
+        }
     }
 
     /// Of calls that are over the places are not kept.
@@ -544,13 +565,16 @@ impl Upstream {
         self.places.retain(|call, place| {
             let stays = calls.get(*call).is_some();
             if !stays && !place.is_answered {
-                over.push(place.number);
+                over.push((place.number, place.task.take()));
             }
             stays
         });
         // Cancelled: nothing is left to be done about it.
-        for number in over {
-            self.taken(number);
+        for (number, task) in over {
+            match task {
+                Some(task) => self.task_dropped(&task),
+                None => self.taken(number),
+            }
         }
     }
 
@@ -684,6 +708,8 @@ impl Upstream {
             Done::Begun(call, record, begun) => self.begun(call, *record, begun),
             Done::Exchanged(record, calls, begun) => self.exchanged(&record, calls, begun),
             Done::Written => {}
+            Done::Task(id, written) => self.task_written(&id, written),
+            Done::Found(number, line) => self.give(Some(number), line),
             Done::Seen => {
                 self.is_writing_seen = false;
                 self.write_seen();

@@ -465,6 +465,8 @@ impl Holder {
                 revision: upstream::revision_in(&state, TOOLS_CLIENT),
                 resume: upstream::resume_in(&state, TOOLS_CLIENT),
                 seen: upstream::seen_in(&state, "peer"),
+                tasks: upstream::tasks_in(&state, TOOLS_CLIENT),
+                now_ms: 0,
                 is_lasting: true,
                 closing: None,
             };

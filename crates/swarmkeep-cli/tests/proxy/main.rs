@@ -18,6 +18,7 @@ mod client;
 mod crowd;
 mod failures;
 mod killed;
+mod tasks;
 
 use std::fs;
 

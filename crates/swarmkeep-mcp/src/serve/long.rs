@@ -18,9 +18,10 @@ use super::{
     api::{Api, Ask, Problem, escaped, session_path},
     call,
     document::Object,
-    drawn::{drawn, utc},
+    drawn::drawn,
     tools,
 };
+use crate::utc::utc;
 
 /// The session that keeps them, and the scope in its memory.
 const SESSION: &str = "mcp/tasks";

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use swarmkeep::EntityId;
 use tokio::sync::mpsc;
 
-use super::{FromClient, Place, QUEUED_BYTES, TURN, ToClient, Upstream};
+use super::{FromClient, Place, QUEUED_BYTES, TURN, ToClient, Upstream, task};
 use crate::{
     calls::Before,
     class,
@@ -68,7 +68,11 @@ impl Upstream {
                 let line = compose::result(message.id().unwrap_or("null"), "{}");
                 self.give(Some(number), line);
             }
-            (Kind::Request, _) => self.call(number, part, message),
+            (Kind::Request, _) => match task::asked_for(&message) {
+                Some(id) => self.task_asked(number, &message, &id),
+                None if self.is_task(number, &message) => {}
+                None => self.call(number, part, message),
+            },
             (Kind::Notification, Some("notifications/initialized")) => {
                 self.initialized(message.bytes().clone());
                 self.taken(number);
@@ -95,7 +99,7 @@ impl Upstream {
             may_be_sent: number <= self.terms.offered,
         };
         if let Some(call) = self.calls.request(now_ms, message, asked, known, before, &mut commands) {
-            places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false });
+            places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false, task: None });
             made = Some(call);
         }
         self.ledger(|_, all| all.append(&mut commands));
@@ -106,7 +110,7 @@ impl Upstream {
     }
 
     /// The key of the effect that the client's line of this number becomes, or a part of it.
-    fn key(&self, number: u64, part: usize) -> Option<EntityId> {
+    pub(super) fn key(&self, number: u64, part: usize) -> Option<EntityId> {
         let part = if part == 0 { String::new() } else { format!(".{part}") };
         EntityId::new(format!("mcp-{}-{number}{part}", self.terms.client)).ok()
     }

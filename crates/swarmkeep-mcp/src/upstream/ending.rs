@@ -15,6 +15,7 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 impl Upstream {
     /// The end: the client is gone. What was sent and has no answer is written down as unknown.
     pub(super) async fn end(&mut self) {
+        self.is_ending = true;
         if self.daemon_ends() {
             // The next daemon goes on with it.
             self.note_connection();

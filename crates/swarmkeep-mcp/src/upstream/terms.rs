@@ -48,6 +48,10 @@ pub struct Terms {
     pub resume: Option<Resume>,
     /// What the server said when it was last there: from [`seen_in`](super::seen_in).
     pub seen: super::Seen,
+    /// Its calls of which it was told a task: from [`tasks_in`](super::tasks_in).
+    pub tasks: BTreeMap<String, super::Task>,
+    /// The wall clock, when it began.
+    pub now_ms: u64,
     /// The client may come back until it has said all.
     pub is_lasting: bool,
     /// Says that the daemon ends, not the client.

@@ -9,8 +9,11 @@ use std::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 use swarmkeep::{
-    Actor, Session, Swarmkeep,
-    core::state::{Effect, EffectStatus},
+    Actor, Session, Swarmkeep, SystemClock,
+    core::{
+        clock::Clock,
+        state::{Effect, EffectStatus},
+    },
 };
 use swarmkeep_mcp::{
     calls::Limits,
@@ -139,6 +142,8 @@ impl Client {
             revision: None,
             resume: None,
             seen: upstream::seen_in(&session.state().await.unwrap(), "peer"),
+            tasks: upstream::tasks_in(&session.state().await.unwrap(), name),
+            now_ms: SystemClock::new().now_ms(),
         };
         let record = Record::new(keep.clone(), session.clone(), Actor::new("mcp:test").unwrap(), "peer".into());
         Self {

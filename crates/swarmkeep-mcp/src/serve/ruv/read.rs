@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{
-    super::{api::Problem, document::Object, drawn::utc},
+    super::{api::Problem, document::Object},
     State, number, one_of, optional, put, text,
 };
+use crate::utc::utc;
 
 const MIB: f64 = 1024.0 * 1024.0;
 

@@ -8,10 +8,10 @@ use super::{
     super::{
         api::{Ask, Problem, session_path},
         document::Object,
-        drawn::utc,
     },
     Key, Ruv, State, number, one_of, optional, put, read, text, whole, words,
 };
+use crate::utc::utc;
 
 const TOPOLOGIES: &[&str] = &["mesh", "hierarchical", "ring", "star"];
 const STRATEGIES: &[&str] = &["balanced", "specialized", "adaptive"];

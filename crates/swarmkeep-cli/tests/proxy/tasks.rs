@@ -1,0 +1,110 @@
+//! Queued calls of clients that know tasks: told as tasks at once, and asked for until they are done.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    binary::{Store, signal, until},
+    client::{Client, asking, last_peer, shop},
+};
+
+/// A request of the stateless revisions, by a client that knows tasks or does not.
+fn ask(client: &mut Client, id: u64, method: &str, knows_tasks: bool, mut params: Value) {
+    let extensions = if knows_tasks { json!({ "io.modelcontextprotocol/tasks": {} }) } else { json!({}) };
+    params["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { "name": "t", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": { "extensions": extensions },
+    });
+    client.say(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
+}
+
+fn pay(client: &mut Client, id: u64, knows_tasks: bool) {
+    ask(client, id, "tools/call", knows_tasks, json!({ "name": "pay", "arguments": { "call": id } }));
+}
+
+/// Asks for a task: its result.
+fn task(client: &mut Client, next: &mut u64, method: &str, task: &Value) -> Value {
+    *next += 1;
+    ask(client, *next, method, true, json!({ "taskId": task }));
+    client.answer(*next)
+}
+
+#[test]
+fn a_queued_call_is_a_task_for_a_client_that_knows_them_over_a_kill_of_the_daemon() {
+    let store = Store::new();
+    let (program, away) = shop(&store);
+    let args = ["--session", "work/here", "--queue", "pa*", "--queue-for", "1h", "--", program.to_str().unwrap()];
+    let mut client = Client::before(&store, &args);
+    pay(&mut client, 1, true);
+    let answer = client.answer(1);
+    assert_eq!(answer["result"]["content"][0]["text"], "pay", "a server that is there is asked: {answer}");
+
+    let phase = || store.run(&["mcp", "status", "--json"]).ok().json()["links"][0]["link"]["phase"].clone();
+    fs::rename(&program, &away).unwrap();
+    signal(last_peer(&store), Signal::KILL);
+    until("its end is seen", || phase() != "connected");
+    for id in 10..14 {
+        pay(&mut client, id, true);
+    }
+    pay(&mut client, 14, false);
+    let mut use_it = asking(&mut client);
+    until("the server is given up for now", || {
+        use_it();
+        phase() == "offline"
+    });
+    drop(use_it);
+    let tasks: Vec<Value> = (10..14)
+        .map(|id| {
+            let told = client.answer(id)["result"].clone();
+            assert_eq!((&told["resultType"], &told["status"]), (&json!("task"), &json!("working")), "{told}");
+            told["taskId"].clone()
+        })
+        .collect();
+    let mut next = 100_000;
+    let shown = task(&mut client, &mut next, "tasks/get", &tasks[0])["result"].clone();
+    assert_eq!((&shown["resultType"], &shown["status"]), (&json!("complete"), &json!("working")), "{shown}");
+    assert!(shown["statusMessage"].as_str().unwrap().contains("queued"), "{shown}");
+    // What was not sent is not sent any more.
+    assert!(task(&mut client, &mut next, "tasks/cancel", &tasks[2])["error"].is_null());
+    let shown = task(&mut client, &mut next, "tasks/get", &tasks[2])["result"].clone();
+    assert_eq!(shown["status"], "cancelled", "{shown}");
+    let shown = task(&mut client, &mut next, "tasks/update", &tasks[0]);
+    assert_eq!(shown["error"]["code"], -32_602, "{shown}");
+    let shown = task(&mut client, &mut next, "tasks/get", &json!("px_nothing"));
+    assert_eq!(shown["error"]["code"], -32_602, "{shown}");
+
+    let killed = store.holder().unwrap();
+    signal(killed, Signal::KILL);
+    let shown = task(&mut client, &mut next, "tasks/get", &tasks[0])["result"].clone();
+    assert_eq!(shown["status"], "working", "the next daemon has it: {shown}");
+    assert_ne!(store.holder().unwrap(), killed);
+    fs::rename(&away, &program).unwrap();
+    for id in [&tasks[0], &tasks[1], &tasks[3]] {
+        until("the task is done", || {
+            let shown = task(&mut client, &mut next, "tasks/get", id);
+            let status = &shown["result"]["status"];
+            assert!(["working", "completed"].map(Value::from).contains(status), "{shown}");
+            shown["result"]["result"]["content"][0]["text"] == "pay"
+        });
+    }
+    assert_eq!(client.answer(14)["result"]["content"][0]["text"], "pay", "who knows no tasks waits");
+    let effects = fs::read_to_string(store.path("effects")).unwrap();
+    let mut order: Vec<&str> =
+        effects.lines().filter_map(|line| line.strip_prefix("pay {\"call\": ")?.split('}').next()).collect();
+    order.sort_unstable();
+    assert_eq!(order, ["1", "10", "11", "13", "14"], "each once, and not what was cancelled");
+
+    // Another client of the session may ask; and the daemon's clean end takes nothing with it.
+    client.end();
+    store.run(&["stop"]).ok();
+    let mut other = Client::before(&store, &args);
+    let shown = task(&mut other, &mut next, "tasks/get", &tasks[0])["result"].clone();
+    assert_eq!(shown["result"]["content"][0]["text"], "pay", "{shown}");
+    let shown = task(&mut other, &mut next, "tasks/get", &tasks[2])["result"].clone();
+    assert_eq!(shown["status"], "cancelled", "{shown}");
+    other.end();
+    store.run(&["stop"]).ok();
+}

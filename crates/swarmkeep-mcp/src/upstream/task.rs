@@ -1,0 +1,575 @@
+//! Calls that wait in the queue, as tasks: for clients that know them (extension `io.modelcontextprotocol/tasks`).
+//!
+//! A client would wait for such a call for minutes. One that knows tasks is told the id of one instead, and asks for it: the
+//! call stands where it stood, and what it comes to is the task's. A task is an entry in the memory of the session, durable
+//! before its id is told, for 24 hours; when the daemon was killed the next one takes up what its client has not cancelled, and
+//! the session's log says what was sent of it. What it comes to, and that it was cancelled, is told when it is durable. Its
+//! server's own tasks are the server's: they pass through.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use swarmkeep::{Command, EntityId, Error, Json, State, core::state::MemoryKey};
+
+use super::{Done, Place, Upstream};
+use crate::{
+    calls::{Before, CODE_FULL, CODE_UNKNOWN, CallId, Standing},
+    class,
+    envelope::{Envelope, Kind, compose},
+    link::{self, Gate},
+    utc::utc,
+};
+
+/// Begins the id of a task that is the proxy's own.
+const OWN: &str = "px_";
+/// The scope in the session's memory.
+const SCOPE: &str = "mcp-tasks";
+/// How long a task is kept after it was last written.
+const TTL_MS: u64 = 24 * 60 * 60 * 1000;
+/// What a client says when it knows tasks, among its extensions.
+const EXTENSION: &str = "io.modelcontextprotocol/tasks";
+/// A longer call waits as calls do, and a longer answer is not kept beyond the daemon's end.
+const KEPT_BYTES: usize = 200 * 1024;
+/// Answers that were too long for that: so much of them is held, the last ones.
+const HELD_BYTES: usize = 64 << 20;
+/// How often a client should ask.
+const POLL_MS: u64 = 500;
+const POLL_MOST_MS: u64 = 5_000;
+/// A request that names no task, or one that is not there.
+const CODE_INVALID: i64 = -32602;
+const CODE_INTERNAL: i64 = -32603;
+/// What `tasks/cancel` is answered.
+const CANCELLED: &str = r#"{"resultType":"complete"}"#;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Working,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+/// A call as a task, as it is remembered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Task {
+    /// The client process whose call it is, and the number of its line.
+    client: String,
+    number: u64,
+    line: String,
+    status: Status,
+    said: String,
+    /// The result or the error, as JSON text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// When it was made; absent until it is written a second time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created_at_ms: Option<u64>,
+    #[serde(skip)]
+    updated_at_ms: u64,
+    /// Its call, while that is under way here.
+    #[serde(skip)]
+    call: Option<CallId>,
+    /// Its client has heard of it.
+    #[serde(skip)]
+    is_told: bool,
+    /// It is over, and that is not written down yet.
+    #[serde(skip)]
+    is_unwritten: bool,
+    /// Who asked to cancel it, and waits for that: number and id of each request.
+    #[serde(skip)]
+    cancelling: Vec<(u64, String)>,
+}
+
+/// The tasks of a client process, as the log has them, by id.
+#[must_use]
+pub fn tasks_in(state: &State, client: &str) -> BTreeMap<String, Task> {
+    let ours = state.memory.iter().filter(|entry| entry.scope.as_str() == SCOPE);
+    let tasks = ours.filter_map(|entry| {
+        let task: Task = entry.value.decode().ok()?;
+        let task = Task { updated_at_ms: entry.updated_at_ms, is_told: true, ..task };
+        (task.client == client).then(|| (entry.key.to_string(), task))
+    });
+    tasks.collect()
+}
+
+/// Whether a client takes a task for an answer to this call.
+fn knows_tasks(message: &Envelope) -> bool {
+    let meta = message.client_meta().and_then(|meta| serde_json::from_str::<Value>(&meta).ok());
+    let of_client = meta.as_ref().and_then(|meta| meta.get("io.modelcontextprotocol/clientCapabilities"));
+    of_client.and_then(|capabilities| capabilities.get("extensions")?.get(EXTENSION)).is_some()
+}
+
+/// The task of the proxy's own that a request is about.
+pub(super) fn asked_for(message: &Envelope) -> Option<String> {
+    if !matches!(message.method(), Some("tasks/get" | "tasks/cancel" | "tasks/update")) {
+        return None;
+    }
+    let id: String = serde_json::from_str(message.param("taskId")?).ok()?;
+    id.starts_with(OWN).then_some(id)
+}
+
+impl Task {
+    /// The task as a result has it; `kind` is the result's.
+    fn shown(&self, id: &str, kind: &str, poll_ms: u64) -> String {
+        let base = json!({
+            "resultType": kind,
+            "taskId": id,
+            "status": self.status,
+            "statusMessage": self.said,
+            "createdAt": utc(self.created_at_ms.unwrap_or(self.updated_at_ms)),
+            "lastUpdatedAt": utc(self.updated_at_ms),
+            "ttlMs": TTL_MS,
+            "pollIntervalMs": poll_ms,
+        });
+        let mut text = base.to_string();
+        let key = match self.status {
+            Status::Completed => "result",
+            Status::Failed => "error",
+            Status::Working | Status::Cancelled => return text,
+        };
+        if let Some(body) = self.body.as_deref().filter(|_| kind == "complete") {
+            // The result stays the bytes that came.
+            text.truncate(text.len().saturating_sub(1));
+            text.push_str(&format!(r#","{key}":{body}}}"#));
+        }
+        text
+    }
+
+    /// What its call was answered.
+    fn ends_with(&mut self, answer: &Envelope) {
+        let body = answer.body().unwrap_or("null");
+        if answer.kind() == Kind::Error {
+            return self.fails("its server answered with an error", body.to_owned());
+        }
+        let result: Value = serde_json::from_str(body).unwrap_or_default();
+        if let Some(outcome) = result.pointer("/_meta/swarmkeep~1outcome") {
+            let text = result.pointer("/content/0/text").and_then(Value::as_str).unwrap_or_default();
+            let error = json!({ "code": outcome.get("code"), "message": text, "data": outcome });
+            return self.fails(text, error.to_string());
+        }
+        match result.get("resultType").and_then(Value::as_str) {
+            Some("task") => {
+                let text = "its server made a task of its own of it: ask for that one (`data.taskId`)";
+                let data = json!({ "taskId": result.get("taskId"), "executed": "unknown", "retryable": false });
+                self.fails(text, json!({ "code": CODE_UNKNOWN, "message": text, "data": data }).to_string());
+            }
+            Some("input_required") => {
+                let text = "its server asks for input, which does not come by way of a queued call: call again, it is there now";
+                let data = json!({ "executed": "no", "retryable": true });
+                self.fails(
+                    text,
+                    json!({ "code": crate::calls::CODE_OFFLINE, "message": text, "data": data }).to_string(),
+                );
+            }
+            _ => {
+                self.status = Status::Completed;
+                "answered".clone_into(&mut self.said);
+                self.body = Some(body.to_owned());
+            }
+        }
+    }
+
+    fn fails(&mut self, said: &str, error: String) {
+        self.status = Status::Failed;
+        said.clone_into(&mut self.said);
+        self.body = Some(error);
+    }
+
+    /// As much of it as is written down.
+    fn kept(&self) -> Self {
+        let mut kept = self.clone();
+        if kept.body.as_ref().is_some_and(|body| body.len() > KEPT_BYTES) {
+            let text = "the call was carried out and answered; its answer was too large to be kept";
+            let data = json!({ "executed": "yes", "retryable": false });
+            kept.fails(text, json!({ "code": CODE_UNKNOWN, "message": text, "data": data }).to_string());
+        }
+        kept
+    }
+}
+
+impl Upstream {
+    /// Nobody can be reached: calls that wait in the queue become tasks, where their clients know them.
+    pub(super) fn make_tasks(&mut self) {
+        let is_made = |call: CallId| self.tasks.values().any(|task| task.call == Some(call));
+        let waits = |standing: Standing| matches!(standing, Standing::Accepted | Standing::Ready);
+        let made: Vec<(CallId, u64, String)> = self
+            .calls
+            .open()
+            .filter(|(call, message, _, standing)| {
+                waits(*standing)
+                    && self.calls.is_queued(*call)
+                    && message.bytes().len() <= KEPT_BYTES
+                    && knows_tasks(message)
+            })
+            .filter(|(call, ..)| !is_made(*call))
+            .filter_map(|(call, message, ..)| {
+                let place = self.places.get(&call)?;
+                // A batch is of revisions that know no such tasks.
+                let line = String::from_utf8_lossy(message.bytes()).into_owned();
+                (place.task.is_none() && !place.is_answered).then_some((call, place.number, line))
+            })
+            .collect();
+        for (call, number, line) in made {
+            let id = self.task_id(number);
+            let task = Task {
+                client: self.terms.client.clone(),
+                number,
+                line,
+                status: Status::Working,
+                said: format!("queued: `{}` cannot be reached", self.terms.upstream),
+                body: None,
+                created_at_ms: None,
+                updated_at_ms: 0,
+                call: Some(call),
+                is_told: false,
+                is_unwritten: false,
+                cancelling: Vec::new(),
+            };
+            self.tasks.insert(id.clone(), task);
+            self.write_task(id);
+        }
+    }
+
+    /// The same for the same line of the same client process, and nobody else guesses it.
+    fn task_id(&self, number: u64) -> String {
+        let hash = blake3::hash(format!("{}-{number}", self.terms.client).as_bytes()).to_hex();
+        format!("{OWN}{}", hash.get(..32).unwrap_or_default())
+    }
+
+    fn write_task(&mut self, id: String) {
+        let Some(task) = self.tasks.get(&id) else { return };
+        let (Ok(value), Ok(key), Ok(scope)) = (Json::encode(&task.kept()), EntityId::new(&id), EntityId::new(SCOPE))
+        else {
+            return;
+        };
+        let command = Command::SetMemory { scope, key, value, if_version: None, ttl_ms: Some(TTL_MS) };
+        let record = self.tasks_record.clone();
+        self.beside.spawn(async move { Done::Task(id, record.write_at(command).await) });
+    }
+
+    /// A task is written down: its client may hear of it.
+    pub(super) fn task_written(&mut self, id: &str, written: Result<u64, Error>) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        let cancelling = std::mem::take(&mut task.cancelling);
+        task.is_unwritten = false;
+        match &written {
+            Ok(at_ms) => {
+                task.created_at_ms.get_or_insert(*at_ms);
+                task.updated_at_ms = *at_ms;
+            }
+            Err(error) => {
+                tracing::warn!(upstream = %self.terms.upstream, %error, "a task could not be written down");
+            }
+        }
+        let was_told = task.is_told;
+        task.is_told |= written.is_ok();
+        for (number, request) in cancelling {
+            let line = match &written {
+                Ok(_) => compose::result(&request, CANCELLED),
+                Err(error) => {
+                    let text = format!("the call is not sent by this daemon, which could not write that down: {error}");
+                    compose::error(&request, CODE_INTERNAL, &text, None)
+                }
+            };
+            self.give(Some(number), line);
+        }
+        match written {
+            Ok(_) if was_told => return self.hold_less(id),
+            Ok(_) => {}
+            Err(_) if was_told => return,
+            // Its call goes on waiting as calls do.
+            Err(_) => return drop(self.tasks.remove(id)),
+        }
+        let Some(task) = self.tasks.get(id) else { return };
+        let Some((call, number)) = task.call.map(|call| (call, task.number)) else { return };
+        let request = self.calls.get(call).and_then(|(message, _)| message.id()).map(str::to_owned);
+        let place = self.places.get_mut(&call).filter(|place| !place.is_answered);
+        match (request, place) {
+            (Some(request), Some(place)) => {
+                place.task = Some(id.to_owned());
+                self.tell_task(&request, number, id);
+            }
+            // Its server came back, or its client cancelled it, in that moment: what it came to was the client's answer.
+            _ => self.forget_task(id),
+        }
+    }
+
+    /// What is over is read from the session when it is asked for. Answers too long for that stay here while there is room.
+    fn hold_less(&mut self, id: &str) {
+        let is_over = |task: &Task| task.status != Status::Working && !task.is_unwritten;
+        let bytes = |task: &Task| task.body.as_ref().map_or(0, String::len);
+        if self.tasks.get(id).is_some_and(|task| is_over(task) && bytes(task) <= KEPT_BYTES) {
+            self.tasks.remove(id);
+        }
+        loop {
+            let held = || self.tasks.iter().filter(|(_, task)| is_over(task));
+            let oldest = held().min_by_key(|(_, task)| task.updated_at_ms).map(|(id, _)| id.clone());
+            match oldest {
+                Some(oldest) if held().map(|(_, task)| bytes(task)).sum::<usize>() > HELD_BYTES => {
+                    self.tasks.remove(&oldest);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn forget_task(&mut self, id: &str) {
+        self.tasks.remove(id);
+        let (Ok(key), Ok(scope)) = (EntityId::new(id), EntityId::new(SCOPE)) else { return };
+        let command = Command::DeleteMemory { scope, key, if_version: None };
+        let record = self.tasks_record.clone();
+        self.beside.spawn(async move {
+            if let Err(error) = record.write(command).await {
+                tracing::debug!(%error, "a task that is none stays in the session's memory for a day");
+            }
+            Done::Written
+        });
+    }
+
+    /// A call is answered with its task.
+    fn tell_task(&mut self, request: &str, number: u64, id: &str) {
+        let poll_ms = self.poll_ms();
+        let Some(task) = self.tasks.get(id) else { return };
+        let line = compose::result(request, &task.shown(id, "task", poll_ms));
+        self.give(Some(number), line);
+    }
+
+    fn poll_ms(&self) -> u64 {
+        match self.link.gate(self.now_ms()) {
+            Gate::Offline { retry_after_ms } => retry_after_ms.clamp(POLL_MS, POLL_MOST_MS),
+            _ => POLL_MS,
+        }
+    }
+
+    /// This line of the client is a task already: it is told again. A line is offered again when nothing is known of it.
+    pub(super) fn is_task(&mut self, number: u64, message: &Envelope) -> bool {
+        let id = self.task_id(number);
+        if !self.tasks.get(&id).is_some_and(|task| task.number == number && task.is_told) {
+            return false;
+        }
+        let request = message.id().unwrap_or("null").to_owned();
+        self.tell_task(&request, number, &id);
+        true
+    }
+
+    /// Tasks that an earlier daemon had are taken up: what was sent of their calls the log knows.
+    pub(super) fn take_up_tasks(&mut self) {
+        self.tasks = std::mem::take(&mut self.terms.tasks);
+        let open = self.tasks.iter().filter(|(_, task)| task.status == Status::Working);
+        let open: Vec<String> = open.map(|(id, _)| id.clone()).collect();
+        for id in open {
+            let Some(task) = self.tasks.get(&id) else { continue };
+            let Ok(message) = Envelope::parse(task.line.clone()) else { continue };
+            let (number, made_ms) = (task.number, task.created_at_ms.unwrap_or(task.updated_at_ms));
+            let asked = class::of(&message, &self.terms.trust, None);
+            let key = asked.class.is_recorded().then(|| self.key(number, 0)).flatten();
+            let before = Before { waited_ms: self.terms.now_ms.saturating_sub(made_ms), may_be_sent: true };
+            let (now_ms, mut commands) = (self.now_ms(), Vec::new());
+            let Some(call) = self.calls.request(now_ms, message, asked, None, before, &mut commands) else {
+                self.end_task(&id, |task| {
+                    let text = "too many calls wait for its server; nothing was carried out";
+                    let data = json!({ "executed": "no", "retryable": true });
+                    task.fails(text, json!({ "code": CODE_FULL, "message": text, "data": data }).to_string());
+                });
+                continue;
+            };
+            if let Some(task) = self.tasks.get_mut(&id) {
+                task.call = Some(call);
+            }
+            let place = Place { number, key, attempt: 1, begun_in: None, is_answered: false, task: Some(id) };
+            self.places.insert(call, place);
+            self.ledger(|_, all| all.append(&mut commands));
+        }
+    }
+
+    /// The call of a task is answered.
+    pub(super) fn task_answered(&mut self, id: &str, line: &Bytes) {
+        let Ok(answer) = Envelope::parse(line.clone()) else { return };
+        self.end_task(id, |task| task.ends_with(&answer));
+    }
+
+    /// The call of a task is over without an answer: it was cancelled, or its client is gone. The daemon's end is not the
+    /// task's, nor that of a client that comes back.
+    pub(super) fn task_dropped(&mut self, id: &str) {
+        let comes_back = self.daemon_ends() || (self.terms.is_lasting && self.draining_until_ms.is_none());
+        if self.is_ending && comes_back {
+            return;
+        }
+        self.end_task(id, |task| {
+            task.status = Status::Cancelled;
+            "cancelled: `swarmkeep mcp calls` says whether it was sent".clone_into(&mut task.said);
+        });
+    }
+
+    fn end_task(&mut self, id: &str, end: impl FnOnce(&mut Task)) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        task.call = None;
+        if task.status == Status::Working {
+            end(task);
+            task.is_unwritten = true;
+            self.write_task(id.to_owned());
+        }
+    }
+
+    /// A request about a task of ours.
+    pub(super) fn task_asked(&mut self, number: u64, message: &Envelope, id: &str) {
+        let request = message.id().unwrap_or("null").to_owned();
+        // Who asks how far it is wants its server.
+        self.link(link::Event::Wanted);
+        let poll_ms = self.poll_ms();
+        let line = match (self.tasks.get(id).filter(|task| task.is_told), message.method()) {
+            (None, Some("tasks/get" | "tasks/cancel")) => return self.look_for_task(number, message, id.to_owned()),
+            (Some(task), Some("tasks/get")) => match self.task_stands(task) {
+                Some(said) => {
+                    let task = Task { status: Status::Working, said, body: None, ..task.clone() };
+                    compose::result(&request, &task.shown(id, "complete", poll_ms))
+                }
+                None => compose::result(&request, &task.shown(id, "complete", poll_ms)),
+            },
+            (Some(task), Some("tasks/cancel")) => {
+                if let Some(call) = task.call {
+                    self.cancel_task(id, call);
+                }
+                if let Some(task) = self.tasks.get_mut(id).filter(|task| task.is_unwritten) {
+                    return task.cancelling.push((number, request));
+                }
+                compose::result(&request, CANCELLED)
+            }
+            _ => compose::error(&request, CODE_INVALID, &format!("task `{id}` waits for no input"), None),
+        };
+        self.give(Some(number), line);
+    }
+
+    /// It may be over, or another client process's of this session.
+    fn look_for_task(&mut self, number: u64, message: &Envelope, id: String) {
+        let (request, cancels) = (message.id().unwrap_or("null").to_owned(), message.method() == Some("tasks/cancel"));
+        let session = self.tasks_record.session().clone();
+        self.beside.spawn(async move {
+            let read = |state: State| {
+                let (key, scope) = (EntityId::new(&id).ok()?, EntityId::new(SCOPE).ok()?);
+                let entry = state.memory.get(&MemoryKey { scope, key })?;
+                let task: Task = entry.value.decode().ok()?;
+                Some(Task { updated_at_ms: entry.updated_at_ms, ..task })
+            };
+            let line = match session.state().await.map(read) {
+                Err(error) => {
+                    compose::error(&request, CODE_INTERNAL, &format!("the task cannot be read: {error}"), None)
+                }
+                Ok(None) => {
+                    compose::error(&request, CODE_INVALID, &format!("there is no task `{id}`, or not any more"), None)
+                }
+                Ok(Some(task)) if cancels && task.status == Status::Working => {
+                    let text = format!("task `{id}` is of a client that is not here: that one may cancel it");
+                    compose::error(&request, CODE_INVALID, &text, None)
+                }
+                Ok(Some(_)) if cancels => compose::result(&request, CANCELLED),
+                Ok(Some(mut task)) => {
+                    if task.status == Status::Working {
+                        "of a client that is not here: it goes on when that one is back".clone_into(&mut task.said);
+                    }
+                    compose::result(&request, &task.shown(&id, "complete", POLL_MOST_MS))
+                }
+            };
+            Done::Found(number, line)
+        });
+    }
+
+    fn task_stands(&self, task: &Task) -> Option<String> {
+        if task.is_unwritten {
+            return Some("over: that is being written down".to_owned());
+        }
+        let standing = self.calls.open().find(|(call, ..)| Some(*call) == task.call).map(|(.., standing)| standing)?;
+        (standing == Standing::Sent).then(|| format!("sent to `{}`", self.terms.upstream))
+    }
+
+    /// What was not sent is not sent any more; a server that has it is told.
+    fn cancel_task(&mut self, id: &str, call: CallId) {
+        let Some(request) = self.calls.get(call).and_then(|(message, _)| message.id()).map(str::to_owned) else {
+            return;
+        };
+        let params = format!(r#"{{"requestId":{request},"reason":"its task was cancelled"}}"#);
+        if let Ok(cancelled) = Envelope::parse(compose::notification("notifications/cancelled", &params)) {
+            self.ledger(|calls, commands| calls.from_client(&cancelled, commands));
+        }
+        self.task_dropped(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task() -> Task {
+        Task {
+            client: "c".into(),
+            number: 7,
+            line: "{}".into(),
+            status: Status::Working,
+            said: "queued".into(),
+            body: None,
+            created_at_ms: Some(0),
+            updated_at_ms: 1_000,
+            call: None,
+            is_told: true,
+            is_unwritten: false,
+            cancelling: Vec::new(),
+        }
+    }
+
+    fn answered(line: &str) -> Value {
+        let mut task = task();
+        task.ends_with(&Envelope::parse(line.to_owned()).unwrap());
+        serde_json::from_str(&task.shown("px_1", "complete", 500)).unwrap()
+    }
+
+    #[test]
+    fn what_a_call_was_answered_is_what_its_task_comes_to() {
+        let shown = answered(r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","content":[],"x":1.0}}"#);
+        assert_eq!((&shown["status"], &shown["result"]["x"]), (&json!("completed"), &json!(1.0)));
+        assert_eq!((&shown["taskId"], &shown["createdAt"]), (&json!("px_1"), &json!("1970-01-01T00:00:00.000Z")));
+
+        let shown = answered(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"no"}}"#);
+        assert_eq!((&shown["status"], &shown["error"]["code"]), (&json!("failed"), &json!(-32602)));
+
+        // What the proxy says itself is no result of the server's.
+        let shown = answered(
+            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"Nobody knows"}],"isError":true,
+                "_meta":{"swarmkeep/outcome":{"code":-32011,"executed":"unknown"}}}}"#,
+        );
+        assert_eq!((&shown["status"], &shown["error"]["code"]), (&json!("failed"), &json!(-32011)));
+        assert_eq!(shown["error"]["data"]["executed"], "unknown");
+
+        for kind in ["task", "input_required"] {
+            let line = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"resultType":"{kind}","taskId":"t"}}}}"#);
+            assert_eq!(answered(&line)["status"], "failed", "{kind}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_too_large_is_said_to_have_been() {
+        let mut large = task();
+        large.status = Status::Completed;
+        large.body = Some(format!("{{\"text\":\"{}\"}}", "x".repeat(KEPT_BYTES)));
+        assert!(large.shown("px_1", "complete", 500).len() > KEPT_BYTES, "as long as the daemon lives it is there");
+        let kept: Value = serde_json::from_str(&large.kept().shown("px_1", "complete", 500)).unwrap();
+        assert_eq!((&kept["status"], &kept["error"]["data"]["executed"]), (&json!("failed"), &json!("yes")));
+    }
+
+    #[test]
+    fn a_client_says_whether_it_knows_tasks() {
+        let call = |extensions: &str| {
+            let meta = format!(
+                r#"{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{{{extensions}}}}}"#
+            );
+            let line =
+                format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"x","_meta":{meta}}}}}"#);
+            knows_tasks(&Envelope::parse(line).unwrap())
+        };
+        assert!(call(r#""extensions":{"io.modelcontextprotocol/tasks":{}}"#));
+        assert!(!call(r#""extensions":{"other":{}}"#));
+        assert!(!call(""));
+    }
+}
