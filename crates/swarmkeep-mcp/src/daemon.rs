@@ -39,7 +39,7 @@ use crate::{
     link::Timing,
     record::Record,
     transport::{Bounds, Recipe, lines::Lines},
-    upstream::{self, FromClient, Handles, Status, Terms, ToClient},
+    upstream::{self, FromClient, Handles, Remembered, Status, Terms, ToClient},
     wire::{self, Ask, Hello, Wants},
 };
 
@@ -235,12 +235,7 @@ async fn proxy(
         bounds: Bounds { starter: shared.starter.clone(), ..Bounds::default() },
         client: slug(&ask.client, 32),
         initialize: ask.initialize.map(Bytes::from),
-        desired: upstream::desired_in(&state, &slug(&ask.client, 32)),
-        failures: upstream::failures_in(&state, &slug(&ask.client, 32)),
-        revision: upstream::revision_in(&state, &slug(&ask.client, 32)),
-        resume: upstream::resume_in(&state, &slug(&ask.client, 32)),
-        seen: upstream::seen_in(&state, &upstream),
-        tasks: upstream::tasks_in(&state, &slug(&ask.client, 32)),
+        remembered: Remembered::of(&state, &slug(&ask.client, 32), &upstream),
         now_ms: SystemClock::new().now_ms(),
         is_lasting: ask.is_lasting,
         closing: Some(shared.closing.subscribe()),

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, future::Future, io, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     runtime::Handle,
@@ -60,7 +60,7 @@ struct Shim {
     ask: Ask,
     output: mpsc::Sender<ToClient>,
     known: Known,
-    /// When unsettled lines came.
+    /// When unsettled lines came, where lines may wait in a queue.
     since: BTreeMap<u64, Instant>,
     unsettled_bytes: usize,
     has_said_all: bool,
@@ -159,7 +159,10 @@ where
 {
     let unsettled_bytes = known.unsettled.values().map(Bytes::len).sum();
     let now = Instant::now();
-    let since = known.unsettled.keys().map(|number| (*number, now)).collect();
+    let since = match ask.queue.tools.is_empty() {
+        true => BTreeMap::new(),
+        false => known.unsettled.keys().map(|number| (*number, now)).collect(),
+    };
     let mut shim = Shim { ask, output, known, since, unsettled_bytes, has_said_all: false };
     let mut alone_since: Option<Instant> = None;
     loop {
@@ -189,10 +192,9 @@ impl Shim {
         from_client: &mut mpsc::Receiver<io::Result<(u64, Bytes)>>,
     ) -> Result<bool, Ended> {
         let (from_daemon, mut to_daemon) = tokio::io::split(stream);
-        let Ok(hello) = self.hello() else { return Err(Ended::Refused("its own words cannot be written".to_owned())) };
-        if to_daemon.write_all(&hello).await.is_err() {
-            return Ok(false);
-        }
+        let Ok(mut text) = self.hello() else {
+            return Err(Ended::Refused("its own words cannot be written".to_owned()));
+        };
         let (to_shim, mut frames) = mpsc::channel(QUEUE);
         let reading = async move {
             let mut lines = Lines::new(BufReader::with_capacity(64 * 1024, from_daemon), FRAME_BYTES);
@@ -205,16 +207,17 @@ impl Shim {
         let mut reading = std::pin::pin!(reading);
         let mut is_read = false;
         loop {
-            let may_read = !self.has_said_all && self.unsettled_bytes < UNSETTLED_BYTES;
+            let may_read = !self.has_said_all && self.unsettled_bytes < UNSETTLED_BYTES && text.len() < PIECE_BYTES;
+            // What comes is taken while what goes is stuck: each end may wait for the other to read. In this order what the
+            // daemon says is not kept waiting either, as a client is not read beyond a piece.
             tokio::select! {
-                () = &mut reading, if !is_read => is_read = true,
-                frame = frames.recv() => match frame {
-                    Some(frame) => self.frame(&frame).await?,
-                    // The daemon closes when a client that has said all has its answers; else it is gone.
-                    None => return Ok(self.has_said_all && !self.is_owed()),
+                biased;
+                wrote = to_daemon.write(&text), if !text.is_empty() => match wrote {
+                    Ok(bytes) => text.advance(bytes),
+                    // A daemon that is gone is noticed by its side of the stream, once what it wrote is read.
+                    Err(_) => text.clear(),
                 },
                 line = from_client.recv(), if may_read => {
-                    let mut text = Vec::new();
                     let mut next = Some(line);
                     while let Some(line) = next.take() {
                         match line {
@@ -229,26 +232,28 @@ impl Shim {
                             next = from_client.try_recv().ok().map(Some);
                         }
                     }
-                    // A daemon that is gone is noticed by its side of the stream, once what it wrote is read.
-                    let _ = to_daemon.write_all(&text).await;
                 }
+                () = &mut reading, if !is_read => is_read = true,
+                frame = frames.recv() => match frame {
+                    Some(frame) => self.frame(&frame).await?,
+                    // The daemon closes when a client that has said all has its answers; else it is gone.
+                    None => return Ok(self.has_said_all && !self.is_owed()),
+                },
             }
         }
     }
 
-    fn hello(&self) -> serde_json::Result<Vec<u8>> {
+    fn hello(&self) -> serde_json::Result<BytesMut> {
         let answered = self.known.initialize.as_ref();
         let answered = answered.filter(|(number, _)| !self.known.unsettled.contains_key(number));
         let initialize = answered.map(|(_, line)| String::from_utf8_lossy(line).into_owned());
         let waited = |since: &Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let waited_ms = match self.ask.queue.tools.is_empty() {
-            true => BTreeMap::new(),
-            false => self.since.iter().map(|(number, since)| (*number, waited(since))).collect(),
-        };
+        let waited_ms = self.since.iter().map(|(number, since)| (*number, waited(since))).collect();
         let offered = self.known.unsettled.keys().next_back().copied().unwrap_or_default();
         let ask = Ask { initialize, waited_ms, offered: Some(offered), ..self.ask.clone() };
-        let mut text = serde_json::to_vec(&Hello { version: VERSION, wants: Wants::Proxy(Box::new(ask)) })?;
-        text.push(b'\n');
+        let hello = serde_json::to_vec(&Hello { version: VERSION, wants: Wants::Proxy(Box::new(ask)) })?;
+        let mut text = BytesMut::from(&hello[..]);
+        text.extend_from_slice(b"\n");
         for (number, line) in &self.known.unsettled {
             wire::numbered(*number, line, &mut text);
         }
@@ -258,7 +263,7 @@ impl Shim {
         Ok(text)
     }
 
-    fn take(&mut self, number: u64, line: Bytes, text: &mut Vec<u8>) {
+    fn take(&mut self, number: u64, line: Bytes, text: &mut BytesMut) {
         if self.known.initialize.is_none()
             && Envelope::parse(line.clone()).is_ok_and(|message| message.method() == Some("initialize"))
         {
@@ -267,7 +272,9 @@ impl Shim {
         wire::numbered(number, &line, text);
         self.unsettled_bytes += line.len();
         self.known.unsettled.insert(number, line);
-        self.since.insert(number, Instant::now());
+        if !self.ask.queue.tools.is_empty() {
+            self.since.insert(number, Instant::now());
+        }
     }
 
     /// Whether an answer is due. A subscription is over when its client is, and never answered before.

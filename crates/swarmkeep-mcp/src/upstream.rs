@@ -16,7 +16,10 @@ mod task;
 mod terms;
 mod trouble;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -31,15 +34,15 @@ use tokio::{
 };
 
 pub use self::{
-    connection::{connection_of, desired_in, failures_in, resume_in, revision_in},
-    seen::{Seen, seen_in},
-    task::{Task, tasks_in},
+    connection::{Remembered, connection_of},
     terms::{FromClient, Handles, OpenCall, Status, Terms, ToClient},
 };
 use self::{
     handshake::{Handshake, Own},
     outcome::Finishes,
     queue::Queue,
+    seen::Seen,
+    task::Task,
     trouble::Trouble,
 };
 use crate::{
@@ -145,6 +148,8 @@ struct Upstream {
     /// Calls of which the client was told a task, by id; and the session that remembers them.
     tasks: BTreeMap<String, Task>,
     tasks_record: Record,
+    /// The server's own tasks of which no end was seen.
+    server_tasks: BTreeSet<String>,
     to_server: Queue<Outbound>,
     to_client: mpsc::Sender<ToClient>,
     for_client: Queue<ToClient>,
@@ -179,7 +184,8 @@ impl Upstream {
     fn new(opener: Opener, terms: Terms, record: Record, seed: u64, to_client: mpsc::Sender<ToClient>) -> Self {
         let limits = Limits { upstream: terms.upstream.clone(), ..terms.limits.clone() };
         let mut link = Link::new(terms.timing.clone());
-        link.restore(terms.failures);
+        let remembered = terms.remembered.clone();
+        link.restore(remembered.failures);
         Self {
             opener,
             link,
@@ -188,19 +194,20 @@ impl Upstream {
             batches: BTreeMap::new(),
             catalogue: None,
             catalogue_on: None,
-            desired: Desired::restored(&terms.desired),
-            handshake: Handshake::known(terms.initialize.clone(), terms.revision.clone()),
+            desired: Desired::restored(&remembered.desired),
+            handshake: Handshake::known(terms.initialize.clone(), remembered.revision),
             own: BTreeMap::new(),
             live: None,
             inbox: None,
             closing: None,
-            resume: terms.resume.clone(),
+            resume: remembered.resume,
             resumes_on: None,
             beside: JoinSet::new(),
             to_begin: Vec::new(),
             begins: FuturesUnordered::new(),
             finishes: Finishes::default(),
             tasks: BTreeMap::new(),
+            server_tasks: remembered.server_tasks,
             tasks_record: record.clone(),
             to_server: Queue::new(),
             to_client,
@@ -210,8 +217,8 @@ impl Upstream {
             in_flight: 0,
             noted: None,
             is_noting: false,
-            seen: terms.seen.clone(),
-            written_seen: terms.seen.clone(),
+            written_seen: remembered.seen.clone(),
+            seen: remembered.seen,
             is_writing_seen: false,
             gave_seen: false,
             trouble: Trouble::default(),
@@ -663,6 +670,7 @@ impl Upstream {
         if asked.class == Class::Desired {
             self.desired.agreed(request);
         }
+        let has_other_tasks = connection::saw_task(&mut self.server_tasks, request, answer);
         let is_desired = asked.class == Class::Desired;
         let is_first_page = request.method() == Some("tools/list") && !request.has_cursor();
         if request.method() == Some("tools/list")
@@ -677,7 +685,7 @@ impl Upstream {
                 let _ = catalogue.add(body);
             }
         }
-        if is_desired {
+        if is_desired || has_other_tasks {
             self.note_connection();
         }
         if is_first_page {

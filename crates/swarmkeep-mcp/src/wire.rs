@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::{calls::Queue, class::Trust, transport::Recipe};
@@ -101,11 +101,11 @@ pub enum Said {
 }
 
 /// Writes a numbered line.
-pub(crate) fn numbered(number: u64, line: &[u8], to: &mut Vec<u8>) {
+pub(crate) fn numbered(number: u64, line: &[u8], to: &mut BytesMut) {
     to.extend_from_slice(number.to_string().as_bytes());
-    to.push(b' ');
+    to.extend_from_slice(b" ");
     to.extend_from_slice(line);
-    to.push(b'\n');
+    to.extend_from_slice(b"\n");
 }
 
 /// Reads a numbered line.
@@ -134,9 +134,9 @@ mod tests {
 
     #[test]
     fn frames_are_read_as_they_were_written() {
-        let mut text = Vec::new();
+        let mut text = BytesMut::new();
         numbered(7, b"{\"a\": 1}", &mut text);
-        assert_eq!(text, b"7 {\"a\": 1}\n");
+        assert_eq!(&text[..], b"7 {\"a\": 1}\n");
         let frame = |text: &str| Bytes::copy_from_slice(text.as_bytes());
         assert_eq!(number_of(&frame("7 {\"a\": 1}")), Some((7, frame("{\"a\": 1}"))));
         assert_eq!(said(&frame("7 {\"a\": 1}")), Some(Said::Line { answers: Some(7), line: frame("{\"a\": 1}") }));

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::{
     LEGACY,
-    binary::{Store, signal},
+    binary::{Store, signal, until},
     peer::{Peer, meta},
     tasks::{ended, knows_tasks},
 };
@@ -32,8 +32,19 @@ fn a_task_is_the_same_after_everything_was_killed() {
     let call = json!({ "name": "session_verify", "arguments": { "session": "a" } });
     let begun = client.ask("tools/call", call.clone())["result"].clone();
     assert_eq!(begun["resultType"], "task", "{begun}");
+    let open = || {
+        let state = proxy.run(&["session", "state", "work/here", "--json"]).ok().json();
+        let connections = state["connections"].as_array().unwrap().clone();
+        connections
+            .iter()
+            .find_map(|connection| connection["state"]["server_tasks"].as_array().cloned())
+            .unwrap_or_default()
+    };
+    until("its id is kept", || open().contains(&begun["taskId"]));
     let before = ended(&mut client, &begun["taskId"]);
     assert_eq!(before["status"], "completed", "{before}");
+
+    until("its end is", || open().is_empty());
 
     kill(&proxy);
     kill(&sessions);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Write},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{ChildStdin, Stdio},
@@ -150,6 +150,36 @@ fn large_results_and_a_reader_that_stalls_cost_bounded_ram_and_nobody_else_waits
     deaf.child.kill().unwrap();
     deaf.child.wait().unwrap();
     client.end();
+    store.run(&["stop"]).ok();
+}
+
+/// A server that reads nothing while it cannot write, as simple ones are, and a client that reads slowly: what comes must be
+/// taken while what goes is stuck.
+#[test]
+fn a_client_that_says_much_before_its_answers_are_there_and_its_server_do_not_wait_for_each_other() {
+    let store = Store::new();
+    let program = env!("CARGO_BIN_EXE_swarmkeep");
+    let mut command = store.command(&["mcp", "proxy", "--session", "work/here", "--", program, "chaos-tools"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut to, from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    // More than all that stands in between holds.
+    let (much, calls) = ("x".repeat(64 * 1024), 1_000);
+    let reading = std::thread::spawn(move || {
+        let answers = from.lines().map_while(Result::ok).filter(|line| line.contains("\"result\""));
+        answers.inspect(|_| std::thread::sleep(Duration::from_millis(1))).count()
+    });
+    let params =
+        json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    writeln!(to, "{}", json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params })).unwrap();
+    writeln!(to, "{}", json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).unwrap();
+    for id in 1..=calls {
+        let params = json!({ "uri": format!("a:{much}") });
+        writeln!(to, "{}", json!({ "jsonrpc": "2.0", "id": id, "method": "resources/read", "params": params }))
+            .unwrap();
+    }
+    drop(to);
+    assert_eq!(reading.join().unwrap(), calls + 1);
+    assert!(child.wait().unwrap().success());
     store.run(&["stop"]).ok();
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::{Bytes, BytesMut};
+use memchr::memchr;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
 /// A line that is not read to its end.
@@ -59,7 +60,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
             if piece.is_empty() {
                 return Ok((!line.is_empty()).then(|| line.freeze()));
             }
-            let end = piece.iter().position(|&byte| byte == b'\n');
+            let end = memchr(b'\n', piece);
             let (text, taken) = match end {
                 Some(end) => (piece.get(..end).unwrap_or_default(), end + 1),
                 None => (piece, piece.len()),

@@ -3,10 +3,16 @@
 //! Written when one of these changes, not at every loss: a server that flaps fills no log. Removed when the client goes; what
 //! is there without one belonged to a daemon that was killed, and the same client finds it again.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 use swarmkeep::{EntityId, State};
 
-use super::{Done, Phase, Upstream};
+use super::{
+    Done, Phase, Upstream,
+    seen::{Seen, seen_in},
+    task::{Task, tasks_in},
+};
 use crate::{envelope::Envelope, transport::Resume};
 
 /// What was written.
@@ -16,44 +22,86 @@ pub(super) struct Noted {
     state: Value,
 }
 
+/// Tasks of a server that are remembered at once.
+const TASKS: usize = 256;
+/// A longer answer begins no task.
+const TASK_BYTES: usize = 16 * 1024;
+
 /// The connection of a client: its [`Terms::client`](super::Terms::client).
 #[must_use]
 pub fn connection_of(client: &str) -> Option<EntityId> {
     EntityId::new(format!("mcp-{client}")).ok()
 }
 
-fn noted_in(state: &State, client: &str) -> Value {
-    let connection = connection_of(client).and_then(|id| state.connections.get(&id).cloned());
-    connection.and_then(|connection| connection.state.decode::<Value>().ok()).unwrap_or_default()
+/// What a session's log has of a client and its server from before.
+#[derive(Debug, Clone, Default)]
+pub struct Remembered {
+    /// What the client had said that ought to be, and the server had agreed to.
+    pub(super) desired: Vec<String>,
+    /// Tries that had failed in a row, if the server could not be reached by then.
+    pub(super) failures: u32,
+    /// The revision that was agreed upon, as JSON text.
+    pub(super) revision: Option<String>,
+    /// The server's session that a daemon left.
+    pub(super) resume: Option<Resume>,
+    /// The server's own tasks of which no end was seen, as JSON texts.
+    pub(super) server_tasks: BTreeSet<String>,
+    /// What the server said when it was last there.
+    pub(super) seen: Seen,
+    /// Calls of which the client was told a task of ours.
+    pub(super) tasks: BTreeMap<String, Task>,
 }
 
-/// What is to be said again, as the log has it.
-#[must_use]
-pub fn desired_in(state: &State, client: &str) -> Vec<String> {
-    let noted = noted_in(state, client);
-    let desired = noted.get("desired").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    desired.iter().filter_map(|request| request.as_str().map(str::to_owned)).collect()
+impl Remembered {
+    /// What `state` has of this client ([`Terms::client`](super::Terms::client)) and this server
+    /// ([`Terms::upstream`](super::Terms::upstream)).
+    #[must_use]
+    pub fn of(state: &State, client: &str, upstream: &str) -> Self {
+        let connection = connection_of(client).and_then(|id| state.connections.get(&id).cloned());
+        let noted = connection.and_then(|connection| connection.state.decode::<Value>().ok()).unwrap_or_default();
+        let texts = |name: &str| {
+            let texts = noted.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            texts.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect::<Vec<_>>()
+        };
+        let failures = noted.get("failures").and_then(Value::as_u64).unwrap_or_default();
+        Self {
+            desired: texts("desired"),
+            failures: u32::try_from(failures).unwrap_or(u32::MAX),
+            revision: noted.get("revision").filter(|revision| !revision.is_null()).map(Value::to_string),
+            resume: noted.get("resume").and_then(|resume| serde_json::from_value(resume.clone()).ok()),
+            server_tasks: texts("server_tasks").into_iter().map(|task| Value::from(task).to_string()).collect(),
+            seen: seen_in(state, upstream),
+            tasks: tasks_in(state, client),
+        }
+    }
 }
 
-/// Tries that had failed in a row, as the log has it, if the server could not be reached when that was written.
-#[must_use]
-pub fn failures_in(state: &State, client: &str) -> u32 {
-    noted_in(state, client)
-        .get("failures")
-        .and_then(Value::as_u64)
-        .map_or(0, |failures| u32::try_from(failures).unwrap_or(u32::MAX))
-}
-
-/// The revision that its server speaks, as JSON text, as the log has it.
-#[must_use]
-pub fn revision_in(state: &State, client: &str) -> Option<String> {
-    noted_in(state, client).get("revision").filter(|revision| !revision.is_null()).map(Value::to_string)
-}
-
-/// The server's session that a daemon left, as the log has it.
-#[must_use]
-pub fn resume_in(state: &State, client: &str) -> Option<Resume> {
-    noted_in(state, client).get("resume").and_then(|resume| serde_json::from_value(resume.clone()).ok())
+/// An answer may begin a task of the server's own, or tell the end of one: whether `open` is changed by it. Both eras have
+/// tasks, by other names.
+pub(super) fn saw_task(open: &mut BTreeSet<String>, request: &Envelope, answer: &Envelope) -> bool {
+    let begun = || match answer.result_member("resultType") {
+        Some("\"task\"") => answer.result_member("taskId").map(str::to_owned),
+        // Up to 2025-11-25 the client asks for one.
+        _ => {
+            request.param("task")?;
+            let task: Value = serde_json::from_str(answer.result_member("task")?).ok()?;
+            task.get("taskId").filter(|id| id.is_string()).map(Value::to_string)
+        }
+    };
+    let is_over = || {
+        let ends = ["\"completed\"", "\"failed\"", "\"cancelled\""];
+        answer.result_member("status").is_some_and(|status| ends.contains(&status))
+    };
+    match request.method() {
+        Some("tools/call") if answer.bytes().len() <= TASK_BYTES && open.len() < TASKS => {
+            begun().is_some_and(|task| open.insert(task))
+        }
+        Some("tasks/get") if !open.is_empty() && is_over() => {
+            request.param("taskId").is_some_and(|task| open.remove(task))
+        }
+        Some("tasks/cancel" | "tasks/result") => request.param("taskId").is_some_and(|task| open.remove(task)),
+        _ => false,
+    }
 }
 
 impl Upstream {
@@ -79,6 +127,7 @@ impl Upstream {
             // The next daemon goes on with it: its own start says nothing about the server.
             "failures": if status == "offline" { self.link.failures() } else { 0 },
             "resume": resume,
+            "server_tasks": self.server_tasks.iter().filter_map(|task| serde_json::from_str(task).ok()).collect::<Vec<Value>>(),
         });
         let noted = Noted { status: status.to_owned(), state };
         // One write at a time: what changes meanwhile is written after it.

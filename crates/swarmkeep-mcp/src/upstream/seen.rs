@@ -17,7 +17,7 @@ const KEPT_BYTES: usize = 200 * 1024;
 /// What is kept of a server. Texts are JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Seen {
+pub(super) struct Seen {
     /// The revision that the client asked for.
     pub asked: Option<String>,
     /// The result of `initialize`.
@@ -36,8 +36,7 @@ fn connection(upstream: &str) -> Option<EntityId> {
 }
 
 /// What the log has of a server.
-#[must_use]
-pub fn seen_in(state: &State, upstream: &str) -> Seen {
+pub(super) fn seen_in(state: &State, upstream: &str) -> Seen {
     let found = connection(upstream).and_then(|id| state.connections.get(&id).cloned());
     found.and_then(|found| found.state.decode().ok()).unwrap_or_default()
 }

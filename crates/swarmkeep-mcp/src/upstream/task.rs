@@ -54,7 +54,7 @@ enum Status {
 
 /// A call as a task, as it is remembered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Task {
+pub(super) struct Task {
     /// The client process whose call it is, and the number of its line.
     client: String,
     number: u64,
@@ -84,8 +84,7 @@ pub struct Task {
 }
 
 /// The tasks of a client process, as the log has them, by id.
-#[must_use]
-pub fn tasks_in(state: &State, client: &str) -> BTreeMap<String, Task> {
+pub(super) fn tasks_in(state: &State, client: &str) -> BTreeMap<String, Task> {
     let ours = state.memory.iter().filter(|entry| entry.scope.as_str() == SCOPE);
     let tasks = ours.filter_map(|entry| {
         let task: Task = entry.value.decode().ok()?;
@@ -357,7 +356,7 @@ impl Upstream {
 
     /// Tasks that an earlier daemon had are taken up: what was sent of their calls the log knows.
     pub(super) fn take_up_tasks(&mut self) {
-        self.tasks = std::mem::take(&mut self.terms.tasks);
+        self.tasks = std::mem::take(&mut self.terms.remembered.tasks);
         let open = self.tasks.iter().filter(|(_, task)| task.status == Status::Working);
         let open: Vec<String> = open.map(|(id, _)| id.clone()).collect();
         for id in open {

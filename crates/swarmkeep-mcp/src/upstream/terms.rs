@@ -11,7 +11,7 @@ use crate::{
     calls::{CallId, Limits, Standing, Stray},
     class::{Class, Trust},
     link::{Generation, Phase, Timing},
-    transport::{Bounds, Recipe, Resume},
+    transport::{Bounds, Recipe},
 };
 
 /// What a client and its server agree upon with the proxy.
@@ -33,23 +33,12 @@ pub struct Terms {
     pub client: String,
     /// What it said to begin with, and was answered: known when it comes back to another daemon.
     pub initialize: Option<Bytes>,
-    /// What it had said that ought to be, and the server had agreed to, before this daemon: from
-    /// [`desired_in`](super::desired_in).
-    pub desired: Vec<String>,
     /// The client's lines up to this one may have been offered to an earlier daemon.
     pub offered: u64,
     /// For how long lines that are offered again had waited in the queue when their shim came to this daemon, by number.
     pub waited_ms: BTreeMap<u64, u64>,
-    /// Tries that had failed in a row before this daemon: from [`failures_in`](super::failures_in).
-    pub failures: u32,
-    /// The revision that was agreed upon before this daemon: from [`revision_in`](super::revision_in).
-    pub revision: Option<String>,
-    /// The server's session that an earlier daemon left: from [`resume_in`](super::resume_in).
-    pub resume: Option<Resume>,
-    /// What the server said when it was last there: from [`seen_in`](super::seen_in).
-    pub seen: super::Seen,
-    /// Its calls of which it was told a task: from [`tasks_in`](super::tasks_in).
-    pub tasks: BTreeMap<String, super::Task>,
+    /// What the session's log has from before this daemon.
+    pub remembered: super::Remembered,
     /// The wall clock, when it began.
     pub now_ms: u64,
     /// The client may come back until it has said all.

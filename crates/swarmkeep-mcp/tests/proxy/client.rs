@@ -22,7 +22,7 @@ use swarmkeep_mcp::{
     link::Timing,
     record::Record,
     transport::{Bounds, Program, Recipe},
-    upstream::{self, FromClient, Handles, Status, Terms, ToClient},
+    upstream::{self, FromClient, Handles, Remembered, Status, Terms, ToClient},
 };
 use tokio::{sync::oneshot, time::timeout};
 
@@ -136,13 +136,8 @@ impl Client {
             offered: 0,
             waited_ms: BTreeMap::new(),
             is_lasting: false,
-            desired: Vec::new(),
             closing: None,
-            failures: 0,
-            revision: None,
-            resume: None,
-            seen: upstream::seen_in(&session.state().await.unwrap(), "peer"),
-            tasks: upstream::tasks_in(&session.state().await.unwrap(), name),
+            remembered: Remembered::of(&session.state().await.unwrap(), name, "peer"),
             now_ms: SystemClock::new().now_ms(),
         };
         let record = Record::new(keep.clone(), session.clone(), Actor::new("mcp:test").unwrap(), "peer".into());
