@@ -233,7 +233,7 @@ pub struct Calls {
     next_wire: u64,
     /// The connection on which calls may go now.
     passing: Option<Generation>,
-    calls: BTreeMap<CallId, Call>,
+    calls: BTreeMap<CallId, Box<Call>>,
     /// By the client's id, those that the client waits for.
     by_id: BTreeMap<String, CallId>,
     by_wire: BTreeMap<u64, CallId>,
@@ -317,7 +317,7 @@ impl Calls {
         self.by_id.insert(id, call);
         self.calls.insert(
             call,
-            Call {
+            Box::new(Call {
                 message,
                 asked,
                 known,
@@ -335,7 +335,7 @@ impl Calls {
                 hold_progressed: 0,
                 is_cancelled: false,
                 is_settled: false,
-            },
+            }),
         );
         match self.passing {
             Some(generation) => self.forward(now_ms, call, generation, commands),
@@ -563,7 +563,7 @@ impl Calls {
                 Some(call.hold_progress_ms.map_or(call.until_ms, |at_ms| at_ms.min(call.until_ms)))
             }
         };
-        self.calls.values().filter_map(due).min()
+        self.calls.values().filter_map(|call| due(call)).min()
     }
 
     /// Time has passed.
@@ -639,7 +639,7 @@ impl Calls {
     /// Whether a call waits in the queue.
     #[must_use]
     pub fn is_queued(&self, id: CallId) -> bool {
-        self.calls.get(&id).is_some_and(Call::is_queued)
+        self.calls.get(&id).is_some_and(|call| call.is_queued())
     }
 
     /// A call that is not over: its message and its class.
@@ -705,11 +705,11 @@ impl Calls {
         self.by_wire.insert(wire, id);
         let name = wire.to_string();
         let token = call.message.token().map(|_| name.as_str());
-        let line = Envelope::line(&call.message.edited(Edit { id: Some(&name), token, ..Edit::default() }));
+        let line = Envelope::line(call.message.edited(Edit { id: Some(&name), token, ..Edit::default() }));
         commands.push(Command::Send { call: id, wire, generation, line });
     }
 
-    fn remove(&mut self, id: CallId) -> Option<Call> {
+    fn remove(&mut self, id: CallId) -> Option<Box<Call>> {
         let call = self.calls.remove(&id)?;
         let client_id = call.message.id().unwrap_or("null");
         // The id may be another call's by now, if this one was cancelled or settled.

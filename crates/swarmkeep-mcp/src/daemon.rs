@@ -9,7 +9,7 @@ mod threads;
 
 use std::{
     collections::BTreeMap,
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -214,7 +214,7 @@ async fn proxy(
     // The client's name comes with its first line.
     let first = lines.next().await.ok().flatten();
     let introduction = ask.initialize.clone().map(Bytes::from);
-    let introduction = introduction.or_else(|| first.as_ref().and_then(wire::number_of).map(|(_, line)| line));
+    let introduction = introduction.or_else(|| first.clone().and_then(wire::number_of).map(|(_, line)| line));
     let client = introduction.and_then(client_name).unwrap_or_else(|| "client".to_owned());
     let name = match &ask.session {
         Some(name) => name.parse()?,
@@ -268,7 +268,7 @@ async fn relay(
             let said = if &frame[..] == b"end" {
                 FromClient::SaidAll
             } else {
-                let Some((number, line)) = wire::number_of(&frame) else { return };
+                let Some((number, line)) = wire::number_of(frame) else { return };
                 FromClient::Line { number, line }
             };
             let has_said_all = matches!(said, FromClient::SaidAll);
@@ -322,12 +322,12 @@ async fn relay(
 
 /// Adds a frame to `text`: whole, or, of a line that is large, up to that line, which is to follow with a line feed.
 fn frame(line: ToClient, text: &mut Vec<u8>) -> Option<Bytes> {
-    let (head, line) = match line {
-        ToClient::Line { answers: Some(number), line } => (format!("{number} "), line),
-        ToClient::Line { answers: None, line } => ("= ".to_owned(), line),
-        ToClient::Taken(number) => (number.to_string(), Bytes::new()),
+    // A `Vec` takes whatever is written to it.
+    let (_, line) = match line {
+        ToClient::Line { answers: Some(number), line } => (write!(text, "{number} "), line),
+        ToClient::Line { answers: None, line } => (write!(text, "= "), line),
+        ToClient::Taken(number) => (write!(text, "{number}"), Bytes::new()),
     };
-    text.extend_from_slice(head.as_bytes());
     if line.len() >= PIECE_BYTES {
         return Some(line);
     }

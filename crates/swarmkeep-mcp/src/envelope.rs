@@ -13,6 +13,7 @@ pub(crate) mod scan;
 mod tests;
 
 use bytes::Bytes;
+use memchr::{memchr, memchr2};
 
 use self::scan::Span;
 
@@ -101,6 +102,28 @@ impl Frame {
     }
 }
 
+/// A string of a message.
+#[derive(Debug, Clone)]
+enum Text {
+    /// As it stands there, between its quotes.
+    There(Span),
+    /// Without its escapes.
+    Decoded(String),
+}
+
+/// The last value of a key, and whether there were others.
+#[derive(Default)]
+struct Last {
+    span: Option<Span>,
+    is_again: bool,
+}
+
+impl Last {
+    fn put(&mut self, span: Span) {
+        self.is_again |= self.span.replace(span).is_some();
+    }
+}
+
 /// A message.
 #[derive(Debug, Clone)]
 pub struct Envelope {
@@ -108,8 +131,8 @@ pub struct Envelope {
     kind: Kind,
     /// Every `id`; the last one counts.
     ids: Vec<Span>,
-    method: Option<String>,
-    name: Option<String>,
+    method: Option<Text>,
+    name: Option<Text>,
     params: Option<Span>,
     /// The result or the error.
     body: Option<Span>,
@@ -141,6 +164,15 @@ fn not_json(fault: scan::Fault) -> Malformed {
     Malformed::NotJson { at: fault.at, what: fault.what }
 }
 
+/// The string that stands there, if one does.
+fn read(text: &[u8], span: &Span) -> Option<Text> {
+    let inside = text.get(span.clone())?.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    Some(match memchr(b'\\', inside) {
+        None => Text::There(span.start + 1..span.end - 1),
+        Some(_) => Text::Decoded(scan::decoded(inside)),
+    })
+}
+
 fn ends(text: &[u8], at: usize) -> Result<(), Malformed> {
     let at = scan::space(text, at);
     if at == text.len() { Ok(()) } else { Err(Malformed::NotJson { at, what: "something after the end" }) }
@@ -166,33 +198,31 @@ impl Envelope {
             return Err(Malformed::NotAMessage("no object"));
         }
         let mut ids = Vec::new();
-        let (mut methods, mut params, mut results, mut errors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut method, mut params) = (Last::default(), Last::default());
+        let (mut result, mut error) = (Last::default(), Last::default());
         let end = scan::members(&text, from, |key, value| match () {
             () if scan::is_key(key, "id") => ids.push(value),
-            () if scan::is_key(key, "method") => methods.push(value),
-            () if scan::is_key(key, "params") => params.push(value),
-            () if scan::is_key(key, "result") => results.push(value),
-            () if scan::is_key(key, "error") => errors.push(value),
+            () if scan::is_key(key, "method") => method.put(value),
+            () if scan::is_key(key, "params") => params.put(value),
+            () if scan::is_key(key, "result") => result.put(value),
+            () if scan::is_key(key, "error") => error.put(value),
             () => {}
         })
         .map_err(not_json)?;
         ends(&text, end)?;
-        let is_ambiguous = [&ids, &methods, &params, &results, &errors].iter().any(|spans| spans.len() > 1)
-            || [!methods.is_empty(), !results.is_empty(), !errors.is_empty()]
-                .iter()
-                .filter(|is_there| **is_there)
-                .count()
-                > 1;
-        let (kind, body) = match (methods.is_empty(), errors.pop(), results.pop()) {
-            (false, _, _) if ids.is_empty() => (Kind::Notification, None),
-            (false, _, _) => (Kind::Request, None),
-            (true, Some(error), _) => (Kind::Error, Some(error)),
-            (true, None, Some(result)) => (Kind::Result, Some(result)),
-            (true, None, None) => return Err(Malformed::NotAMessage("neither a method nor a result nor an error")),
+        let kinds = [&method, &result, &error].iter().filter(|last| last.span.is_some()).count();
+        let is_again = [&method, &params, &result, &error].iter().any(|last| last.is_again);
+        let is_ambiguous = ids.len() > 1 || is_again || kinds > 1;
+        let (kind, body) = match (&method.span, error.span, result.span) {
+            (Some(_), _, _) if ids.is_empty() => (Kind::Notification, None),
+            (Some(_), _, _) => (Kind::Request, None),
+            (None, Some(error), _) => (Kind::Error, Some(error)),
+            (None, None, Some(result)) => (Kind::Result, Some(result)),
+            (None, None, None) => return Err(Malformed::NotAMessage("neither a method nor a result nor an error")),
         };
-        let method = match methods.last() {
+        let method = match &method.span {
             None => None,
-            Some(span) => Some(scan::string(&text, span).ok_or(Malformed::NotAMessage("the method is no string"))?),
+            Some(span) => Some(read(&text, span).ok_or(Malformed::NotAMessage("the method is no string"))?),
         };
         if let Some(id) = ids.last()
             && !matches!(text.get(id.start), Some(b'"' | b'-' | b'0'..=b'9' | b'n'))
@@ -205,7 +235,7 @@ impl Envelope {
             ids,
             method,
             name: None,
-            params: params.pop(),
+            params: params.span,
             body,
             tokens: Vec::new(),
             targets: Vec::new(),
@@ -224,27 +254,27 @@ impl Envelope {
     fn read_inside(&mut self) {
         let Some(inside) = self.params.clone().or_else(|| self.body.clone()) else { return };
         let is_request = self.params.is_some();
-        let (is_progress, is_cancel) = match self.method.as_deref() {
+        let (is_progress, is_cancel) = match self.method() {
             Some("notifications/progress") => (true, false),
             Some("notifications/cancelled") => (false, true),
             _ => (false, false),
         };
-        let (mut names, mut metas) = (Vec::new(), Vec::new());
-        let text = self.text.clone();
+        let (mut name, mut meta) = (Last::default(), Last::default());
+        let text = std::mem::take(&mut self.text);
         // What was read once is read again without a fault.
         let _ = scan::members(&text, inside.start, |key, value| match () {
-            () if scan::is_key(key, "_meta") => metas.push(value),
+            () if scan::is_key(key, "_meta") => meta.put(value),
             () if !is_request => {}
-            () if scan::is_key(key, "name") => names.push(value),
+            () if scan::is_key(key, "name") => name.put(value),
             () if scan::is_key(key, "cursor") => self.has_cursor = true,
             () if is_progress && scan::is_key(key, "progressToken") => self.tokens.push(value),
             () if is_cancel && scan::is_key(key, "requestId") => self.targets.push(value),
             () if CONTINUES.iter().any(|name| scan::is_key(key, name)) => self.is_continuation = true,
             () => {}
         });
-        self.is_ambiguous |= names.len() > 1 || metas.len() > 1;
-        self.name = names.last().and_then(|name| scan::string(&text, name));
-        self.meta = metas.pop();
+        self.is_ambiguous |= name.is_again || meta.is_again;
+        self.name = name.span.and_then(|name| read(&text, &name));
+        self.meta = meta.span;
         if let Some(meta) = &self.meta {
             let _ = scan::members(&text, meta.start, |key, value| match () {
                 () if scan::is_key(key, SUBSCRIPTION) => self.subscriptions.push(value),
@@ -253,6 +283,7 @@ impl Envelope {
                 () => {}
             });
         }
+        self.text = text;
     }
 
     /// The message as it came.
@@ -276,13 +307,13 @@ impl Envelope {
     /// The method, of a request or a notification.
     #[must_use]
     pub fn method(&self) -> Option<&str> {
-        self.method.as_deref()
+        self.method.as_ref().map(|method| self.read(method))
     }
 
     /// `params.name`: which tool, which prompt.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.name.as_ref().map(|name| self.read(name))
     }
 
     /// The params, as JSON text.
@@ -353,7 +384,7 @@ impl Envelope {
     /// Whether it opens a stream of the server's own words, which ends when one of the two does.
     #[must_use]
     pub fn is_subscription(&self) -> bool {
-        self.kind == Kind::Request && self.method.as_deref() == Some("subscriptions/listen")
+        self.kind == Kind::Request && self.method() == Some("subscriptions/listen")
     }
 
     /// Whether it carries on something that the server began (`requestState`, `inputResponses`).
@@ -396,6 +427,13 @@ impl Envelope {
         Some(format!("{{{}}}", members.join(",")))
     }
 
+    fn read<'a>(&'a self, text: &'a Text) -> &'a str {
+        match text {
+            Text::There(span) => self.at(span),
+            Text::Decoded(text) => text,
+        }
+    }
+
     fn at(&self, span: &Span) -> &str {
         // Spans are made by reading this text, and begin and end at characters of ASCII.
         self.text.get(span.clone()).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
@@ -418,7 +456,10 @@ impl Envelope {
             return self.text.clone();
         }
         changes.sort_by_key(|(span, _)| span.start);
-        let mut text = Vec::with_capacity(self.text.len() + 16 * changes.len());
+        let (longer, shorter) =
+            changes.iter().fold((0, 0), |(longer, shorter), (span, new)| (longer + new.len(), shorter + span.len()));
+        // As long as it gets: to be made into bytes without another allocation.
+        let mut text = Vec::with_capacity((self.text.len() + longer).saturating_sub(shorter));
         let mut from = 0;
         for (span, new) in changes {
             text.extend_from_slice(self.text.get(from..span.start).unwrap_or_default());
@@ -432,9 +473,9 @@ impl Envelope {
     /// The message on one line: what goes over stdio. Line feeds between its parts, which are white space, become blanks; a
     /// message that came over stdio has none.
     #[must_use]
-    pub fn line(text: &Bytes) -> Bytes {
-        if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-            return text.clone();
+    pub fn line(text: Bytes) -> Bytes {
+        if memchr2(b'\n', b'\r', &text).is_none() {
+            return text;
         }
         text.iter().map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }).collect::<Vec<u8>>().into()
     }

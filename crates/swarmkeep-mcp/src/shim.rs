@@ -4,7 +4,7 @@
 //! one, says again who it is, and offers those lines again; what may be done about them the daemon knows from the session's
 //! log. So a client outlives the daemon, and its server's client-side process never dies under it.
 
-use std::{collections::BTreeMap, future::Future, io, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, future::Future, io, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
@@ -66,11 +66,12 @@ struct Shim {
     has_said_all: bool,
 }
 
-/// Carries a client's lines to the daemon that `dial` reaches, and back, until the client has said all and has its answers.
+/// Carries a client's lines to the daemon that `dial` reaches, and back, until the client has said all and has its answers. An
+/// input that blocks whoever reads it is said to.
 ///
 /// # Errors
 /// [`Ended`].
-pub async fn run<I, O, S, D, F>(ask: Ask, input: I, output: O, dial: D) -> Result<(), Ended>
+pub async fn run<I, O, S, D, F>(ask: Ask, (input, blocks): (I, bool), output: O, dial: D) -> Result<(), Ended>
 where
     I: AsyncBufRead + Unpin + Send + 'static,
     O: AsyncWrite + Unpin,
@@ -100,16 +101,24 @@ where
             }
         }
     };
-    // On a thread of its own: the input may block whoever reads it, and one wake-up a line is enough.
-    let runtime = Handle::current();
-    std::thread::Builder::new()
-        .name("client".to_owned())
-        .spawn(move || runtime.block_on(reading))
-        .map_err(Ended::Client)?;
     let (to_client, given) = mpsc::channel(QUEUE);
     let carrying = carry(ask, Known::default(), from_client, to_client, dial);
-    let (carried, written) = tokio::join!(carrying, write(given, output));
-    carried.and(written)
+    let talking = async {
+        let (carried, written) = tokio::join!(carrying, write(given, output));
+        carried.and(written)
+    };
+    if blocks {
+        let runtime = Handle::current();
+        let reader = std::thread::Builder::new().name("client".to_owned());
+        reader.spawn(move || runtime.block_on(reading)).map_err(Ended::Client)?;
+        return talking.await;
+    }
+    // It is over when the talk is, whatever there still is to read.
+    tokio::select! {
+        biased;
+        done = talking => done,
+        never = async { reading.await; std::future::pending::<Infallible>().await } => match never {},
+    }
 }
 
 /// Writes what a client is given; until there is no more.
@@ -235,7 +244,7 @@ impl Shim {
                 }
                 () = &mut reading, if !is_read => is_read = true,
                 frame = frames.recv() => match frame {
-                    Some(frame) => self.frame(&frame).await?,
+                    Some(frame) => self.frame(frame).await?,
                     // The daemon closes when a client that has said all has its answers; else it is gone.
                     None => return Ok(self.has_said_all && !self.is_owed()),
                 },
@@ -290,7 +299,7 @@ impl Shim {
         line.is_some()
     }
 
-    async fn frame(&mut self, frame: &Bytes) -> Result<(), Ended> {
+    async fn frame(&mut self, frame: Bytes) -> Result<(), Ended> {
         let given = match wire::said(frame) {
             // An answer to what is settled would be a second one.
             Some(Said::Line { answers: Some(number), .. }) if !self.settle(number) => return Ok(()),

@@ -120,9 +120,13 @@ struct Upstream {
     terms: Terms,
     record: Record,
     began: Instant,
+    /// The time, as of the last look: it is looked at whenever something comes to pass, not for every line.
+    now_ms: u64,
     link: Link,
     calls: Calls,
     places: BTreeMap<CallId, Place>,
+    /// Room for the ledger's commands.
+    commands: Vec<calls::Command>,
     /// Lines with several messages, and how many of these are not settled.
     batches: BTreeMap<u64, usize>,
     /// What is known of the server's tools.
@@ -191,6 +195,7 @@ impl Upstream {
             link,
             calls: Calls::new(limits),
             places: BTreeMap::new(),
+            commands: Vec::new(),
             batches: BTreeMap::new(),
             catalogue: None,
             catalogue_on: None,
@@ -227,13 +232,18 @@ impl Upstream {
             is_over: false,
             is_ending: false,
             began: Instant::now(),
+            now_ms: 0,
             terms,
             record,
         }
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.now_ms
+    }
+
+    fn look_at_clock(&mut self) {
+        self.now_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
     }
 
     async fn run(
@@ -263,10 +273,12 @@ impl Upstream {
                 biased;
                 Some(answer) = asked.recv() => {
                     // Whoever asked may be gone.
+                    self.look_at_clock();
                     let _ = answer.send(self.status());
                 }
                 () = &mut alarm, if rings_at.is_some() => {
                     rings_at = None;
+                    self.look_at_clock();
                     self.tick();
                 }
                 Some(done) = self.beside.join_next() => {
@@ -290,6 +302,7 @@ impl Upstream {
                 },
                 () = Self::room(self.live.as_ref()), if !self.to_server.lines.is_empty() && self.live.is_some() => {}
                 came = next(&mut self.inbox), if reads_server => {
+                    self.look_at_clock();
                     self.came(came);
                     for _ in 1..TURN {
                         let Some(Ok(came)) = self.inbox.as_mut().map(mpsc::Receiver::try_recv) else { break };
@@ -302,6 +315,7 @@ impl Upstream {
                 }
                 said = from_client.recv(), if reads_client => match said {
                     Some(said) => {
+                        self.look_at_clock();
                         self.client_has_said(said);
                         self.hear_client(&mut from_client);
                     }
@@ -527,9 +541,9 @@ impl Upstream {
 
     /// Carries the ledger's commands out.
     fn ledger(&mut self, act: impl FnOnce(&mut Calls, &mut Vec<calls::Command>)) {
-        let mut commands = Vec::new();
+        let mut commands = std::mem::take(&mut self.commands);
         act(&mut self.calls, &mut commands);
-        for command in commands {
+        for command in commands.drain(..) {
             match command {
                 calls::Command::Record(call) => self.begin(call),
                 calls::Command::Send { wire, line, .. } => self.send(Some(wire), line),
@@ -546,6 +560,7 @@ impl Upstream {
                 }
             }
         }
+        self.commands = commands;
         self.forget_over();
         self.tell_in_flight();
     }
@@ -694,6 +709,7 @@ impl Upstream {
     }
 
     fn done(&mut self, done: Done) {
+        self.look_at_clock();
         match done {
             Done::Opened(generation, Ok(connection)) => {
                 if generation != self.link.generation() || self.link.phase() != Phase::Opening {

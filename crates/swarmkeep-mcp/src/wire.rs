@@ -15,9 +15,9 @@
 //!
 //! A daemon understands the hellos of older shims: fields are added with a default, and what is unknown is skipped.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::{calls::Queue, class::Trust, transport::Recipe};
@@ -102,29 +102,33 @@ pub enum Said {
 
 /// Writes a numbered line.
 pub(crate) fn numbered(number: u64, line: &[u8], to: &mut BytesMut) {
-    to.extend_from_slice(number.to_string().as_bytes());
-    to.extend_from_slice(b" ");
+    // There is room for whatever is written to it.
+    let _ = write!(to, "{number} ");
     to.extend_from_slice(line);
     to.extend_from_slice(b"\n");
 }
 
 /// Reads a numbered line.
-pub(crate) fn number_of(frame: &Bytes) -> Option<(u64, Bytes)> {
+pub(crate) fn number_of(mut frame: Bytes) -> Option<(u64, Bytes)> {
     let space = frame.iter().position(|&byte| byte == b' ').unwrap_or(frame.len());
     let number = std::str::from_utf8(frame.get(..space)?).ok()?.parse().ok()?;
-    Some((number, frame.slice((space + 1).min(frame.len())..)))
+    frame.advance((space + 1).min(frame.len()));
+    Some((number, frame))
 }
 
 /// Reads a line of the daemon; `None`: no line of this version.
-pub(crate) fn said(frame: &Bytes) -> Option<Said> {
+pub(crate) fn said(mut frame: Bytes) -> Option<Said> {
     match frame.first()? {
-        b'=' => Some(Said::Line { answers: None, line: frame.slice(2.min(frame.len())..) }),
+        b'=' => {
+            frame.advance(2.min(frame.len()));
+            Some(Said::Line { answers: None, line: frame })
+        }
         b'!' => Some(Said::Refused(String::from_utf8_lossy(frame.get(2..)?).into_owned())),
         _ if frame.contains(&b' ') => {
             let (number, line) = number_of(frame)?;
             Some(Said::Line { answers: Some(number), line })
         }
-        _ => std::str::from_utf8(frame).ok()?.parse().ok().map(Said::Taken),
+        _ => std::str::from_utf8(&frame).ok()?.parse().ok().map(Said::Taken),
     }
 }
 
@@ -138,13 +142,13 @@ mod tests {
         numbered(7, b"{\"a\": 1}", &mut text);
         assert_eq!(&text[..], b"7 {\"a\": 1}\n");
         let frame = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        assert_eq!(number_of(&frame("7 {\"a\": 1}")), Some((7, frame("{\"a\": 1}"))));
-        assert_eq!(said(&frame("7 {\"a\": 1}")), Some(Said::Line { answers: Some(7), line: frame("{\"a\": 1}") }));
-        assert_eq!(said(&frame("= {}")), Some(Said::Line { answers: None, line: frame("{}") }));
-        assert_eq!(said(&frame("12")), Some(Said::Taken(12)));
-        assert_eq!(said(&frame("! no")), Some(Said::Refused("no".to_owned())));
+        assert_eq!(number_of(frame("7 {\"a\": 1}")), Some((7, frame("{\"a\": 1}"))));
+        assert_eq!(said(frame("7 {\"a\": 1}")), Some(Said::Line { answers: Some(7), line: frame("{\"a\": 1}") }));
+        assert_eq!(said(frame("= {}")), Some(Said::Line { answers: None, line: frame("{}") }));
+        assert_eq!(said(frame("12")), Some(Said::Taken(12)));
+        assert_eq!(said(frame("! no")), Some(Said::Refused("no".to_owned())));
         for text in ["", "x", "x 1", "-1", "!"] {
-            assert_eq!(said(&frame(text)), None, "{text}");
+            assert_eq!(said(frame(text)), None, "{text}");
         }
     }
 

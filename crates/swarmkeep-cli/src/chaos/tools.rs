@@ -11,15 +11,14 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, BufRead, Write},
     path::PathBuf,
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
 use clap::Args;
 use serde_json::{Value, json};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use tokio::time::Instant;
 
 use crate::{
     failure::Failure,
@@ -70,11 +69,14 @@ impl ToolServer {
         if let Some(pid) = &self.pid {
             fs::write(pid, std::process::id().to_string())?;
         }
-        let (late, mut due) = mpsc::unbounded_channel::<(Instant, Value)>();
-        // All of them take as long: who comes first is due first.
-        tokio::spawn(async move {
-            while let Some((at, answer)) = due.recv().await {
-                sleep_until(at).await;
+        let (late, due) = mpsc::channel::<(Instant, Value)>();
+        // All of them take as long: who comes first is due first. On a thread, as a timer of whole milliseconds would make one
+        // burst of what came in one of them.
+        thread::spawn(move || {
+            for (at, answer) in due {
+                while Instant::now() < at {
+                    thread::park_timeout(at.saturating_duration_since(Instant::now()));
+                }
                 if say(&answer).is_err() {
                     return;
                 }

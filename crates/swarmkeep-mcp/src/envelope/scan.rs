@@ -84,14 +84,30 @@ fn key_end(text: &[u8], at: usize) -> Result<usize, Fault> {
     Ok(space(text, colon + 1))
 }
 
+/// How many bytes there are before the first that is a quote, a backslash or a control character.
+fn plain(text: &[u8]) -> usize {
+    const EACH: u64 = u64::from_le_bytes([1; 8]);
+    const TOP: u64 = EACH << 7;
+    // The lowest byte of eight that is less than `most`, up to 128, has its top bit set here; above it nothing can be told.
+    let less = |bytes: u64, most: u64| bytes.wrapping_sub(EACH * most) & !bytes & TOP;
+    let mut at = 0;
+    for eight in text.chunks_exact(8) {
+        let bytes = u64::from_le_bytes(eight.try_into().unwrap_or_default());
+        let found =
+            less(bytes, 0x20) | less(bytes ^ (EACH * u64::from(b'"')), 1) | less(bytes ^ (EACH * u64::from(b'\\')), 1);
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let rest = text.get(at..).unwrap_or_default();
+    at + rest.iter().position(|&byte| byte == b'"' || byte == b'\\' || byte < 0x20).unwrap_or(rest.len())
+}
+
 fn string_end(text: &[u8], quote: usize) -> Result<usize, Fault> {
     let mut at = quote + 1;
     loop {
-        let rest = text.get(at..).unwrap_or_default();
-        let Some(step) = rest.iter().position(|&byte| byte == b'"' || byte == b'\\' || byte < 0x20) else {
-            return fault(text.len(), "a string without an end");
-        };
-        at += step;
+        at += plain(text.get(at..).unwrap_or_default());
         match (text.get(at), text.get(at + 1)) {
             (Some(b'"'), _) => return Ok(at + 1),
             (Some(b'\\'), Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) => at += 2,
@@ -103,6 +119,7 @@ fn string_end(text: &[u8], quote: usize) -> Result<usize, Fault> {
                 at += 6;
             }
             (Some(b'\\'), _) => return fault(at, "an escape that is none"),
+            (None, _) => return fault(at, "a string without an end"),
             _ => return fault(at, "a control character in a string"),
         }
     }
@@ -237,7 +254,8 @@ pub(crate) fn string(text: &[u8], span: &Span) -> Option<String> {
 
 /// Whether a key, as it is written, is `name`.
 pub(crate) fn is_key(raw: &[u8], name: &str) -> bool {
-    raw == name.as_bytes() || (raw.contains(&b'\\') && decoded(raw) == name)
+    // What is escaped is longer than what it stands for.
+    raw == name.as_bytes() || (raw.len() > name.len() && raw.contains(&b'\\') && decoded(raw) == name)
 }
 
 /// Where the value of the last member of this name stands.

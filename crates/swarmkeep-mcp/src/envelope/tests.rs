@@ -21,6 +21,27 @@ fn routing_fields_are_found_and_nothing_else_is_read() {
 }
 
 #[test]
+fn a_string_ends_where_it_ends_wherever_that_is() {
+    for length in 0..40 {
+        let text = format!("\"{}\"", "\u{e9}x".repeat(length));
+        assert_eq!(scan::value_end(text.as_bytes(), 0).unwrap(), text.len());
+        for at in 1..text.len() - 1 {
+            for byte in 0..=255 {
+                let mut bytes = text.clone().into_bytes();
+                bytes[at] = byte;
+                let end = scan::value_end(&bytes, 0);
+                match byte {
+                    b'"' => assert_eq!(end.unwrap(), at + 1),
+                    0..0x20 => assert_eq!(end.unwrap_err().at, at),
+                    b'\\' => assert!(end.is_err() || end.is_ok_and(|end| end == bytes.len())),
+                    _ => assert_eq!(end.unwrap(), bytes.len()),
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn only_what_is_rewritten_changes() {
     let text = r#" { "x" : 9223372036854775808, "\u0069d" : 1.0 , "method":"tools\/call","params":{"_meta":{"progressToken":"tok","a":1,"a":2},"big":1234567890123456789012345678901,"s":"\ud800"},"y":[1.0,1e400]} "#;
     let envelope = one(text);

@@ -258,7 +258,7 @@ impl Book {
             Frame::Batch(_) => [b"[".as_slice(), &texts.join(b",".as_slice()), b"]"].concat().into(),
         };
         let begins = matches!(frame, Frame::One(message) if message.method() == Some("initialize"));
-        Ok(Some(self.pass(Envelope::line(&line), stream, requests, begins)))
+        Ok(Some(self.pass(Envelope::line(line), stream, requests, begins)))
     }
 
     fn pass(&mut self, line: Bytes, stream: Option<u64>, requests: Vec<(u64, Names)>, begins: bool) -> Said {

@@ -458,7 +458,7 @@ impl Shared {
                                 self.state().params.learn(answer);
                                 self.say(Inbound::Line(with_id(answer, wire))).await;
                             }
-                            None => self.say(Inbound::Line(Envelope::line(&data))).await,
+                            None => self.say(Inbound::Line(Envelope::line(data))).await,
                         }
                     }
                     Event::Comment => self.say(Inbound::Heard).await,
@@ -539,7 +539,7 @@ fn with_id(message: &Envelope, wire: Option<u64>) -> Bytes {
         }
         _ => message.bytes().clone(),
     };
-    Envelope::line(&line)
+    Envelope::line(line)
 }
 
 fn is_stream(response: &Response<Incoming>) -> bool {

@@ -78,8 +78,8 @@ async fn connect(site: &Site, bounds: &Bounds) -> io::Result<Socket> {
 async fn read(mut stream: SplitStream<Socket>, to: &mpsc::Sender<Inbound>, pong: mpsc::Sender<Bytes>) -> String {
     loop {
         let inbound = match stream.next().await {
-            Some(Ok(Message::Text(text))) => Inbound::Line(Envelope::line(&Bytes::from(text))),
-            Some(Ok(Message::Binary(bytes))) => Inbound::Line(Envelope::line(&bytes)),
+            Some(Ok(Message::Text(text))) => Inbound::Line(Envelope::line(Bytes::from(text))),
+            Some(Ok(Message::Binary(bytes))) => Inbound::Line(Envelope::line(bytes)),
             Some(Ok(Message::Ping(payload))) => {
                 // A peer that pings faster than it reads gets fewer answers.
                 let _ = pong.try_send(payload);

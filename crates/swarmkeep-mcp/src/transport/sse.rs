@@ -109,7 +109,7 @@ impl Reader {
         loop {
             for event in found.drain(..) {
                 let inbound = match event {
-                    Event::Message { kind, data, .. } if kind == "message" => Inbound::Line(Envelope::line(&data)),
+                    Event::Message { kind, data, .. } if kind == "message" => Inbound::Line(Envelope::line(data)),
                     _ => Inbound::Heard,
                 };
                 if to.send(inbound).await.is_err() {

@@ -92,17 +92,16 @@ impl Upstream {
         let known = message.name().and_then(|name| self.catalogue.as_ref()?.tool(name));
         let key = asked.class.is_recorded().then(|| self.key(number, part)).flatten();
         let mut made = None;
-        let places = &mut self.places;
-        let mut commands = Vec::new();
+        let mut commands = std::mem::take(&mut self.commands);
         let before = Before {
             waited_ms: self.terms.waited_ms.remove(&number).unwrap_or_default(),
             may_be_sent: number <= self.terms.offered,
         };
         if let Some(call) = self.calls.request(now_ms, message, asked, known, before, &mut commands) {
-            places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false, task: None });
+            self.places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false, task: None });
             made = Some(call);
         }
-        self.ledger(|_, all| all.append(&mut commands));
+        self.ledger(|_, all| std::mem::swap(all, &mut commands));
         if made.is_none() {
             self.taken(number);
         }
@@ -116,7 +115,7 @@ impl Upstream {
     }
 
     pub(super) fn give(&mut self, answers: Option<u64>, line: Bytes) {
-        let line = Envelope::line(&line);
+        let line = Envelope::line(line);
         let answers = answers.filter(|number| self.is_last_of(*number));
         self.for_client.push(line.len(), ToClient::Line { answers, line });
     }

@@ -16,6 +16,7 @@ impl Upstream {
     /// The end: the client is gone. What was sent and has no answer is written down as unknown.
     pub(super) async fn end(&mut self) {
         self.is_ending = true;
+        self.look_at_clock();
         if self.daemon_ends() {
             // The next daemon goes on with it.
             self.note_connection();

@@ -179,7 +179,7 @@ impl Upstream {
         self.calls.block();
         let id = self.calls.own_id();
         let name = id.to_string();
-        let line = Envelope::line(&initialize.edited(Edit { id: Some(&name), ..Edit::default() }));
+        let line = Envelope::line(initialize.edited(Edit { id: Some(&name), ..Edit::default() }));
         self.own.insert(id, Own::Initialize);
         self.send(Some(id), line);
         self.tell_in_flight();
@@ -248,7 +248,7 @@ impl Upstream {
             let id = self.calls.own_id();
             let name = id.to_string();
             self.own.insert(id, Own::Again);
-            self.send(Some(id), Envelope::line(&request.edited(Edit { id: Some(&name), ..Edit::default() })));
+            self.send(Some(id), Envelope::line(request.edited(Edit { id: Some(&name), ..Edit::default() })));
         }
         if self.needs_tools() {
             self.list_tools(Catalogue::default(), 0, None, true);

@@ -345,6 +345,9 @@ impl Upstream {
 
     /// This line of the client is a task already: it is told again. A line is offered again when nothing is known of it.
     pub(super) fn is_task(&mut self, number: u64, message: &Envelope) -> bool {
+        if self.tasks.is_empty() {
+            return false;
+        }
         let id = self.task_id(number);
         if !self.tasks.get(&id).is_some_and(|task| task.number == number && task.is_told) {
             return false;

@@ -68,7 +68,7 @@ impl Shim {
         };
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let (input, output) = tokio::io::split(theirs);
-        let over = tokio::spawn(shim::run(ask, BufReader::new(input), output, move || {
+        let over = tokio::spawn(shim::run(ask, (BufReader::new(input), false), output, move || {
             let socket = socket.clone();
             async move { UnixStream::connect(&socket).await }
         }));

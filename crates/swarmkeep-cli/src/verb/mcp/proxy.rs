@@ -94,7 +94,9 @@ impl Proxy {
         if let Some(address) = self.listen {
             return listen::run(context, ask, address, self.token_file, self.allow_origin).await;
         }
-        let done = shim::run(ask, streams::Input::new(), streams::Output, || dial(context)).await;
+        let input = streams::Input::new();
+        let blocks = input.blocks();
+        let done = shim::run(ask, (input, blocks), streams::Output, || dial(context)).await;
         done.map_err(|ended| match ended {
             Ended::Refused(why) => Failure::refused("refused", why, "`swarmkeep mcp proxy --help` says what it takes"),
             Ended::NoDaemon(error) => Failure::unavailable(
