@@ -100,6 +100,12 @@ pub enum Ending {
     },
 }
 
+impl Ending {
+    pub(crate) fn is_larger_than(&self, bytes: usize) -> bool {
+        matches!(self, Self::Answered { body, .. } if body.len() > bytes)
+    }
+}
+
 /// What came from a server and belongs to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -640,6 +646,21 @@ impl Calls {
     #[must_use]
     pub fn is_queued(&self, id: CallId) -> bool {
         self.calls.get(&id).is_some_and(|call| call.is_queued())
+    }
+
+    /// For how much longer a call may wait in the queue.
+    #[must_use]
+    pub fn queue_left_ms(&self, id: CallId, now_ms: u64) -> Option<u64> {
+        Some(self.calls.get(&id)?.queued_until_ms?.saturating_sub(now_ms))
+    }
+
+    /// The client has an answer to it, and may use its id again; what it comes to is asked for otherwise.
+    pub fn detach(&mut self, id: CallId) {
+        if let Some(client_id) = self.calls.get(&id).and_then(|call| call.message.id())
+            && self.by_id.get(client_id) == Some(&id)
+        {
+            self.by_id.remove(client_id);
+        }
     }
 
     /// A call that is not over: its message and its class.

@@ -32,7 +32,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::threads::Threads;
+pub use self::threads::Threads;
 use crate::{
     calls::Limits,
     envelope::Envelope,
@@ -114,8 +114,9 @@ impl Daemon {
         Ok(Self { listener, path: path.to_owned(), identity: identity_of(path), shared: Arc::new(shared) })
     }
 
-    /// Answers shims until `until` resolves; then every link is ended, its calls are written down, and its server is gone.
-    pub async fn run(self, until: impl Future<Output = ()>) {
+    /// Answers shims until `until` resolves; then every link is ended, its calls are written down, and its server is gone. Gives
+    /// the threads that they ran on, which are to outlive the store.
+    pub async fn run(self, until: impl Future<Output = ()>) -> Threads {
         let Self { listener, path, identity, shared } = self;
         let mut threads = Threads::new();
         let mut shims = JoinSet::new();
@@ -151,6 +152,7 @@ impl Daemon {
         }
         shared.closing.send_replace(true);
         while shims.join_next().await.is_some() {}
+        threads
     }
 }
 
@@ -211,8 +213,12 @@ async fn proxy(
     mut lines: Lines<BufReader<unix::OwnedReadHalf>>,
     to: &mut unix::OwnedWriteHalf,
 ) -> Result<(), Error> {
-    // The client's name comes with its first line.
-    let first = lines.next().await.ok().flatten();
+    // The client's name comes with its first line. One that was here before is not waited for: it may have nothing to say, and
+    // wait for what it subscribed to.
+    let first = match ask.initialize {
+        Some(_) => None,
+        None => lines.next().await.ok().flatten(),
+    };
     let introduction = ask.initialize.clone().map(Bytes::from);
     let introduction = introduction.or_else(|| first.clone().and_then(wire::number_of).map(|(_, line)| line));
     let client = introduction.and_then(client_name).unwrap_or_else(|| "client".to_owned());
@@ -262,7 +268,10 @@ async fn relay(
     let Handles { client, mut answers, status: _, mut over } = handles;
     let mut closing = shared.closing.subscribe();
     let reading = async move {
-        let mut next = first;
+        let mut next = match first {
+            Some(first) => Some(first),
+            None => lines.next().await.ok().flatten(),
+        };
         loop {
             let Some(frame) = next else { return };
             let said = if &frame[..] == b"end" {

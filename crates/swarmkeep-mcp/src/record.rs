@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json, value::RawValue};
 use swarmkeep::{
     Actor, Command, EffectOutcome, EntityId, Error, ErrorKind, Json, Outcome, RefusalCode, Reply, Request, Session,
-    Swarmkeep,
+    State, Swarmkeep,
     core::{command::BeginEffect, limits, state::EffectClass},
 };
 
@@ -93,6 +93,11 @@ enum Room {
     ForSome,
 }
 
+/// Whether so many more calls may begin in a session.
+pub(crate) fn is_roomy(state: &State, calls: usize) -> bool {
+    state.weight() <= limits::STATE_BYTES / 4 * 3 && state.effects.len() + calls <= limits::EFFECTS / 10 * 9
+}
+
 impl Record {
     /// Calls of `actor` to `upstream`, in this session.
     #[must_use]
@@ -156,10 +161,25 @@ impl Record {
         (self, begun)
     }
 
-    /// What cannot be recorded counts as unknown, in time.
+    /// Finishes calls of which an answer is large: it is read through on another thread.
+    pub async fn finish_large(&self, finishes: Vec<Finish>) {
+        let reading = move || finishes.iter().map(finished).collect::<Vec<_>>();
+        match tokio::task::spawn_blocking(reading).await {
+            Ok(commands) => self.write_each(commands).await,
+            Err(error) => {
+                tracing::warn!(upstream = %self.upstream, %error, "what calls came to could not be read; they count as unknown");
+            }
+        }
+    }
+
     async fn finish_each(&self, finishes: &[Finish]) {
-        let each = finishes.iter().map(|finish| async move {
-            if let Err(error) = self.submit(finished(finish)).await {
+        self.write_each(finishes.iter().map(finished).collect()).await;
+    }
+
+    /// What cannot be recorded counts as unknown, in time.
+    async fn write_each(&self, finishes: Vec<Command>) {
+        let each = finishes.into_iter().map(|finish| async move {
+            if let Err(error) = self.submit(finish).await {
                 tracing::warn!(upstream = %self.upstream, %error, "what a call came to could not be recorded; it counts as unknown");
             }
         });
@@ -207,8 +227,7 @@ impl Record {
             return Room::Here;
         }
         let Ok(state) = self.session.state().await else { return Room::Here };
-        let is_roomy = state.weight() <= limits::STATE_BYTES / 4 * 3
-            && state.effects.len() + begins.len() <= limits::EFFECTS / 10 * 9;
+        let is_roomy = is_roomy(&state, begins.len());
         let were_begun = begins.iter().filter(|begin| state.effects.contains(&begin.effect)).count();
         match () {
             () if is_roomy || were_begun == begins.len() => Room::Here,

@@ -214,17 +214,21 @@ impl Shim {
             }
         };
         let mut reading = std::pin::pin!(reading);
-        let mut is_read = false;
+        let (mut is_read, mut has_said_hello) = (false, false);
         loop {
             let may_read = !self.has_said_all && self.unsettled_bytes < UNSETTLED_BYTES && text.len() < PIECE_BYTES;
-            // What comes is taken while what goes is stuck: each end may wait for the other to read. In this order what the
-            // daemon says is not kept waiting either, as a client is not read beyond a piece.
+            // What comes is taken while what goes is stuck: each end may wait for the other to read.
             tokio::select! {
-                biased;
                 wrote = to_daemon.write(&text), if !text.is_empty() => match wrote {
-                    Ok(bytes) => text.advance(bytes),
+                    Ok(bytes @ 1..) => {
+                        text.advance(bytes);
+                        if text.is_empty() && !std::mem::replace(&mut has_said_hello, true) {
+                            // With all that was unsettled it may have been large.
+                            text = BytesMut::new();
+                        }
+                    }
                     // A daemon that is gone is noticed by its side of the stream, once what it wrote is read.
-                    Err(_) => text.clear(),
+                    _ => text.clear(),
                 },
                 line = from_client.recv(), if may_read => {
                     let mut next = Some(line);

@@ -152,8 +152,14 @@ struct Upstream {
     /// Calls of which the client was told a task, by id; and the session that remembers them.
     tasks: BTreeMap<String, Task>,
     tasks_record: Record,
+    /// Lines of the client whose answers are on their way from the log.
+    looked_for: usize,
     /// The server's own tasks of which no end was seen.
     server_tasks: BTreeSet<String>,
+    /// What was known of the server's tools before this daemon.
+    known_before: Option<Catalogue>,
+    /// Lines of the client that were begun as calls before this daemon; absent where that cannot be told.
+    begun: Option<BTreeSet<u64>>,
     to_server: Queue<Outbound>,
     to_client: mpsc::Sender<ToClient>,
     for_client: Queue<ToClient>,
@@ -212,7 +218,10 @@ impl Upstream {
             begins: FuturesUnordered::new(),
             finishes: Finishes::default(),
             tasks: BTreeMap::new(),
+            looked_for: 0,
             server_tasks: remembered.server_tasks,
+            begun: remembered.begun,
+            known_before: remembered.seen.catalogue(),
             tasks_record: record.clone(),
             to_server: Queue::new(),
             to_client,
@@ -262,6 +271,10 @@ impl Upstream {
             self.begin_all();
             self.flush();
             self.hand_over();
+            self.is_drained();
+            if self.is_over {
+                return;
+            }
             // To ring too early costs a look; to set it anew for every call costs more.
             if let Some(due) = self.due().filter(|due| rings_at.is_none_or(|at| *due < at)) {
                 alarm.as_mut().reset(due);
@@ -321,8 +334,8 @@ impl Upstream {
                     }
                     None => self.is_over = true,
                 },
+                () = to_client.closed() => self.is_over = true,
             }
-            self.is_drained();
         }
     }
 
@@ -733,7 +746,10 @@ impl Upstream {
             Done::Exchanged(record, calls, begun) => self.exchanged(&record, calls, begun),
             Done::Written => {}
             Done::Task(id, written) => self.task_written(&id, written),
-            Done::Found(number, line) => self.give(Some(number), line),
+            Done::Found(number, line) => {
+                self.looked_for = self.looked_for.saturating_sub(1);
+                self.give(Some(number), line);
+            }
             Done::Seen => {
                 self.is_writing_seen = false;
                 self.write_seen();

@@ -119,7 +119,8 @@ impl Serve {
         if let Some(returning) = returning {
             returning.abort();
         }
-        links.stop().await;
+        // Dropped when the store is closed.
+        let _threads = links.stop().await;
         if let Some(how) = fenced_out {
             if let Err(error) = keep.close().await {
                 tracing::warn!(%error, "what this process had was not closed; nobody needs it any more");

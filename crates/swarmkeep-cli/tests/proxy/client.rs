@@ -93,6 +93,10 @@ impl Client {
         self.say(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }));
     }
 
+    pub(crate) fn says_no_more(&mut self) {
+        self.to = None;
+    }
+
     /// Closes its end, as a client does that is over.
     pub(crate) fn end(mut self) {
         drop(self.to.take());

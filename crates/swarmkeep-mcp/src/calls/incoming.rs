@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Ask, Calls, Command, Ending, Standing, Stray, TOKENS, settle};
+use super::{Ask, CallId, Calls, Command, Ending, Standing, Stray, TOKENS, settle};
 use crate::{
     envelope::{Edit, Envelope, Kind},
     link::Generation,
@@ -137,7 +137,13 @@ impl Calls {
     }
 
     fn cancel(&mut self, message: &Envelope, commands: &mut Vec<Command>) {
-        let Some(&id) = message.target().and_then(|target| self.by_id.get(target)) else { return };
+        if let Some(&id) = message.target().and_then(|target| self.by_id.get(target)) {
+            self.cancel_call(id, message, commands);
+        }
+    }
+
+    /// Nobody wants the answer any more. A server that has the call is told so by `message`, a `notifications/cancelled`.
+    pub fn cancel_call(&mut self, id: CallId, message: &Envelope, commands: &mut Vec<Command>) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.is_cancelled = true;
         match (call.standing, call.wire) {
@@ -145,9 +151,7 @@ impl Calls {
                 let wire = wire.to_string();
                 let line = message.edited(Edit { target: Some(&wire), ..Edit::default() });
                 commands.push(Command::Tell { generation, line });
-                if let Some(client_id) = call.message.id().map(str::to_owned) {
-                    self.by_id.remove(&client_id);
-                }
+                self.detach(id);
             }
             // Its effect is about to be durable: it is settled then.
             (Standing::Recording, _) => {}

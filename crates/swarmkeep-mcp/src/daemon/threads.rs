@@ -16,8 +16,10 @@ use tokio::{
 /// Threads, at most: a link is busy with copying.
 const MOST: usize = 4;
 
-/// They end when this is dropped; what still runs on them is dropped then.
-pub(super) struct Threads {
+/// They end when this is dropped, and what still runs on them is dropped then: what the store does beside its answers to links,
+/// too. So they go after the store.
+#[must_use = "it is to be dropped when the store is closed"]
+pub struct Threads {
     threads: Vec<Thread>,
     next: usize,
 }
@@ -57,6 +59,8 @@ impl Thread {
             if say.send(runtime.handle().clone()).is_ok() {
                 // Nothing is ever sent.
                 let _ = runtime.block_on(ended);
+                // A name that is being looked up is not waited for.
+                runtime.shutdown_background();
             }
         };
         let thread = thread::Builder::new().name("mcp-links".to_owned()).spawn(run);

@@ -250,9 +250,9 @@ async fn write(
         };
         let Some(first) = next else { break };
         let piece = Piece::of(first, &mut lines);
-        let written = match &mut stdin {
+        let (written, is_stopped) = match &mut stdin {
             Some(stdin) => write_piece(stdin, &piece.text, &mut stopped).await,
-            None => 0,
+            None => (0, false),
         };
         if written < piece.text.len() {
             stdin = None;
@@ -261,6 +261,9 @@ async fn write(
             if to.send(failed).await.is_err() {
                 return;
             }
+        }
+        if is_stopped {
+            break;
         }
     }
     drop(stdin);
@@ -272,21 +275,21 @@ async fn write(
     }
 }
 
-/// How much of it was written: less than all when it is stopped, or the pipe fails.
-async fn write_piece(stdin: &mut ChildStdin, text: &[u8], stopped: &mut oneshot::Receiver<()>) -> usize {
+/// How much of it was written, and whether it was stopped: less than all then, or when the pipe fails.
+async fn write_piece(stdin: &mut ChildStdin, text: &[u8], stopped: &mut oneshot::Receiver<()>) -> (usize, bool) {
     let mut rest = text;
     while !rest.is_empty() {
         let written = tokio::select! {
             biased;
             written = stdin.write(rest) => written,
-            _ = &mut *stopped => Ok(0),
+            _ = &mut *stopped => return (text.len() - rest.len(), true),
         };
         match written {
             Ok(written @ 1..) => rest = rest.get(written..).unwrap_or_default(),
             _ => break,
         }
     }
-    text.len() - rest.len()
+    (text.len() - rest.len(), false)
 }
 
 async fn log(stderr: ChildStderr, program: String) {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::{FromClient, Place, QUEUED_BYTES, TURN, ToClient, Upstream, task};
 use crate::{
     calls::Before,
-    class,
+    class::{self, Tool},
     envelope::{Envelope, Frame, Kind, Malformed, compose},
     link,
 };
@@ -89,13 +89,13 @@ impl Upstream {
         let now_ms = self.now_ms();
         self.link(link::Event::Wanted);
         let asked = class::of(&message, &self.terms.trust, self.catalogue.as_ref());
-        let known = message.name().and_then(|name| self.catalogue.as_ref()?.tool(name));
+        let known = self.known_of(number, &message);
         let key = asked.class.is_recorded().then(|| self.key(number, part)).flatten();
         let mut made = None;
         let mut commands = std::mem::take(&mut self.commands);
         let before = Before {
             waited_ms: self.terms.waited_ms.remove(&number).unwrap_or_default(),
-            may_be_sent: number <= self.terms.offered,
+            may_be_sent: number <= self.terms.offered && self.may_be_begun(number, &message),
         };
         if let Some(call) = self.calls.request(now_ms, message, asked, known, before, &mut commands) {
             self.places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false, task: None });
@@ -106,6 +106,19 @@ impl Upstream {
             self.taken(number);
         }
         self.settle_held();
+    }
+
+    /// What was known of a call's tool when the call came.
+    pub(super) fn known_of(&self, number: u64, message: &Envelope) -> Option<Tool> {
+        let before = self.known_before.as_ref().filter(|_| number <= self.terms.offered);
+        self.catalogue.as_ref().or(before)?.tool(message.name()?)
+    }
+
+    /// Whether an earlier daemon may have begun this line's call. What waits in a queue for a server that is away is not begun for
+    /// the asking: at the next daemon's end it would be one that was.
+    fn may_be_begun(&self, number: u64, message: &Envelope) -> bool {
+        let is_queued = message.name().is_some_and(|name| self.terms.limits.queue.takes(name));
+        !is_queued || self.begun.as_ref().is_none_or(|begun| begun.contains(&number))
     }
 
     /// The key of the effect that the client's line of this number becomes, or a part of it.

@@ -50,6 +50,8 @@ pub struct Remembered {
     pub(super) seen: Seen,
     /// Calls of which the client was told a task of ours.
     pub(super) tasks: BTreeMap<String, Task>,
+    /// Lines that were begun as calls; absent where calls may have gone on in another session.
+    pub(super) begun: Option<BTreeSet<u64>>,
 }
 
 impl Remembered {
@@ -72,8 +74,15 @@ impl Remembered {
             server_tasks: texts("server_tasks").into_iter().map(|task| Value::from(task).to_string()).collect(),
             seen: seen_in(state, upstream),
             tasks: tasks_in(state, client),
+            begun: crate::record::is_roomy(state, 0).then(|| begun_in(state, client)),
         }
     }
+}
+
+fn begun_in(state: &State, client: &str) -> BTreeSet<u64> {
+    let first = format!("mcp-{client}-");
+    let number = |key: &str| key.strip_prefix(&first)?.parse().ok();
+    state.effects.iter().filter_map(|effect| number(effect.id.as_str())).collect()
 }
 
 /// An answer may begin a task of the server's own, or tell the end of one: whether `open` is changed by it. Both eras have

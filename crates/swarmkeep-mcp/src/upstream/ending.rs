@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
 
-use super::{Done, Upstream};
+use super::{CallId, Done, Place, Task, Upstream};
 use crate::{link, transport};
 
 /// A client that has said all waits this long for answers.
@@ -18,7 +18,8 @@ impl Upstream {
         self.is_ending = true;
         self.look_at_clock();
         if self.daemon_ends() {
-            // The next daemon goes on with it.
+            // The next daemon goes on with it. What is being noted now is older, and there is no other time.
+            self.is_noting = false;
             self.note_connection();
         }
         self.ledger(|calls, commands| calls.client_gone(commands));
@@ -56,16 +57,17 @@ impl Upstream {
         loop {
             self.begin_all();
             self.write_finishes();
-            if let Some(done) = self.begins.next().await {
-                self.done(done);
-                continue;
-            }
-            match self.beside.join_next().await {
-                Some(Ok(Done::Opened(_, Ok(connection)))) => {
-                    Self::part_with(connection.ending, self.daemon_ends()).await
-                }
-                Some(_) => {}
-                None => return,
+            let done = tokio::select! {
+                biased;
+                Some(done) = self.begins.next() => done,
+                Some(Ok(done)) = self.beside.join_next() => done,
+                else => return,
+            };
+            match done {
+                Done::Opened(_, Ok(connection)) => Self::part_with(connection.ending, self.daemon_ends()).await,
+                // How the connection stood was noted before it was given up.
+                Done::Opened(..) | Done::Noted | Done::Seen | Done::Written => {}
+                done => self.done(done),
             }
         }
     }
@@ -78,8 +80,14 @@ impl Upstream {
 
     pub(super) fn is_drained(&mut self) {
         if let Some(until_ms) = self.draining_until_ms {
-            let is_awaited = |call| self.calls.get(call).is_some_and(|(message, _)| !message.is_subscription());
-            let waits = self.places.keys().copied().any(is_awaited)
+            // Whoever has a task for an answer waits for nothing that is not under way.
+            let is_awaited = |(call, place): (&CallId, &Place)| {
+                let stands = self.calls.get(*call).is_some_and(|(message, _)| !message.is_subscription());
+                stands && (place.task.is_none() || !self.calls.is_queued(*call))
+            };
+            let waits = self.places.iter().any(is_awaited)
+                || self.looked_for > 0
+                || self.tasks.values().any(Task::owes)
                 || self.handshake.is_under_way()
                 || !self.for_client.lines.is_empty();
             self.is_over |= !waits || self.now_ms() >= until_ms;

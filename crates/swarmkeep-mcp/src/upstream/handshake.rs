@@ -270,7 +270,8 @@ impl Upstream {
 
     /// Whether something depends on what the server says of its tools.
     fn needs_tools(&self) -> bool {
-        self.terms.trust.hints || self.gave_seen || (self.catalogue.is_some() && self.calls.has_tool_waiting())
+        let has_known = self.catalogue.is_some() || self.known_before.is_some();
+        self.terms.trust.hints || self.gave_seen || (has_known && self.calls.has_tool_waiting())
     }
 
     fn refused(&mut self, generation: Generation, why: &str) {

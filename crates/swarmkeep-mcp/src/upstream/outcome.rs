@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::FutureExt as _;
+use serde_json::Value;
 use swarmkeep::{Error, ErrorKind};
 
 use super::{CallId, Done, Ending, Upstream};
@@ -150,7 +151,11 @@ impl Upstream {
             let why = "the call was carried out and answered before; its answer was too large to be kept";
             return self.calls.unknown_line(call, why).unwrap_or_default();
         }
-        let is_error = !ok && !body.contains(r#""content""#) && body.contains(r#""code""#);
+        // A result of which its tool says that it failed is a result.
+        let answer: Value = serde_json::from_str(body).unwrap_or_default();
+        let is = |name: &str, is: fn(&Value) -> bool| answer.get(name).is_some_and(is);
+        let is_error =
+            !ok && is("code", Value::is_number) && is("message", Value::is_string) && !is("isError", |_| true);
         self.calls.recorded_line(call, is_error, body).unwrap_or_default()
     }
 
@@ -166,8 +171,8 @@ impl Upstream {
         let Some(place) = self.places.get(&call) else { return };
         let Some(key) = place.key.clone() else { return };
         let record = place.begun_in.clone().unwrap_or_else(|| self.record.clone());
-        // To hash a large answer takes a while, which no beginning is to wait for.
-        let is_large = matches!(&ending, Ending::Answered { body, .. } if body.len() > LARGE_BYTES);
+        // To read a large answer through takes a while, which no beginning is to wait for.
+        let is_large = ending.is_larger_than(LARGE_BYTES);
         self.finishes.waiting.push((record, Finish { effect: key, attempt: place.attempt, ending }));
         let due_ms = self.now_ms().saturating_add(FINISH_MS);
         self.finishes.due_ms.get_or_insert(due_ms);
@@ -180,8 +185,12 @@ impl Upstream {
     pub(super) fn write_finishes(&mut self) {
         while let Some(record) = self.finishes.waiting.first().map(|(record, _)| record.clone()) {
             let finishes = self.finishes.take_of(&record);
+            let is_large = finishes.iter().any(|finish| finish.ending.is_larger_than(LARGE_BYTES));
             self.beside.spawn(async move {
-                record.exchange(&finishes, &[]).await;
+                match is_large {
+                    true => record.finish_large(finishes).await,
+                    false => drop(record.exchange(&finishes, &[]).await),
+                }
                 Done::Written
             });
         }

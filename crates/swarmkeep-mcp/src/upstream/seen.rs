@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use swarmkeep::{Command, EntityId, Json, State};
 
-use super::{Done, Upstream};
+use super::{Catalogue, Done, Upstream};
 use crate::{
     calls::{CallId, Standing},
     envelope::{Edit, Envelope, compose},
@@ -39,6 +39,14 @@ fn connection(upstream: &str) -> Option<EntityId> {
 pub(super) fn seen_in(state: &State, upstream: &str) -> Seen {
     let found = connection(upstream).and_then(|id| state.connections.get(&id).cloned());
     found.and_then(|found| found.state.decode().ok()).unwrap_or_default()
+}
+
+impl Seen {
+    /// What is known of its tools by that.
+    pub(super) fn catalogue(&self) -> Option<Catalogue> {
+        let mut catalogue = Catalogue::default();
+        catalogue.add(self.tools.as_deref()?).map(|_| catalogue)
+    }
 }
 
 impl Upstream {

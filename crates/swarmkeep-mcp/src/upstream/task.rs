@@ -6,12 +6,13 @@
 //! the session's log says what was sent of it. What it comes to, and that it was cancelled, is told when it is durable. Its
 //! server's own tasks are the server's: they pass through.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use swarmkeep::{Command, EntityId, Error, Json, State, core::state::MemoryKey};
+use tokio::time::sleep;
 
 use super::{Done, Place, Upstream};
 use crate::{
@@ -24,6 +25,8 @@ use crate::{
 
 /// Begins the id of a task that is the proxy's own.
 const OWN: &str = "px_";
+/// So many follow.
+const ID_DIGITS: usize = 32;
 /// The scope in the session's memory.
 const SCOPE: &str = "mcp-tasks";
 /// How long a task is kept after it was last written.
@@ -34,6 +37,8 @@ const EXTENSION: &str = "io.modelcontextprotocol/tasks";
 const KEPT_BYTES: usize = 200 * 1024;
 /// Answers that were too long for that: so much of them is held, the last ones.
 const HELD_BYTES: usize = 64 << 20;
+/// Before what could not be written is written again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How often a client should ask.
 const POLL_MS: u64 = 500;
 const POLL_MOST_MS: u64 = 5_000;
@@ -58,7 +63,12 @@ pub(super) struct Task {
     /// The client process whose call it is, and the number of its line.
     client: String,
     number: u64,
+    /// While its call may still have to be made.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     line: String,
+    /// For how long its call could still wait in the queue when the task was made.
+    #[serde(default)]
+    left_ms: u64,
     status: Status,
     said: String,
     /// The result or the error, as JSON text.
@@ -107,7 +117,14 @@ pub(super) fn asked_for(message: &Envelope) -> Option<String> {
         return None;
     }
     let id: String = serde_json::from_str(message.param("taskId")?).ok()?;
-    id.starts_with(OWN).then_some(id)
+    let is_own = id
+        .strip_prefix(OWN)
+        .is_some_and(|rest| rest.len() == ID_DIGITS && rest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    is_own.then_some(id)
+}
+
+fn no_input(id: &str) -> String {
+    format!("task `{id}` waits for no input")
 }
 
 impl Task {
@@ -180,12 +197,34 @@ impl Task {
     /// As much of it as is written down.
     fn kept(&self) -> Self {
         let mut kept = self.clone();
+        if kept.status != Status::Working {
+            kept.line = String::new();
+        }
         if kept.body.as_ref().is_some_and(|body| body.len() > KEPT_BYTES) {
             let text = "the call was carried out and answered; its answer was too large to be kept";
-            let data = json!({ "executed": "yes", "retryable": false });
-            kept.fails(text, json!({ "code": CODE_UNKNOWN, "message": text, "data": data }).to_string());
+            let outcome = json!({ "code": CODE_UNKNOWN, "executed": "yes", "retryable": false });
+            kept.body = Some(match kept.status {
+                Status::Failed => json!({ "code": CODE_UNKNOWN, "message": text, "data": outcome }).to_string(),
+                _ => json!({
+                    "content": [{ "type": "text", "text": text }], "isError": true, "_meta": { "swarmkeep/outcome": outcome },
+                })
+                .to_string(),
+            });
         }
         kept
+    }
+
+    /// How long it is kept when it is written now: a call that waits, or is under way, is not forgotten.
+    fn ttl_ms(&self, call_most_ms: u64) -> u64 {
+        match self.status {
+            Status::Working => TTL_MS.saturating_add(self.left_ms).saturating_add(call_most_ms),
+            _ => TTL_MS,
+        }
+    }
+
+    /// Somebody waits for it to be written down.
+    pub(super) fn owes(&self) -> bool {
+        !self.cancelling.is_empty()
     }
 }
 
@@ -194,29 +233,34 @@ impl Upstream {
     pub(super) fn make_tasks(&mut self) {
         let is_made = |call: CallId| self.tasks.values().any(|task| task.call == Some(call));
         let waits = |standing: Standing| matches!(standing, Standing::Accepted | Standing::Ready);
-        let made: Vec<(CallId, u64, String)> = self
+        let now_ms = self.now_ms();
+        let made: Vec<(CallId, u64, u64, String)> = self
             .calls
             .open()
             .filter(|(call, message, _, standing)| {
                 waits(*standing)
                     && self.calls.is_queued(*call)
                     && message.bytes().len() <= KEPT_BYTES
+                    // Of a batch each part is answered with it.
+                    && self.places.get(call).is_some_and(|place| {
+                        place.task.is_none() && !place.is_answered && !self.batches.contains_key(&place.number)
+                    })
+                    && !is_made(*call)
                     && knows_tasks(message)
             })
-            .filter(|(call, ..)| !is_made(*call))
             .filter_map(|(call, message, ..)| {
-                let place = self.places.get(&call)?;
-                // A batch is of revisions that know no such tasks.
                 let line = String::from_utf8_lossy(message.bytes()).into_owned();
-                (place.task.is_none() && !place.is_answered).then_some((call, place.number, line))
+                let left_ms = self.calls.queue_left_ms(call, now_ms).unwrap_or_default();
+                Some((call, self.places.get(&call)?.number, left_ms, line))
             })
             .collect();
-        for (call, number, line) in made {
+        for (call, number, left_ms, line) in made {
             let id = self.task_id(number);
             let task = Task {
                 client: self.terms.client.clone(),
                 number,
                 line,
+                left_ms,
                 status: Status::Working,
                 said: format!("queued: `{}` cannot be reached", self.terms.upstream),
                 body: None,
@@ -235,27 +279,35 @@ impl Upstream {
     /// The same for the same line of the same client process, and nobody else guesses it.
     fn task_id(&self, number: u64) -> String {
         let hash = blake3::hash(format!("{}-{number}", self.terms.client).as_bytes()).to_hex();
-        format!("{OWN}{}", hash.get(..32).unwrap_or_default())
+        format!("{OWN}{}", hash.get(..ID_DIGITS).unwrap_or_default())
     }
 
     fn write_task(&mut self, id: String) {
+        self.write_task_after(id, Duration::ZERO);
+    }
+
+    fn write_task_after(&mut self, id: String, pause: Duration) {
         let Some(task) = self.tasks.get(&id) else { return };
         let (Ok(value), Ok(key), Ok(scope)) = (Json::encode(&task.kept()), EntityId::new(&id), EntityId::new(SCOPE))
         else {
             return;
         };
-        let command = Command::SetMemory { scope, key, value, if_version: None, ttl_ms: Some(TTL_MS) };
+        let ttl_ms = Some(task.ttl_ms(self.terms.limits.call_most_ms));
+        let command = Command::SetMemory { scope, key, value, if_version: None, ttl_ms };
         let record = self.tasks_record.clone();
-        self.beside.spawn(async move { Done::Task(id, record.write_at(command).await) });
+        self.beside.spawn(async move {
+            sleep(pause).await;
+            Done::Task(id, record.write_at(command).await)
+        });
     }
 
     /// A task is written down: its client may hear of it.
     pub(super) fn task_written(&mut self, id: &str, written: Result<u64, Error>) {
         let Some(task) = self.tasks.get_mut(id) else { return };
         let cancelling = std::mem::take(&mut task.cancelling);
-        task.is_unwritten = false;
         match &written {
             Ok(at_ms) => {
+                task.is_unwritten = false;
                 task.created_at_ms.get_or_insert(*at_ms);
                 task.updated_at_ms = *at_ms;
             }
@@ -269,7 +321,7 @@ impl Upstream {
             let line = match &written {
                 Ok(_) => compose::result(&request, CANCELLED),
                 Err(error) => {
-                    let text = format!("the call is not sent by this daemon, which could not write that down: {error}");
+                    let text = format!("that it is cancelled could not be written down yet: {error}");
                     compose::error(&request, CODE_INTERNAL, &text, None)
                 }
             };
@@ -278,8 +330,9 @@ impl Upstream {
         match written {
             Ok(_) if was_told => return self.hold_less(id),
             Ok(_) => {}
-            Err(_) if was_told => return,
-            // Its call goes on waiting as calls do.
+            // What it came to is told when it is durable.
+            Err(_) if was_told => return self.write_task_after(id.to_owned(), AGAIN),
+            // Its call goes on waiting as calls do, until it is tried again.
             Err(_) => return drop(self.tasks.remove(id)),
         }
         let Some(task) = self.tasks.get(id) else { return };
@@ -289,6 +342,7 @@ impl Upstream {
         match (request, place) {
             (Some(request), Some(place)) => {
                 place.task = Some(id.to_owned());
+                self.calls.detach(call);
                 self.tell_task(&request, number, id);
             }
             // Its server came back, or its client cancelled it, in that moment: what it came to was the client's answer.
@@ -361,16 +415,25 @@ impl Upstream {
     pub(super) fn take_up_tasks(&mut self) {
         self.tasks = std::mem::take(&mut self.terms.remembered.tasks);
         let open = self.tasks.iter().filter(|(_, task)| task.status == Status::Working);
-        let open: Vec<String> = open.map(|(id, _)| id.clone()).collect();
-        for id in open {
+        let mut open: Vec<(u64, String)> = open.map(|(id, task)| (task.number, id.clone())).collect();
+        // They wait in the order in which they came.
+        open.sort();
+        for (_, id) in open {
             let Some(task) = self.tasks.get(&id) else { continue };
             let Ok(message) = Envelope::parse(task.line.clone()) else { continue };
-            let (number, made_ms) = (task.number, task.created_at_ms.unwrap_or(task.updated_at_ms));
+            let (number, left_ms) = (task.number, task.left_ms);
+            let made_ms = task.created_at_ms.unwrap_or(task.updated_at_ms);
+            self.handshake.saw(&message);
             let asked = class::of(&message, &self.terms.trust, None);
             let key = asked.class.is_recorded().then(|| self.key(number, 0)).flatten();
-            let before = Before { waited_ms: self.terms.now_ms.saturating_sub(made_ms), may_be_sent: true };
+            let for_ms = self.terms.limits.queue.for_ms;
+            let before = Before {
+                waited_ms: for_ms.saturating_sub(left_ms).saturating_add(self.terms.now_ms.saturating_sub(made_ms)),
+                may_be_sent: self.begun.as_ref().is_none_or(|begun| begun.contains(&number)),
+            };
             let (now_ms, mut commands) = (self.now_ms(), Vec::new());
-            let Some(call) = self.calls.request(now_ms, message, asked, None, before, &mut commands) else {
+            let known = self.known_of(number, &message);
+            let Some(call) = self.calls.request(now_ms, message, asked, known, before, &mut commands) else {
                 self.end_task(&id, |task| {
                     let text = "too many calls wait for its server; nothing was carried out";
                     let data = json!({ "executed": "no", "retryable": true });
@@ -383,6 +446,7 @@ impl Upstream {
             }
             let place = Place { number, key, attempt: 1, begun_in: None, is_answered: false, task: Some(id) };
             self.places.insert(call, place);
+            self.calls.detach(call);
             self.ledger(|_, all| all.append(&mut commands));
         }
     }
@@ -423,7 +487,7 @@ impl Upstream {
         self.link(link::Event::Wanted);
         let poll_ms = self.poll_ms();
         let line = match (self.tasks.get(id).filter(|task| task.is_told), message.method()) {
-            (None, Some("tasks/get" | "tasks/cancel")) => return self.look_for_task(number, message, id.to_owned()),
+            (None, _) => return self.look_for_task(number, message, id.to_owned()),
             (Some(task), Some("tasks/get")) => match self.task_stands(task) {
                 Some(said) => {
                     let task = Task { status: Status::Working, said, body: None, ..task.clone() };
@@ -440,15 +504,17 @@ impl Upstream {
                 }
                 compose::result(&request, CANCELLED)
             }
-            _ => compose::error(&request, CODE_INVALID, &format!("task `{id}` waits for no input"), None),
+            _ => compose::error(&request, CODE_INVALID, &no_input(id), None),
         };
         self.give(Some(number), line);
     }
 
     /// It may be over, or another client process's of this session.
     fn look_for_task(&mut self, number: u64, message: &Envelope, id: String) {
-        let (request, cancels) = (message.id().unwrap_or("null").to_owned(), message.method() == Some("tasks/cancel"));
+        let request = message.id().unwrap_or("null").to_owned();
+        let (cancels, updates) = (message.method() == Some("tasks/cancel"), message.method() == Some("tasks/update"));
         let session = self.tasks_record.session().clone();
+        self.looked_for += 1;
         self.beside.spawn(async move {
             let read = |state: State| {
                 let (key, scope) = (EntityId::new(&id).ok()?, EntityId::new(SCOPE).ok()?);
@@ -463,14 +529,15 @@ impl Upstream {
                 Ok(None) => {
                     compose::error(&request, CODE_INVALID, &format!("there is no task `{id}`, or not any more"), None)
                 }
+                Ok(Some(_)) if updates => compose::error(&request, CODE_INVALID, &no_input(&id), None),
                 Ok(Some(task)) if cancels && task.status == Status::Working => {
-                    let text = format!("task `{id}` is of a client that is not here: that one may cancel it");
+                    let text = format!("task `{id}` is another client's: that one may cancel it");
                     compose::error(&request, CODE_INVALID, &text, None)
                 }
                 Ok(Some(_)) if cancels => compose::result(&request, CANCELLED),
                 Ok(Some(mut task)) => {
                     if task.status == Status::Working {
-                        "of a client that is not here: it goes on when that one is back".clone_into(&mut task.said);
+                        "another client's: it goes on while that one is here".clone_into(&mut task.said);
                     }
                     compose::result(&request, &task.shown(&id, "complete", POLL_MOST_MS))
                 }
@@ -489,12 +556,10 @@ impl Upstream {
 
     /// What was not sent is not sent any more; a server that has it is told.
     fn cancel_task(&mut self, id: &str, call: CallId) {
-        let Some(request) = self.calls.get(call).and_then(|(message, _)| message.id()).map(str::to_owned) else {
-            return;
-        };
-        let params = format!(r#"{{"requestId":{request},"reason":"its task was cancelled"}}"#);
-        if let Ok(cancelled) = Envelope::parse(compose::notification("notifications/cancelled", &params)) {
-            self.ledger(|calls, commands| calls.from_client(&cancelled, commands));
+        // The server hears its own id for it.
+        let params = r#"{"requestId":0,"reason":"its task was cancelled"}"#;
+        if let Ok(cancelled) = Envelope::parse(compose::notification("notifications/cancelled", params)) {
+            self.ledger(|calls, commands| calls.cancel_call(call, &cancelled, commands));
         }
         self.task_dropped(id);
     }
@@ -509,6 +574,7 @@ mod tests {
             client: "c".into(),
             number: 7,
             line: "{}".into(),
+            left_ms: 0,
             status: Status::Working,
             said: "queued".into(),
             body: None,
@@ -557,7 +623,9 @@ mod tests {
         large.body = Some(format!("{{\"text\":\"{}\"}}", "x".repeat(KEPT_BYTES)));
         assert!(large.shown("px_1", "complete", 500).len() > KEPT_BYTES, "as long as the daemon lives it is there");
         let kept: Value = serde_json::from_str(&large.kept().shown("px_1", "complete", 500)).unwrap();
-        assert_eq!((&kept["status"], &kept["error"]["data"]["executed"]), (&json!("failed"), &json!("yes")));
+        let outcome = &kept["result"]["_meta"]["swarmkeep/outcome"];
+        assert_eq!((&kept["status"], &outcome["executed"]), (&json!("completed"), &json!("yes")));
+        assert_eq!(large.kept().line, "", "it is not to be made again");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use swarmkeep::{Swarmkeep, core::state::EffectStatus};
 use swarmkeep_mcp::{
     calls::Queue,
     class::Trust,
-    daemon::Daemon,
+    daemon::{Daemon, Threads},
     shim::{self, Ended},
     wire::{Ask, Hello, VERSION, Wants},
 };
@@ -25,7 +25,7 @@ use crate::client::{Outside, PATIENCE, executed, text};
 struct Running {
     keep: Swarmkeep,
     stop: oneshot::Sender<()>,
-    over: JoinHandle<()>,
+    over: JoinHandle<Threads>,
 }
 
 impl Running {
@@ -39,7 +39,7 @@ impl Running {
 
     async fn stop(self) {
         self.stop.send(()).unwrap();
-        timeout(PATIENCE, self.over).await.expect("ends in time").unwrap();
+        let _threads = timeout(PATIENCE, self.over).await.expect("ends in time").unwrap();
         self.keep.close().await.unwrap();
     }
 }

@@ -59,6 +59,20 @@ fn whatever_signals_come<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Resul
     }
 }
 
+/// Does it when the client takes something, also where somebody told its pipe not to block.
+fn waiting_for_room<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match whatever_signals_come(&mut act) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let output = io::stdout();
+                let mut room = [PollFd::new(&output, PollFlags::OUT)];
+                whatever_signals_come(|| poll(&mut room, None).map_err(io::Error::from))?;
+            }
+            done => return done,
+        }
+    }
+}
+
 impl AsyncBufRead for Input {
     fn poll_fill_buf(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
@@ -102,11 +116,11 @@ pub(super) struct Output;
 
 impl AsyncWrite for Output {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(whatever_signals_come(|| io::stdout().write(from)))
+        Poll::Ready(waiting_for_room(|| io::stdout().write(from)))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(whatever_signals_come(|| io::stdout().flush()))
+        Poll::Ready(waiting_for_room(|| io::stdout().flush()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,7 +3,7 @@
 use std::{fs::File, time::Duration};
 
 use swarmkeep::Swarmkeep;
-use swarmkeep_mcp::daemon::Daemon;
+use swarmkeep_mcp::daemon::{Daemon, Threads};
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
 use super::bind;
@@ -14,7 +14,7 @@ const STOP_TIME: Duration = Duration::from_secs(15);
 
 /// See the module.
 pub(super) struct Links {
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    running: Option<(oneshot::Sender<()>, JoinHandle<Threads>)>,
     /// Held open where the socket's path goes through it.
     _folder: Option<File>,
 }
@@ -49,12 +49,15 @@ impl Links {
         }
     }
 
-    /// Ends every link; the store is still open for what they have to write down.
-    pub(super) async fn stop(self) {
-        if let Some((stop, running)) = self.running {
-            drop(stop);
-            if timeout(STOP_TIME, running).await.is_err() {
+    /// Ends every link; the store is still open for what they have to write down. Gives the threads that they ran on.
+    pub(super) async fn stop(self) -> Option<Threads> {
+        let (stop, running) = self.running?;
+        drop(stop);
+        match timeout(STOP_TIME, running).await {
+            Ok(threads) => threads.ok(),
+            Err(_) => {
                 tracing::warn!("links of MCP clients did not end in time; what they had under way is in doubt");
+                None
             }
         }
     }
