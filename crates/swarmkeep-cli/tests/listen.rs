@@ -25,12 +25,12 @@ use binary::{PATIENCE, Store, effects, signal, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// The proxy for clients over HTTP.
 /// The scripted server.
 fn peer() -> PathBuf {
     path::absolute("../swarmkeep-mcp/tests/peer/peer.py").unwrap()
 }
 
+/// The proxy for clients over HTTP.
 struct Front {
     child: Child,
     address: String,
