@@ -271,7 +271,7 @@ impl Upstream {
             self.begin_all();
             self.flush();
             self.hand_over();
-            self.is_drained();
+            self.end_if_drained();
             if self.is_over {
                 return;
             }

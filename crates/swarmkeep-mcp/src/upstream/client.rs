@@ -89,13 +89,15 @@ impl Upstream {
         let now_ms = self.now_ms();
         self.link(link::Event::Wanted);
         let asked = class::of(&message, &self.terms.trust, self.catalogue.as_ref());
-        let known = self.known_of(number, &message);
+        // A call that was offered before came when the earlier daemon's list was the last one.
+        let is_offered_again = number <= self.terms.offered;
+        let known = self.known_of(&message, is_offered_again);
         let key = asked.class.is_recorded().then(|| self.key(number, part)).flatten();
         let mut made = None;
         let mut commands = std::mem::take(&mut self.commands);
         let before = Before {
             waited_ms: self.terms.waited_ms.remove(&number).unwrap_or_default(),
-            may_be_sent: number <= self.terms.offered && self.may_be_begun(number, &message),
+            may_be_sent: is_offered_again && self.may_be_begun(number, &message),
         };
         if let Some(call) = self.calls.request(now_ms, message, asked, known, before, &mut commands) {
             self.places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false, task: None });
@@ -108,9 +110,9 @@ impl Upstream {
         self.settle_held();
     }
 
-    /// What was known of a call's tool when the call came.
-    pub(super) fn known_of(&self, number: u64, message: &Envelope) -> Option<Tool> {
-        let before = self.known_before.as_ref().filter(|_| number <= self.terms.offered);
+    /// What was known of a call's tool when the call came: now, or before this daemon.
+    pub(super) fn known_of(&self, message: &Envelope, came_before: bool) -> Option<Tool> {
+        let before = self.known_before.as_ref().filter(|_| came_before);
         self.catalogue.as_ref().or(before)?.tool(message.name()?)
     }
 

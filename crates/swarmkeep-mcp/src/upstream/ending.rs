@@ -75,10 +75,10 @@ impl Upstream {
     /// The client has said all: it gets the answers that come in a while.
     pub(super) fn drain(&mut self) {
         self.draining_until_ms = Some(self.now_ms().saturating_add(DRAIN_MS));
-        self.is_drained();
+        self.end_if_drained();
     }
 
-    pub(super) fn is_drained(&mut self) {
+    pub(super) fn end_if_drained(&mut self) {
         if let Some(until_ms) = self.draining_until_ms {
             // Whoever has a task for an answer waits for nothing that is not under way.
             let is_awaited = |(call, place): (&CallId, &Place)| {

@@ -432,7 +432,7 @@ impl Upstream {
                 may_be_sent: self.begun.as_ref().is_none_or(|begun| begun.contains(&number)),
             };
             let (now_ms, mut commands) = (self.now_ms(), Vec::new());
-            let known = self.known_of(number, &message);
+            let known = self.known_of(&message, true);
             let Some(call) = self.calls.request(now_ms, message, asked, known, before, &mut commands) else {
                 self.end_task(&id, |task| {
                     let text = "too many calls wait for its server; nothing was carried out";
