@@ -2,6 +2,7 @@
 
 pub(crate) use swarmkeep_server::reading::{counted, thousands};
 
+use chrono::{DateTime, NaiveDate, Utc};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Wall-clock milliseconds since the Unix epoch.
@@ -25,9 +26,8 @@ pub(crate) fn utc(ms: u64) -> String {
     if ms == 0 {
         return String::new();
     }
-    let (year, month, day) = civil(ms / 86_400_000);
-    let second = ms / 1000 % 86_400;
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    let time = i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis);
+    time.unwrap_or(DateTime::<Utc>::MAX_UTC).format("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
 /// `90s`, `30m`, `12h`, `7d`: so long before now.
@@ -47,19 +47,20 @@ pub(crate) fn back(text: &str, now_ms: u64) -> Option<u64> {
 pub(crate) fn parse(text: &str) -> Option<u64> {
     let text = text.strip_suffix('Z').unwrap_or(text);
     let (date, time) = text.split_once([' ', 'T']).unwrap_or((text, "0"));
-    let numbers = |text: &str, mark: char| text.split(mark).map(str::parse).collect::<Result<Vec<u64>, _>>().ok();
+    let numbers = |text: &str, mark: char| text.split(mark).map(str::parse).collect::<Result<Vec<u32>, _>>().ok();
     let (date, time) = (numbers(date, '-')?, numbers(time, ':')?);
     let &[year @ 1970..=9999, month @ 1..=12, day @ 1..=31] = date.as_slice() else { return None };
-    let &[hour @ 0..=23, ref rest @ ..] = time.as_slice() else { return None };
+    let &[hour, ref rest @ ..] = time.as_slice() else { return None };
     let (minute, second) = match rest {
         [] => (0, 0),
-        &[minute @ 0..=59] => (minute, 0),
-        &[minute @ 0..=59, second @ 0..=59] => (minute, second),
+        &[minute] => (minute, 0),
+        &[minute, second @ 0..=59] => (minute, second),
         _ => return None,
     };
-    let days = days_from_civil(year, month, day);
     // The 31st of a month that has none is a typing error.
-    (civil(days) == (year, month, day)).then_some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000)
+    let day = NaiveDate::from_ymd_opt(year.try_into().ok()?, month, day)?;
+    let time = day.and_hms_opt(hour, minute, second)?;
+    u64::try_from(time.and_utc().timestamp_millis()).ok()
 }
 
 /// `20261121-150851`: for names of folders.
@@ -90,27 +91,6 @@ pub(crate) fn bytes(count: u64) -> String {
         value /= 1024.0;
     }
     format!("{value:.1} TiB")
-}
-
-/// The day number of a date since the Unix epoch (Howard Hinnant's `days_from_civil`).
-fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (year / 400, year % 400);
-    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
-/// Year, month and day of a day number since the Unix epoch (Gregorian calendar; Howard Hinnant's `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let of_era = days % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

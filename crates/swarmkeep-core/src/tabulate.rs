@@ -174,75 +174,74 @@ pub fn rows(state: &State) -> Vec<RowChange> {
     row::rows(state)
 }
 
-/// Appends what a record changes in the views. A record without a body changes only the session's position.
-///
-/// Every record moves the session's `seq` and `updated_at`, so a batch of records costs each session one row.
+/// Where a record moves its session to: the last of several does so for all of them.
+#[must_use]
+pub fn position(record: &Record) -> RowChange {
+    let values = [("seq", record.seq.0.into()), ("updated_at", record.time_ms.into())];
+    SESSIONS.set(&Value::Text(record.session.to_string()), &[], &values)
+}
+
+/// Appends what a record changes in the views, but for the session's [`position`]. A record without a body changes nothing else.
 pub fn changes(record: &Record, out: &mut Vec<RowChange>) {
+    let Some(body) = &record.body else { return };
     let session = &Value::Text(record.session.to_string());
     let now = || Value::from(record.time_ms);
-    if let Some(body) = &record.body {
-        let by = || Value::from(body.actor.as_str());
-        match &body.event {
-            Event::SessionForked { .. } | Event::SessionRewound { .. } => {
-                out.push(RowChange::Reset);
-                return;
-            }
-            event @ Event::SessionCreated { .. } => {
-                out.extend(row::created(record, event));
-                return;
-            }
-            Event::SessionStatusChanged { .. } | Event::SessionUpdated { .. } => {
-                session_changes(session, &body.event, out)
-            }
-            Event::Interrupted { turn: Turn::Part { task, .. }, .. } => {
-                out.push(TASKS.set(session, &[task], &[("parent_task_id", Value::Null)]));
-            }
-            Event::Recovered { .. } | Event::Custom { .. } | Event::Interrupted { .. } => {}
-            Event::AgentSpawned { .. }
-            | Event::AgentStatusChanged { .. }
-            | Event::AgentUpdated { .. }
-            | Event::TopicSubscribed { .. }
-            | Event::TopicUnsubscribed { .. }
-            | Event::GroupCreated { .. }
-            | Event::GroupRemoved { .. }
-            | Event::MemberJoined { .. }
-            | Event::MemberLeft { .. } => agent_changes(session, &now(), &body.event, out),
-            Event::TaskCreated { .. }
-            | Event::TaskUpdated { .. }
-            | Event::TaskAssigned { .. }
-            | Event::TaskClaimed { .. }
-            | Event::TaskLeaseExpired { .. }
-            | Event::TaskReleased { .. }
-            | Event::TaskCompleted { .. }
-            | Event::TaskFailed { .. }
-            | Event::TaskCancelled { .. } => out.extend(task_change(session, &now(), &body.event)),
-            Event::MessageSent { .. }
-            | Event::MessageDelivered { .. }
-            | Event::MessageAcknowledged { .. }
-            | Event::MessageDeadLettered { .. } => message_changes(session, &now(), &body.event, out),
-            Event::EffectBegun { .. }
-            | Event::EffectFinished { .. }
-            | Event::EffectOutcomeUnknown { .. }
-            | Event::EffectResolvedDone { .. }
-            | Event::EffectResolvedNotDone { .. } => out.extend(effect_change(session, &now(), &body.event)),
-            Event::MemorySet { scope, key, value, version, ttl_ms } => {
-                let expires = ttl_ms.map(|ttl| record.time_ms.saturating_add(ttl));
-                let values = [scope.into(), key.into(), value.into(), (*version).into(), now(), by(), expires.into()];
-                out.push(row::put(&MEMORY, session, values));
-            }
-            Event::MemoryDeleted { scope, key, .. } => out.push(MEMORY.delete(session, &[scope, key])),
-            Event::ConnectionSet { connection, recipe, state, status } => {
-                let values = [connection.into(), recipe.into(), state.into(), status.into(), now()];
-                out.push(row::put(&CONNECTIONS, session, values));
-            }
-            Event::ConnectionRemoved { connection } => out.push(CONNECTIONS.delete(session, &[connection])),
-            Event::ConfigSet { key, value } => {
-                out.push(row::put(&SWARM_CONFIG, session, [key.into(), value.into(), now(), by()]));
-            }
-            Event::ConfigRemoved { key } => out.push(SWARM_CONFIG.delete(session, &[key])),
+    let by = || Value::from(body.actor.as_str());
+    match &body.event {
+        Event::SessionForked { .. } | Event::SessionRewound { .. } => {
+            out.push(RowChange::Reset);
         }
+        event @ Event::SessionCreated { .. } => {
+            out.extend(row::created(record, event));
+        }
+        Event::SessionStatusChanged { .. } | Event::SessionUpdated { .. } => session_changes(session, &body.event, out),
+        Event::Interrupted { turn: Turn::Part { task, .. }, .. } => {
+            out.push(TASKS.set(session, &[task], &[("parent_task_id", Value::Null)]));
+        }
+        Event::Recovered { .. } | Event::Custom { .. } | Event::Interrupted { .. } => {}
+        Event::AgentSpawned { .. }
+        | Event::AgentStatusChanged { .. }
+        | Event::AgentUpdated { .. }
+        | Event::TopicSubscribed { .. }
+        | Event::TopicUnsubscribed { .. }
+        | Event::GroupCreated { .. }
+        | Event::GroupRemoved { .. }
+        | Event::MemberJoined { .. }
+        | Event::MemberLeft { .. } => agent_changes(session, &now(), &body.event, out),
+        Event::TaskCreated { .. }
+        | Event::TaskUpdated { .. }
+        | Event::TaskAssigned { .. }
+        | Event::TaskClaimed { .. }
+        | Event::TaskLeaseExpired { .. }
+        | Event::TaskReleased { .. }
+        | Event::TaskCompleted { .. }
+        | Event::TaskFailed { .. }
+        | Event::TaskCancelled { .. } => out.extend(task_change(session, &now(), &body.event)),
+        Event::MessageSent { .. }
+        | Event::MessageDelivered { .. }
+        | Event::MessageAcknowledged { .. }
+        | Event::MessageDeadLettered { .. } => message_changes(session, &now(), &body.event, out),
+        Event::EffectBegun { .. }
+        | Event::EffectFinished { .. }
+        | Event::EffectOutcomeUnknown { .. }
+        | Event::EffectResolvedDone { .. }
+        | Event::EffectResolvedNotDone { .. } => out.extend(effect_change(session, &now(), &body.event)),
+        Event::MemorySet { scope, key, value, version, ttl_ms } => {
+            let expires = ttl_ms.map(|ttl| record.time_ms.saturating_add(ttl));
+            let values = [scope.into(), key.into(), value.into(), (*version).into(), now(), by(), expires.into()];
+            out.push(row::put(&MEMORY, session, values));
+        }
+        Event::MemoryDeleted { scope, key, .. } => out.push(MEMORY.delete(session, &[scope, key])),
+        Event::ConnectionSet { connection, recipe, state, status } => {
+            let values = [connection.into(), recipe.into(), state.into(), status.into(), now()];
+            out.push(row::put(&CONNECTIONS, session, values));
+        }
+        Event::ConnectionRemoved { connection } => out.push(CONNECTIONS.delete(session, &[connection])),
+        Event::ConfigSet { key, value } => {
+            out.push(row::put(&SWARM_CONFIG, session, [key.into(), value.into(), now(), by()]));
+        }
+        Event::ConfigRemoved { key } => out.push(SWARM_CONFIG.delete(session, &[key])),
     }
-    out.push(SESSIONS.set(session, &[], &[("seq", record.seq.0.into()), ("updated_at", now())]));
 }
 
 fn session_changes(session: &Value, event: &Event, out: &mut Vec<RowChange>) {

@@ -223,6 +223,7 @@ proptest! {
                 session::fold_record(&mut state, record, &mut session::bases_in(&history.bases)).unwrap();
                 let mut changes = Vec::new();
                 tabulate::changes(record, &mut changes);
+                changes.push(tabulate::position(record));
                 if changes.contains(&RowChange::Reset) {
                     rows.clear();
                     changes = tabulate::rows(&state);

@@ -242,7 +242,7 @@ async fn proxy(
         client: slug(&ask.client, 32),
         initialize: ask.initialize.map(Bytes::from),
         remembered: Remembered::of(&state, &slug(&ask.client, 32), &upstream),
-        now_ms: SystemClock::new().now_ms(),
+        began_at_ms: SystemClock::new().now_ms(),
         is_lasting: ask.is_lasting,
         closing: Some(shared.closing.subscribe()),
     };

@@ -325,16 +325,17 @@ impl Record {
     }
 
     fn asked_for(&self, call: &Envelope) -> Json {
+        // In this order: a call that is offered again has to be the same, whatever program began it.
+        #[derive(serde::Serialize)]
+        struct Asked<'a> {
+            method: Option<&'a str>,
+            name: Option<&'a str>,
+            upstream: &'a str,
+            arguments: Json,
+        }
         let arguments = call.param("arguments").or_else(|| call.params()).unwrap_or("null");
-        let arguments = stored(arguments);
-        let asked = json!({ "upstream": self.upstream, "method": call.method(), "name": call.name() });
-        // The arguments stay the bytes that came.
-        let mut text = asked.to_string();
-        text.truncate(text.len().saturating_sub(1));
-        text.push_str(r#","arguments":"#);
-        text.push_str(arguments.as_str());
-        text.push('}');
-        Json::parse(&text).unwrap_or_default()
+        let (method, name, upstream) = (call.method(), call.name(), self.upstream.as_str());
+        Json::encode(&Asked { method, name, upstream, arguments: stored(arguments) }).unwrap_or_default()
     }
 }
 

@@ -461,7 +461,7 @@ impl Holder {
                 offered: waited.keys().next_back().copied().unwrap_or_default(),
                 waited_ms: waited,
                 remembered: Remembered::of(&state, TOOLS_CLIENT, "peer"),
-                now_ms: 0,
+                began_at_ms: 0,
                 is_lasting: true,
                 closing: None,
             };

@@ -6,35 +6,25 @@
 //! the session's log says what was sent of it. What it comes to, and that it was cancelled, is told when it is durable. Its
 //! server's own tasks are the server's: they pass through.
 
-use std::{collections::BTreeMap, time::Duration};
+mod entry;
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use swarmkeep::{Command, EntityId, Error, Json, State, core::state::MemoryKey};
+use serde_json::json;
+use swarmkeep::{Error, State};
 use tokio::time::sleep;
 
+use self::entry::{KEPT_BYTES, Status, id_of, knows_tasks, removal};
+pub(super) use self::entry::{Task, asked_for, tasks_in};
 use super::{Done, Place, Upstream};
 use crate::{
-    calls::{Before, CODE_FULL, CODE_UNKNOWN, CallId, Standing},
+    calls::{Before, CODE_FULL, CallId, Standing},
     class,
-    envelope::{Envelope, Kind, compose},
+    envelope::{Envelope, compose},
     link::{self, Gate},
-    utc::utc,
 };
 
-/// Begins the id of a task that is the proxy's own.
-const OWN: &str = "px_";
-/// So many follow.
-const ID_DIGITS: usize = 32;
-/// The scope in the session's memory.
-const SCOPE: &str = "mcp-tasks";
-/// How long a task is kept after it was last written.
-const TTL_MS: u64 = 24 * 60 * 60 * 1000;
-/// What a client says when it knows tasks, among its extensions.
-const EXTENSION: &str = "io.modelcontextprotocol/tasks";
-/// A longer call waits as calls do, and a longer answer is not kept beyond the daemon's end.
-const KEPT_BYTES: usize = 200 * 1024;
 /// Answers that were too long for that: so much of them is held, the last ones.
 const HELD_BYTES: usize = 64 << 20;
 /// Before what could not be written is written again.
@@ -48,184 +38,8 @@ const CODE_INTERNAL: i64 = -32603;
 /// What `tasks/cancel` is answered.
 const CANCELLED: &str = r#"{"resultType":"complete"}"#;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Status {
-    Working,
-    Completed,
-    Failed,
-    Cancelled,
-}
-
-/// A call as a task, as it is remembered.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Task {
-    /// The client process whose call it is, and the number of its line.
-    client: String,
-    number: u64,
-    /// While its call may still have to be made.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    line: String,
-    /// For how long its call could still wait in the queue when the task was made.
-    #[serde(default)]
-    left_ms: u64,
-    status: Status,
-    said: String,
-    /// The result or the error, as JSON text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    body: Option<String>,
-    /// When it was made; absent until it is written a second time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    created_at_ms: Option<u64>,
-    #[serde(skip)]
-    updated_at_ms: u64,
-    /// Its call, while that is under way here.
-    #[serde(skip)]
-    call: Option<CallId>,
-    /// Its client has heard of it.
-    #[serde(skip)]
-    is_told: bool,
-    /// It is over, and that is not written down yet.
-    #[serde(skip)]
-    is_unwritten: bool,
-    /// Who asked to cancel it, and waits for that: number and id of each request.
-    #[serde(skip)]
-    cancelling: Vec<(u64, String)>,
-}
-
-/// The tasks of a client process, as the log has them, by id.
-pub(super) fn tasks_in(state: &State, client: &str) -> BTreeMap<String, Task> {
-    let ours = state.memory.iter().filter(|entry| entry.scope.as_str() == SCOPE);
-    let tasks = ours.filter_map(|entry| {
-        let task: Task = entry.value.decode().ok()?;
-        let task = Task { updated_at_ms: entry.updated_at_ms, is_told: true, ..task };
-        (task.client == client).then(|| (entry.key.to_string(), task))
-    });
-    tasks.collect()
-}
-
-/// Whether a client takes a task for an answer to this call.
-fn knows_tasks(message: &Envelope) -> bool {
-    let meta = message.client_meta().and_then(|meta| serde_json::from_str::<Value>(&meta).ok());
-    let of_client = meta.as_ref().and_then(|meta| meta.get("io.modelcontextprotocol/clientCapabilities"));
-    of_client.and_then(|capabilities| capabilities.get("extensions")?.get(EXTENSION)).is_some()
-}
-
-/// The task of the proxy's own that a request is about.
-pub(super) fn asked_for(message: &Envelope) -> Option<String> {
-    if !matches!(message.method(), Some("tasks/get" | "tasks/cancel" | "tasks/update")) {
-        return None;
-    }
-    let id: String = serde_json::from_str(message.param("taskId")?).ok()?;
-    let is_own = id
-        .strip_prefix(OWN)
-        .is_some_and(|rest| rest.len() == ID_DIGITS && rest.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    is_own.then_some(id)
-}
-
 fn no_input(id: &str) -> String {
     format!("task `{id}` waits for no input")
-}
-
-impl Task {
-    /// The task as a result has it; `kind` is the result's.
-    fn shown(&self, id: &str, kind: &str, poll_ms: u64) -> String {
-        let base = json!({
-            "resultType": kind,
-            "taskId": id,
-            "status": self.status,
-            "statusMessage": self.said,
-            "createdAt": utc(self.created_at_ms.unwrap_or(self.updated_at_ms)),
-            "lastUpdatedAt": utc(self.updated_at_ms),
-            "ttlMs": TTL_MS,
-            "pollIntervalMs": poll_ms,
-        });
-        let mut text = base.to_string();
-        let key = match self.status {
-            Status::Completed => "result",
-            Status::Failed => "error",
-            Status::Working | Status::Cancelled => return text,
-        };
-        if let Some(body) = self.body.as_deref().filter(|_| kind == "complete") {
-            // The result stays the bytes that came.
-            text.truncate(text.len().saturating_sub(1));
-            text.push_str(&format!(r#","{key}":{body}}}"#));
-        }
-        text
-    }
-
-    /// What its call was answered.
-    fn ends_with(&mut self, answer: &Envelope) {
-        let body = answer.body().unwrap_or("null");
-        if answer.kind() == Kind::Error {
-            return self.fails("its server answered with an error", body.to_owned());
-        }
-        let result: Value = serde_json::from_str(body).unwrap_or_default();
-        if let Some(outcome) = result.pointer("/_meta/swarmkeep~1outcome") {
-            let text = result.pointer("/content/0/text").and_then(Value::as_str).unwrap_or_default();
-            let error = json!({ "code": outcome.get("code"), "message": text, "data": outcome });
-            return self.fails(text, error.to_string());
-        }
-        match result.get("resultType").and_then(Value::as_str) {
-            Some("task") => {
-                let text = "its server made a task of its own of it: ask for that one (`data.taskId`)";
-                let data = json!({ "taskId": result.get("taskId"), "executed": "unknown", "retryable": false });
-                self.fails(text, json!({ "code": CODE_UNKNOWN, "message": text, "data": data }).to_string());
-            }
-            Some("input_required") => {
-                let text = "its server asks for input, which does not come by way of a queued call: call again, it is there now";
-                let data = json!({ "executed": "no", "retryable": true });
-                self.fails(
-                    text,
-                    json!({ "code": crate::calls::CODE_OFFLINE, "message": text, "data": data }).to_string(),
-                );
-            }
-            _ => {
-                self.status = Status::Completed;
-                "answered".clone_into(&mut self.said);
-                self.body = Some(body.to_owned());
-            }
-        }
-    }
-
-    fn fails(&mut self, said: &str, error: String) {
-        self.status = Status::Failed;
-        said.clone_into(&mut self.said);
-        self.body = Some(error);
-    }
-
-    /// As much of it as is written down.
-    fn kept(&self) -> Self {
-        let mut kept = self.clone();
-        if kept.status != Status::Working {
-            kept.line = String::new();
-        }
-        if kept.body.as_ref().is_some_and(|body| body.len() > KEPT_BYTES) {
-            let text = "the call was carried out and answered; its answer was too large to be kept";
-            let outcome = json!({ "code": CODE_UNKNOWN, "executed": "yes", "retryable": false });
-            kept.body = Some(match kept.status {
-                Status::Failed => json!({ "code": CODE_UNKNOWN, "message": text, "data": outcome }).to_string(),
-                _ => json!({
-                    "content": [{ "type": "text", "text": text }], "isError": true, "_meta": { "swarmkeep/outcome": outcome },
-                })
-                .to_string(),
-            });
-        }
-        kept
-    }
-
-    /// How long it is kept when it is written now: a call that waits, or is under way, is not forgotten.
-    fn ttl_ms(&self, call_most_ms: u64) -> u64 {
-        match self.status {
-            Status::Working => TTL_MS.saturating_add(self.left_ms).saturating_add(call_most_ms),
-            _ => TTL_MS,
-        }
-    }
-
-    /// Somebody waits for it to be written down.
-    pub(super) fn owes(&self) -> bool {
-        !self.cancelling.is_empty()
-    }
 }
 
 impl Upstream {
@@ -255,31 +69,12 @@ impl Upstream {
             })
             .collect();
         for (call, number, left_ms, line) in made {
-            let id = self.task_id(number);
-            let task = Task {
-                client: self.terms.client.clone(),
-                number,
-                line,
-                left_ms,
-                status: Status::Working,
-                said: format!("queued: `{}` cannot be reached", self.terms.upstream),
-                body: None,
-                created_at_ms: None,
-                updated_at_ms: 0,
-                call: Some(call),
-                is_told: false,
-                is_unwritten: false,
-                cancelling: Vec::new(),
-            };
+            let id = id_of(&self.terms.client, number);
+            let said = format!("queued: `{}` cannot be reached", self.terms.upstream);
+            let task = Task::new(self.terms.client.clone(), number, line, left_ms, said, call);
             self.tasks.insert(id.clone(), task);
             self.write_task(id);
         }
-    }
-
-    /// The same for the same line of the same client process, and nobody else guesses it.
-    fn task_id(&self, number: u64) -> String {
-        let hash = blake3::hash(format!("{}-{number}", self.terms.client).as_bytes()).to_hex();
-        format!("{OWN}{}", hash.get(..ID_DIGITS).unwrap_or_default())
     }
 
     fn write_task(&mut self, id: String) {
@@ -288,12 +83,7 @@ impl Upstream {
 
     fn write_task_after(&mut self, id: String, pause: Duration) {
         let Some(task) = self.tasks.get(&id) else { return };
-        let (Ok(value), Ok(key), Ok(scope)) = (Json::encode(&task.kept()), EntityId::new(&id), EntityId::new(SCOPE))
-        else {
-            return;
-        };
-        let ttl_ms = Some(task.ttl_ms(self.terms.limits.call_most_ms));
-        let command = Command::SetMemory { scope, key, value, if_version: None, ttl_ms };
+        let Some(command) = task.entry(&id, self.terms.limits.call_most_ms) else { return };
         let record = self.tasks_record.clone();
         self.beside.spawn(async move {
             sleep(pause).await;
@@ -371,8 +161,7 @@ impl Upstream {
 
     fn forget_task(&mut self, id: &str) {
         self.tasks.remove(id);
-        let (Ok(key), Ok(scope)) = (EntityId::new(id), EntityId::new(SCOPE)) else { return };
-        let command = Command::DeleteMemory { scope, key, if_version: None };
+        let Some(command) = removal(id) else { return };
         let record = self.tasks_record.clone();
         self.beside.spawn(async move {
             if let Err(error) = record.write(command).await {
@@ -402,7 +191,7 @@ impl Upstream {
         if self.tasks.is_empty() {
             return false;
         }
-        let id = self.task_id(number);
+        let id = id_of(&self.terms.client, number);
         if !self.tasks.get(&id).is_some_and(|task| task.number == number && task.is_told) {
             return false;
         }
@@ -428,7 +217,9 @@ impl Upstream {
             let key = asked.class.is_recorded().then(|| self.key(number, 0)).flatten();
             let for_ms = self.terms.limits.queue.for_ms;
             let before = Before {
-                waited_ms: for_ms.saturating_sub(left_ms).saturating_add(self.terms.now_ms.saturating_sub(made_ms)),
+                waited_ms: for_ms
+                    .saturating_sub(left_ms)
+                    .saturating_add(self.terms.began_at_ms.saturating_sub(made_ms)),
                 may_be_sent: self.begun.as_ref().is_none_or(|begun| begun.contains(&number)),
             };
             let (now_ms, mut commands) = (self.now_ms(), Vec::new());
@@ -516,12 +307,7 @@ impl Upstream {
         let session = self.tasks_record.session().clone();
         self.looked_for += 1;
         self.beside.spawn(async move {
-            let read = |state: State| {
-                let (key, scope) = (EntityId::new(&id).ok()?, EntityId::new(SCOPE).ok()?);
-                let entry = state.memory.get(&MemoryKey { scope, key })?;
-                let task: Task = entry.value.decode().ok()?;
-                Some(Task { updated_at_ms: entry.updated_at_ms, ..task })
-            };
+            let read = |state: State| Task::of(&state, &id);
             let line = match session.state().await.map(read) {
                 Err(error) => {
                     compose::error(&request, CODE_INTERNAL, &format!("the task cannot be read: {error}"), None)
@@ -562,84 +348,5 @@ impl Upstream {
             self.ledger(|calls, commands| calls.cancel_call(call, &cancelled, commands));
         }
         self.task_dropped(id);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn task() -> Task {
-        Task {
-            client: "c".into(),
-            number: 7,
-            line: "{}".into(),
-            left_ms: 0,
-            status: Status::Working,
-            said: "queued".into(),
-            body: None,
-            created_at_ms: Some(0),
-            updated_at_ms: 1_000,
-            call: None,
-            is_told: true,
-            is_unwritten: false,
-            cancelling: Vec::new(),
-        }
-    }
-
-    fn answered(line: &str) -> Value {
-        let mut task = task();
-        task.ends_with(&Envelope::parse(line.to_owned()).unwrap());
-        serde_json::from_str(&task.shown("px_1", "complete", 500)).unwrap()
-    }
-
-    #[test]
-    fn what_a_call_was_answered_is_what_its_task_comes_to() {
-        let shown = answered(r#"{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","content":[],"x":1.0}}"#);
-        assert_eq!((&shown["status"], &shown["result"]["x"]), (&json!("completed"), &json!(1.0)));
-        assert_eq!((&shown["taskId"], &shown["createdAt"]), (&json!("px_1"), &json!("1970-01-01T00:00:00.000Z")));
-
-        let shown = answered(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"no"}}"#);
-        assert_eq!((&shown["status"], &shown["error"]["code"]), (&json!("failed"), &json!(-32602)));
-
-        // What the proxy says itself is no result of the server's.
-        let shown = answered(
-            r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"Nobody knows"}],"isError":true,
-                "_meta":{"swarmkeep/outcome":{"code":-32011,"executed":"unknown"}}}}"#,
-        );
-        assert_eq!((&shown["status"], &shown["error"]["code"]), (&json!("failed"), &json!(-32011)));
-        assert_eq!(shown["error"]["data"]["executed"], "unknown");
-
-        for kind in ["task", "input_required"] {
-            let line = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"resultType":"{kind}","taskId":"t"}}}}"#);
-            assert_eq!(answered(&line)["status"], "failed", "{kind}");
-        }
-    }
-
-    #[test]
-    fn an_answer_that_is_too_large_is_said_to_have_been() {
-        let mut large = task();
-        large.status = Status::Completed;
-        large.body = Some(format!("{{\"text\":\"{}\"}}", "x".repeat(KEPT_BYTES)));
-        assert!(large.shown("px_1", "complete", 500).len() > KEPT_BYTES, "as long as the daemon lives it is there");
-        let kept: Value = serde_json::from_str(&large.kept().shown("px_1", "complete", 500)).unwrap();
-        let outcome = &kept["result"]["_meta"]["swarmkeep/outcome"];
-        assert_eq!((&kept["status"], &outcome["executed"]), (&json!("completed"), &json!("yes")));
-        assert_eq!(large.kept().line, "", "it is not to be made again");
-    }
-
-    #[test]
-    fn a_client_says_whether_it_knows_tasks() {
-        let call = |extensions: &str| {
-            let meta = format!(
-                r#"{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{{{extensions}}}}}"#
-            );
-            let line =
-                format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"x","_meta":{meta}}}}}"#);
-            knows_tasks(&Envelope::parse(line).unwrap())
-        };
-        assert!(call(r#""extensions":{"io.modelcontextprotocol/tasks":{}}"#));
-        assert!(!call(r#""extensions":{"other":{}}"#));
-        assert!(!call(""));
     }
 }

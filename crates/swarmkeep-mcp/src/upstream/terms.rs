@@ -40,7 +40,7 @@ pub struct Terms {
     /// What the session's log has from before this daemon.
     pub remembered: super::Remembered,
     /// The wall clock, when it began.
-    pub now_ms: u64,
+    pub began_at_ms: u64,
     /// The client may come back until it has said all.
     pub is_lasting: bool,
     /// Says that the daemon ends, not the client.

@@ -138,7 +138,7 @@ impl Client {
             is_lasting: false,
             closing: None,
             remembered: Remembered::of(&session.state().await.unwrap(), name, "peer"),
-            now_ms: SystemClock::new().now_ms(),
+            began_at_ms: SystemClock::new().now_ms(),
         };
         let record = Record::new(keep.clone(), session.clone(), Actor::new("mcp:test").unwrap(), "peer".into());
         Self {

@@ -150,7 +150,7 @@ impl Pending {
         let damaged = |error: String| SqliteError::damaged(Some(self.session), Some(seq.0..=seq.0), error);
         // What comes here was verified when it went into records.db, or when it came out; it is not hashed again.
         let body = view.bytes().get(OVERHEAD_BYTES..).filter(|_| !view.body_removed());
-        // A caller's own event changes no entity; the session's position follows from the next record as well.
+        // A caller's own event changes no entity.
         if more && let Some(own) = body.and_then(OwnEvent::of) {
             let aggregate = own.aggregate.map_or(("session", "session".into()), |id| ("custom", id.into_owned()));
             self.event(aggregate, "custom", seq.0, view.time_ms());
@@ -174,6 +174,10 @@ impl Pending {
         };
         let mut scratch = std::mem::take(&mut self.scratch);
         tabulate::changes(&record, &mut scratch);
+        // The session's position follows from the next record as well.
+        if !more {
+            scratch.push(tabulate::position(&record));
+        }
         for change in scratch.drain(..) {
             if matches!(change, RowChange::Reset) {
                 self.replace(&source.state_at(self.session, seq)?);

@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -60,6 +60,7 @@ impl Has {
 /// What all clients were told.
 #[derive(Debug, Default)]
 struct Told {
+    greeted: AtomicUsize,
     is_over: AtomicBool,
     done: AtomicU64,
     not_done: AtomicU64,
@@ -76,7 +77,8 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
         let (store, arguments, told) = (store.clone(), site.arguments(), told.clone());
         clients.spawn_blocking(move || keep_calling(&store, number, &arguments, &told));
     }
-    until_there(&daemon, SERVERS, &mut clients).await?;
+    // Who is greeted has a server.
+    until(|| told.greeted.load(Ordering::Relaxed) == SERVERS, &mut clients).await?;
     // The first round warms everything up: what comes after must not add to it.
     flap(&sites, 2 * PHASE).await.map_err(system("the servers"))?;
     until_there(&daemon, SERVERS, &mut clients).await?;
@@ -132,6 +134,7 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
 /// A client's life: it calls until all is over, and its last call must be done.
 fn keep_calling(store: &Path, number: usize, arguments: &[String], told: &Told) -> io::Result<()> {
     let mut talk = Talk::start(proxied(store, &format!("bench/flapping-{number}"), arguments)?)?;
+    told.greeted.fetch_add(1, Ordering::Relaxed);
     while !told.is_over.load(Ordering::Relaxed) {
         let is_done = talk.try_one(Call::Read)?;
         let count = if is_done { &told.done } else { &told.not_done };
@@ -164,10 +167,15 @@ async fn flap(sites: &[Site], time: Duration) -> io::Result<()> {
     sites.iter().try_for_each(Site::open)
 }
 
-/// Waits until the daemon has so many servers, for as long as that may take; a client that has failed is not waited for.
+/// Waits until the daemon has so many servers.
 async fn until_there(daemon: &Daemon, servers: usize, clients: &mut JoinSet<io::Result<()>>) -> Result<(), Failure> {
+    until(|| children(daemon.pid()).is_none_or(|there| there == servers), clients).await
+}
+
+/// Waits for as long as that may take; a client that has failed is not waited for.
+async fn until(is_so: impl Fn() -> bool, clients: &mut JoinSet<io::Result<()>>) -> Result<(), Failure> {
     let until = Instant::now() + SETTLED;
-    while children(daemon.pid()).is_some_and(|there| there != servers) && Instant::now() < until {
+    while !is_so() && Instant::now() < until {
         if let Some(ended) = clients.try_join_next() {
             ended.map_err(broke_off)?.map_err(system("a client"))?;
         }
