@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 use self::room::Room;
 pub(crate) use self::{
     corruption::Detection,
-    tools::{LATE_URI, ToolServer},
+    tools::{LATE, LATE_URI, ToolServer},
 };
 use crate::{
     client::{Call, Client, Endpoint, query},

@@ -5,6 +5,7 @@ mod flapping;
 mod large;
 mod latency;
 mod restarts;
+mod synced;
 mod talk;
 mod throughput;
 
@@ -22,7 +23,7 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch) -> Result<Vec<Figure>, 
     let store = scratch.path("mcp");
     let daemon = Daemon::start(&store).await?;
     let mut figures = latency::take(plan, scratch, &store).await?;
-    figures.extend(throughput::take(plan, &store).await?);
+    figures.extend(throughput::take(plan, scratch, &store).await?);
     figures.extend(restarts::take(plan, scratch, &store).await?);
     daemon.kill().await?;
     // What these are about is one daemon's RAM and processes: each has its own.

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What a call of `late` takes.
-const LATE: Duration = Duration::from_millis(5);
+pub(crate) const LATE: Duration = Duration::from_millis(5);
 /// The resource whose reading takes as long.
 pub(crate) const LATE_URI: &str = "tools:late";
 

@@ -1,27 +1,17 @@
 //! How much later an answer comes: the middle one with the proxy less the middle one without it.
 
-use std::{
-    fs::File,
-    io::{self, Write},
-    os::unix::fs::FileExt,
-    path::Path,
-    time::Duration,
-};
-
-use tokio::time::Instant;
+use std::{path::Path, time::Duration};
 
 use super::{
     super::{Figure, Plan, Scratch, figure::Latencies},
     blocking, both,
+    synced::synced,
     talk::Call,
 };
 use crate::failure::Failure;
 
 /// What the proxy may add, in microseconds.
 const ADDED_US: f64 = 150.0;
-/// What is synced for comparison: as much as the beginning of a call writes.
-const SYNCED_BYTES: usize = 600;
-const FILE_BYTES: u64 = 8 << 20;
 
 /// Latencies of all runs, and what was added in each.
 #[derive(Default)]
@@ -59,7 +49,7 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch, store: &Path) -> Result
             for (call, measured) in [(Call::Read, &mut reads), (Call::Tool, &mut tools)] {
                 measured.add(direct.one_by_one(call, run)?, through.one_by_one(call, run)?);
             }
-            syncs.join(synced(&bare, run / 2)?);
+            syncs.join(synced(&bare, Duration::ZERO, run / 2)?);
         }
         let sync = syncs.at(0.5);
         Ok(vec![
@@ -70,21 +60,4 @@ pub(super) async fn take(plan: &Plan, scratch: &Scratch, store: &Path) -> Result
         ])
     })
     .await
-}
-
-/// One write and one `fdatasync` after another, into blocks that are there already.
-fn synced(path: &Path, run: Duration) -> io::Result<Latencies> {
-    let mut file = File::create(path)?;
-    file.write_all(&vec![0u8; FILE_BYTES as usize])?;
-    file.sync_all()?;
-    let (mut latencies, mut at) = (Latencies::default(), 0);
-    let end = Instant::now() + run;
-    while Instant::now() < end {
-        let since = Instant::now();
-        file.write_all_at(&[b'x'; SYNCED_BYTES], at)?;
-        file.sync_data()?;
-        latencies.add(since);
-        at = (at + SYNCED_BYTES as u64) % (FILE_BYTES - SYNCED_BYTES as u64);
-    }
-    Ok(latencies)
 }

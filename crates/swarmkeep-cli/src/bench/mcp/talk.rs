@@ -20,7 +20,7 @@ pub(super) const IN_FLIGHT: usize = 16;
 const TEXT: &str = "the quick brown fox jumps over the lazy dog, and once again over the same dog, which is still lazy";
 
 /// What is asked of the server.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
     /// Reads a resource (class `read`): answered at once.
     Read,
