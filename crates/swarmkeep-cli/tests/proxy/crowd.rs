@@ -183,6 +183,34 @@ fn a_client_that_says_much_before_its_answers_are_there_and_its_server_do_not_wa
     store.run(&["stop"]).ok();
 }
 
+/// Node and others share one pipe between programs and set it not to block: that is set for whoever has it.
+#[test]
+fn a_client_whose_pipes_do_not_block_gets_all_of_a_large_answer() {
+    let store = Store::new();
+    let ((input, mut to), (from, output)) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    let flags = rustix::fs::OFlags::NONBLOCK;
+    rustix::fs::fcntl_setfl(&input, flags).unwrap();
+    rustix::fs::fcntl_setfl(&output, flags).unwrap();
+    let mut command = store.command(&["mcp", "proxy", "--session", "work/here", "--", "python3", &peer("peer.py")]);
+    let mut child = command.stdin(input).stdout(output).spawn().unwrap();
+    // It has the other ends, too.
+    drop(command);
+    let params =
+        json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    writeln!(to, "{}", json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params })).unwrap();
+    writeln!(to, "{}", json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })).unwrap();
+    for id in 1..=3 {
+        let params = json!({ "name": "big", "arguments": { "bytes": 8 * MIB } });
+        writeln!(to, "{}", json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params })).unwrap();
+    }
+    drop(to);
+    let lines = BufReader::new(from).lines().map_while(Result::ok);
+    let large = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok()).map(|line| text(&line).len() as u64);
+    assert_eq!(large.collect::<Vec<_>>(), [0, 8 * MIB, 8 * MIB, 8 * MIB]);
+    assert!(child.wait().unwrap().success());
+    store.run(&["stop"]).ok();
+}
+
 #[test]
 fn what_a_server_asked_before_it_died_is_taken_back_and_its_answer_goes_nowhere() {
     let store = Store::new();

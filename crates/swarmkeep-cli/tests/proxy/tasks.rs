@@ -1,6 +1,6 @@
 //! Queued calls of clients that know tasks: told as tasks once nobody can be reached, and asked for until they are done.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -32,6 +32,67 @@ fn task(client: &mut Client, next: &mut u64, method: &str, task: &Value) -> Valu
     client.answer(*next)
 }
 
+fn phase(store: &Store) -> Value {
+    store.run(&["mcp", "status", "--json"]).ok().json()["links"][0]["link"]["phase"].clone()
+}
+
+/// The server's program is moved away, and the server killed.
+fn lose(store: &Store, program: &Path, away: &Path) {
+    fs::rename(program, away).unwrap();
+    signal(last_peer(store), Signal::KILL);
+    until("its end is seen", || phase(store) != "connected");
+}
+
+fn give_up(store: &Store, client: &mut Client) {
+    let mut use_it = asking(client);
+    until("the server is given up for now", || {
+        use_it();
+        phase(store) == "offline"
+    });
+}
+
+/// The task that a call is answered with.
+fn told(client: &mut Client, id: u64) -> Value {
+    let told = client.answer(id)["result"].clone();
+    assert_eq!((&told["resultType"], &told["status"]), (&json!("task"), &json!("working")), "{told}");
+    told["taskId"].clone()
+}
+
+#[test]
+fn a_task_whose_tool_has_another_schema_when_its_server_is_back_is_not_carried_out() {
+    let store = Store::new();
+    let (program, away) = shop(&store);
+    let args = ["--session", "work/here", "--queue", "pa*", "--queue-for", "1h", "--", program.to_str().unwrap()];
+    let mut client = Client::before(&store, &args);
+    ask(&mut client, 1, "tools/list", true, json!({}));
+    client.answer(1);
+    pay(&mut client, 2, true);
+    client.answer(2);
+    lose(&store, &program, &away);
+    pay(&mut client, 3, true);
+    give_up(&store, &mut client);
+    let id = told(&mut client, 3);
+    // The next daemon has it from the log what the tool was when the call was made.
+    signal(store.holder().unwrap(), Signal::KILL);
+    let mut next = 100_000;
+    assert_eq!(task(&mut client, &mut next, "tasks/get", &id)["result"]["status"], "working");
+    let other =
+        fs::read_to_string(&away).unwrap().replace(r#"{"type": "object"}"#, r#"{"type": "object", "title": "x"}"#);
+    fs::write(&away, other).unwrap();
+    fs::rename(&away, &program).unwrap();
+    until("the task is over", || {
+        let shown = task(&mut client, &mut next, "tasks/get", &id)["result"].clone();
+        assert_ne!(shown["status"], "completed", "{shown}");
+        let is_over = shown["status"] == "failed";
+        assert!(!is_over || shown["error"]["data"]["executed"] == "no", "{shown}");
+        is_over
+    });
+    let effects = fs::read_to_string(store.path("effects")).unwrap();
+    assert_eq!(effects.lines().filter(|line| line.starts_with("pay ")).count(), 1, "{effects}");
+    client.end();
+    store.run(&["stop"]).ok();
+}
+
 #[test]
 fn a_queued_call_is_a_task_for_a_client_that_knows_them_over_a_kill_of_the_daemon() {
     let store = Store::new();
@@ -42,27 +103,13 @@ fn a_queued_call_is_a_task_for_a_client_that_knows_them_over_a_kill_of_the_daemo
     let answer = client.answer(1);
     assert_eq!(answer["result"]["content"][0]["text"], "pay", "a server that is there is asked: {answer}");
 
-    let phase = || store.run(&["mcp", "status", "--json"]).ok().json()["links"][0]["link"]["phase"].clone();
-    fs::rename(&program, &away).unwrap();
-    signal(last_peer(&store), Signal::KILL);
-    until("its end is seen", || phase() != "connected");
+    lose(&store, &program, &away);
     for id in 10..14 {
         pay(&mut client, id, true);
     }
     pay(&mut client, 14, false);
-    let mut use_it = asking(&mut client);
-    until("the server is given up for now", || {
-        use_it();
-        phase() == "offline"
-    });
-    drop(use_it);
-    let tasks: Vec<Value> = (10..14)
-        .map(|id| {
-            let told = client.answer(id)["result"].clone();
-            assert_eq!((&told["resultType"], &told["status"]), (&json!("task"), &json!("working")), "{told}");
-            told["taskId"].clone()
-        })
-        .collect();
+    give_up(&store, &mut client);
+    let tasks: Vec<Value> = (10..14).map(|id| told(&mut client, id)).collect();
     let mut next = 100_000;
     let shown = task(&mut client, &mut next, "tasks/get", &tasks[0])["result"].clone();
     assert_eq!((&shown["resultType"], &shown["status"]), (&json!("complete"), &json!("working")), "{shown}");

@@ -1,7 +1,7 @@
 """A scripted MCP server over stdio, for tests: well-behaved unless its tools are asked to misbehave.
 
 Tools: echo; pay (appends a line to the file PEER_EFFECTS before it does anything else); look (read only); slow (waits for
-the file PEER_GATE to appear); die (ends without an answer); twice, never, wrong (answer twice, never, with another's id);
+the file PEER_GATE to appear); refuse (answers with an error); die (ends without an answer); twice, never, wrong (answer twice, never, with another's id);
 noise (prints what is no JSON first); big (answers with `bytes` bytes); tell (logs `from` to `to` first); progress (tells of
 `times` steps first); gather (answers when there are `of` of them, the last one first); ask (asks the client, and answers what
 it did).
@@ -43,7 +43,7 @@ def wait_for_gate():
 
 def tools():
     hints = {} if os.environ.get("PEER_HINTS") == "none" else {"look": {"readOnlyHint": True}}
-    names = ["echo", "pay", "look", "slow", "die", "twice", "never", "wrong", "noise", "big", "tell",
+    names = ["echo", "pay", "look", "slow", "refuse", "die", "twice", "never", "wrong", "noise", "big", "tell",
              "progress", "gather", "ask"]
     return [
         {"name": name, "inputSchema": {"type": "object"}, **({"annotations": hints[name]} if name in hints else {})}
@@ -57,12 +57,14 @@ def text(words):
 
 def call(id, params):
     name, arguments = params["name"], params.get("arguments", {})
-    if name in ("pay", "look", "slow", "die", "gather", "ask") and "PEER_EFFECTS" in os.environ:
+    if name in ("pay", "look", "slow", "refuse", "die", "gather", "ask") and "PEER_EFFECTS" in os.environ:
         with open(os.environ["PEER_EFFECTS"], "a") as effects:
             effects.write(f"{name} {json.dumps(arguments)} {os.getpid()}\n")
             effects.flush()
     if name == "slow" or arguments.get("slow"):
         wait_for_gate()
+    if name == "refuse":
+        return say({"jsonrpc": "2.0", "id": id, "error": {"code": -32050, "message": "no", "data": [1.0]}})
     if name == "die":
         os._exit(3)
     if name == "never":
