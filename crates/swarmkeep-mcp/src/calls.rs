@@ -19,7 +19,7 @@
 
 mod incoming;
 mod queue;
-mod settle;
+pub(crate) mod settle;
 #[cfg(test)]
 mod tests;
 mod unanswered;
@@ -247,6 +247,8 @@ pub struct Calls {
     asks: BTreeMap<u64, Ask>,
     /// Tokens under which progress may still come after the answer (tasks), by the id they were sent under.
     tokens: BTreeMap<u64, (Generation, String)>,
+    /// Who is gone, so that nobody takes answers any more.
+    gone: Option<&'static str>,
     strays: BTreeMap<Stray, u64>,
 }
 
@@ -274,6 +276,7 @@ impl Calls {
             by_wire: BTreeMap::new(),
             asks: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            gone: None,
             strays: BTreeMap::new(),
         }
     }
@@ -352,6 +355,14 @@ impl Calls {
         Some(call)
     }
 
+    /// More is known of its tool than when it came, and nothing was done about it yet.
+    pub fn class_anew(&mut self, id: CallId, asked: Asked) {
+        if let Some(call) = self.calls.get_mut(&id).filter(|call| call.standing == Standing::Accepted && !call.was_sent)
+        {
+            call.asked = asked;
+        }
+    }
+
     /// The call's effect is begun, durably, as this attempt.
     pub fn recorded(&mut self, now_ms: u64, id: CallId, attempt: u32, commands: &mut Vec<Command>) {
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.standing == Standing::Recording) else { return };
@@ -360,7 +371,8 @@ impl Calls {
         call.was_sent |= attempt > 1 && call.asked.class != Class::AtMostOnce;
         let is_queued = call.queued_until_ms.is_some();
         if call.is_cancelled {
-            self.settle_unsent(id, "the client cancelled it before it was sent", None, commands);
+            let why = format!("{} before it was sent", self.gone.unwrap_or("the client cancelled it"));
+            self.settle_unsent(id, &why, None, commands);
         }
         match self.passing {
             Some(generation) if is_queued => self.forward_queued(now_ms, generation, commands),
@@ -402,13 +414,14 @@ impl Calls {
     /// A line that says that nobody knows what came of a call: for [`Calls::refused`].
     #[must_use]
     pub fn unknown_line(&self, id: CallId, why: &str) -> Option<Bytes> {
-        Some(settle::unknown(&self.limits.upstream, &self.calls.get(&id)?.message, id, why))
+        let call = self.calls.get(&id)?;
+        Some(settle::unknown(&self.limits.upstream, &call.message, call.asked.class, Some(id), why))
     }
 
     /// A line that says that a call was not carried out: for [`Calls::refused`].
     #[must_use]
     pub fn unsent_line(&self, id: CallId, why: &str) -> Option<Bytes> {
-        Some(settle::not_sent(&self.limits.upstream, &self.calls.get(&id)?.message, id, why, 0))
+        Some(settle::not_sent(&self.limits.upstream, &self.calls.get(&id)?.message, Some(id), why, 0))
     }
 
     /// A line that gives the client an answer that was recorded before: for [`Calls::refused`]. `body` is JSON text.
@@ -517,7 +530,10 @@ impl Calls {
             return;
         }
         if call.is_cancelled {
-            let why = "the client cancelled it, and the connection was lost before an answer came".to_owned();
+            let why = match self.gone {
+                Some(gone) => format!("{gone} before an answer came"),
+                None => "the client cancelled it, and the connection was lost before an answer came".to_owned(),
+            };
             self.finish(id, Ending::Unknown { why }, commands);
             self.remove(id);
             return;
@@ -604,9 +620,10 @@ impl Calls {
         }
     }
 
-    /// The client is gone, and nobody will take its answers: what was not sent is not sent any more. What was sent stays,
-    /// so that its outcome is recorded.
-    pub fn client_gone(&mut self, commands: &mut Vec<Command>) {
+    /// Nobody will take answers any more, as `gone` says: what was not sent is not sent any more. What was sent stays, so that its
+    /// outcome is recorded.
+    pub fn nobody_listens(&mut self, gone: &'static str, commands: &mut Vec<Command>) {
+        self.gone = Some(gone);
         let ids: Vec<CallId> = self.calls.keys().copied().collect();
         for id in ids {
             let Some(call) = self.calls.get_mut(&id) else { continue };
@@ -614,11 +631,11 @@ impl Calls {
             match call.standing {
                 Standing::Sent | Standing::Recording => {}
                 _ if call.was_sent => {
-                    let why = "the connection was lost, and then the client".to_owned();
+                    let why = format!("the connection was lost, and then {gone}");
                     self.finish(id, Ending::Unknown { why }, commands);
                     self.remove(id);
                 }
-                _ => self.settle_unsent(id, "the client went away before it was sent", None, commands),
+                _ => self.settle_unsent(id, &format!("{gone} before it was sent"), None, commands),
             }
         }
         self.by_id.clear();

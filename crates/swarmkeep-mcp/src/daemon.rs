@@ -11,6 +11,7 @@ use std::{
     collections::BTreeMap,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -29,7 +30,7 @@ use tokio::{
     net::{UnixListener, UnixStream, unix},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 pub use self::threads::Threads;
@@ -38,7 +39,7 @@ use crate::{
     envelope::Envelope,
     link::Timing,
     record::Record,
-    transport::{Bounds, Recipe, lines::Lines},
+    transport::{Bounds, lines::Lines},
     upstream::{self, FromClient, Handles, Remembered, Status, Terms, ToClient},
     wire::{self, Ask, Hello, Wants},
 };
@@ -68,7 +69,7 @@ struct Shared {
     links: Mutex<BTreeMap<u64, Entry>>,
     next: AtomicU64,
     starter: Option<Vec<String>>,
-    closing: watch::Sender<bool>,
+    closing: watch::Receiver<Option<Instant>>,
 }
 
 /// A socket on which shims are answered.
@@ -87,11 +88,16 @@ fn identity_of(path: &Path) -> Option<(u64, u64)> {
 
 impl Daemon {
     /// Listens at `path`, for this user alone. The caller holds the store: a file that is there is a leftover. `starter` is that
-    /// of [`Bounds`].
+    /// of [`Bounds`]; `closing` says when it is to end, by when calls that are under way are waited for.
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn bind(keep: Swarmkeep, path: &Path, starter: Option<Vec<String>>) -> io::Result<Self> {
+    pub fn bind(
+        keep: Swarmkeep,
+        path: &Path,
+        starter: Option<Vec<String>>,
+        closing: watch::Receiver<Option<Instant>>,
+    ) -> io::Result<Self> {
         use std::os::unix::fs::PermissionsExt;
         // Made under another name, closed to others, and only then moved to where shims look.
         let making = path.with_extension(format!("{}.part", std::process::id()));
@@ -104,26 +110,20 @@ impl Daemon {
         let listener = UnixListener::bind(&making)?;
         std::fs::set_permissions(&making, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&making, path)?;
-        let shared = Shared {
-            keep,
-            links: Mutex::default(),
-            next: AtomicU64::new(1),
-            starter,
-            closing: watch::Sender::new(false),
-        };
+        let shared = Shared { keep, links: Mutex::default(), next: AtomicU64::new(1), starter, closing };
         Ok(Self { listener, path: path.to_owned(), identity: identity_of(path), shared: Arc::new(shared) })
     }
 
-    /// Answers shims until `until` resolves; then every link is ended, its calls are written down, and its server is gone. Gives
-    /// the threads that they ran on, which are to outlive the store.
-    pub async fn run(self, until: impl Future<Output = ()>) -> Threads {
+    /// Answers shims until it is closing; then every link is ended, its calls are written down, and its server is gone. Gives the
+    /// threads that they ran on, which are to outlive the store.
+    pub async fn run(self) -> Threads {
         let Self { listener, path, identity, shared } = self;
         let mut threads = Threads::new();
         let mut shims = JoinSet::new();
-        let mut until = std::pin::pin!(until);
+        let mut closing = shared.closing.clone();
         loop {
             let accepted = tokio::select! {
-                () = &mut until => break,
+                _ = closing.wait_for(Option::is_some) => break,
                 accepted = listener.accept() => accepted,
                 Some(_) = shims.join_next() => continue,
             };
@@ -150,7 +150,6 @@ impl Daemon {
         {
             tracing::debug!(%error, "the socket for MCP clients could not be removed");
         }
-        shared.closing.send_replace(true);
         while shims.join_next().await.is_some() {}
         threads
     }
@@ -228,8 +227,8 @@ async fn proxy(
     };
     let session = shared.keep.open_session(&name.to_string()).await?;
     let actor = Actor::new(format!("mcp:{client}"))?;
-    let upstream = ask.upstream.clone().unwrap_or_else(|| upstream_name(&ask.recipe));
-    let state = session.state().await?;
+    let upstream = ask.upstream.clone().unwrap_or_else(|| ask.recipe.name());
+    let remembered = Remembered::of(&session.state().await?, &slug(&ask.client, 32), &upstream, &ask.recipe);
     let terms = Terms {
         upstream: upstream.clone(),
         recipe: ask.recipe,
@@ -241,10 +240,10 @@ async fn proxy(
         bounds: Bounds { starter: shared.starter.clone(), ..Bounds::default() },
         client: slug(&ask.client, 32),
         initialize: ask.initialize.map(Bytes::from),
-        remembered: Remembered::of(&state, &slug(&ask.client, 32), &upstream),
+        remembered,
         began_at_ms: SystemClock::new().now_ms(),
         is_lasting: ask.is_lasting,
-        closing: Some(shared.closing.subscribe()),
+        closing: Some(shared.closing.clone()),
     };
     let mut seed = [0u8; 8];
     OsEntropy.fill(&mut seed);
@@ -266,7 +265,7 @@ async fn relay(
     to: &mut unix::OwnedWriteHalf,
 ) {
     let Handles { client, mut answers, status: _, mut over } = handles;
-    let mut closing = shared.closing.subscribe();
+    let mut closing = shared.closing.clone();
     let reading = async move {
         let mut next = match first {
             Some(first) => Some(first),
@@ -318,11 +317,16 @@ async fn relay(
             text.clear();
         }
     };
-    // Ends with whichever side ends first; dropping the client's sender ends the link.
-    tokio::select! {
-        () = reading => {}
-        () = writing => {}
-        _ = closing.wait_for(|closing| *closing) => {}
+    // Ends with whichever side ends first; dropping the client's sender ends the link. One whose daemon ends is given no more to
+    // do, and ends by itself.
+    {
+        let closes = async { drop(closing.wait_for(Option::is_some).await) };
+        let (reading, mut writing) = (pin!(reading), pin!(writing));
+        tokio::select! {
+            () = reading => {}
+            () = &mut writing => {}
+            () = closes => writing.await,
+        }
     }
     drop(answers);
     // A link that panicked is over, too.
@@ -363,16 +367,6 @@ fn session_name(folder: &str, client: &str) -> Result<SessionName, Error> {
     let hash = hash.get(..8).unwrap_or_default();
     let last = if last.is_empty() { "root".to_owned() } else { last };
     Ok(SessionName::new("mcp", &format!("{last}-{hash}-{client}"))?)
-}
-
-fn upstream_name(recipe: &Recipe) -> String {
-    match recipe {
-        Recipe::Stdio(program) => {
-            let name = Path::new(&program.program).file_name().map(|name| name.to_string_lossy().into_owned());
-            name.unwrap_or_else(|| program.program.clone())
-        }
-        Recipe::Http(site) | Recipe::Sse(site) | Recipe::WebSocket(site) => site.shown(),
-    }
 }
 
 /// As a name may be written: letters, digits, `.`, `_` and `-`, beginning with a letter or digit.

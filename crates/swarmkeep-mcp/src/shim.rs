@@ -2,20 +2,24 @@
 //!
 //! It keeps every line of its client until the daemon says that it is settled. When the daemon is gone it calls for another
 //! one, says again who it is, and offers those lines again; what may be done about them the daemon knows from the session's
-//! log. So a client outlives the daemon, and its server's client-side process never dies under it.
+//! log. So a client outlives the daemon, and its server's client-side process never dies under it. Where no daemon can be had,
+//! requests are answered here after a while, and it is called for on: what no daemon was offered was not carried out, of the
+//! rest nobody knows.
 
-use std::{collections::BTreeMap, convert::Infallible, future::Future, io, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, future::Future, io, pin::pin, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     runtime::Handle,
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
-    envelope::Envelope,
+    calls::settle,
+    class,
+    envelope::{Envelope, Frame, Kind},
     transport::lines::Lines,
     upstream::ToClient,
     wire::{self, Ask, FRAME_BYTES, Hello, LINE_BYTES, Said, VERSION, Wants},
@@ -27,10 +31,11 @@ const QUEUE: usize = 64;
 const UNSETTLED_BYTES: usize = 256 << 20;
 /// What is written in one piece, if so much is there.
 const PIECE_BYTES: usize = 64 * 1024;
-/// Before a daemon is called for again.
+/// Before a daemon is called for again: twice as long each time, up to a second.
 const REDIAL: Duration = Duration::from_millis(50);
-/// After this long without a daemon the client is told.
-const PATIENCE: Duration = Duration::from_secs(60);
+const REDIAL_MOST: Duration = Duration::from_secs(1);
+/// After this long without a daemon the client's requests are answered here. Clients wait for half a minute, and longer.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Why a shim ended.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +69,8 @@ struct Shim {
     since: BTreeMap<u64, Instant>,
     unsettled_bytes: usize,
     has_said_all: bool,
+    /// Lines up to this one were offered to a daemon.
+    offered: u64,
 }
 
 /// Carries a client's lines to the daemon that `dial` reaches, and back, until the client has said all and has its answers. An
@@ -172,28 +179,134 @@ where
         true => BTreeMap::new(),
         false => known.unsettled.keys().map(|number| (*number, now)).collect(),
     };
-    let mut shim = Shim { ask, output, known, since, unsettled_bytes, has_said_all: false };
-    let mut alone_since: Option<Instant> = None;
+    let offered = known.unsettled.keys().next_back().copied().unwrap_or_default();
+    let mut shim = Shim { ask, output, known, since, unsettled_bytes, has_said_all: false, offered };
+    let mut alone = Alone::new();
     loop {
-        match dial().await {
+        let newest = shim.known.unsettled.keys().next_back().copied().unwrap_or_default();
+        match shim.beside(&mut from_client, &mut alone, dial()).await? {
             Ok(stream) => {
-                alone_since = None;
                 if shim.relay(stream, &mut from_client).await? {
                     return Ok(());
                 }
+                alone = Alone::new();
             }
             Err(error) => {
-                let since = *alone_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > PATIENCE {
+                alone.why = error.to_string();
+                alone.redial = REDIAL_MOST.min(alone.redial * 2);
+                if alone.is_long {
+                    // Whoever came before this try.
+                    shim.answer_alone(&alone.why, newest).await?;
+                }
+                if shim.has_said_all && !shim.is_owed() {
                     return Err(Ended::NoDaemon(error));
                 }
             }
         }
-        sleep(REDIAL).await;
+        let pause = sleep(alone.redial);
+        shim.beside(&mut from_client, &mut alone, pause).await?;
+    }
+}
+
+/// A shim without a daemon.
+struct Alone {
+    why: String,
+    /// When whoever waits is answered, whatever there is to wait for.
+    answers_at: Instant,
+    /// That was once: nobody waits for so long again.
+    is_long: bool,
+    redial: Duration,
+}
+
+impl Alone {
+    fn new() -> Self {
+        let answers_at = Instant::now() + PATIENCE;
+        Self { why: "it takes its time".to_owned(), answers_at, is_long: false, redial: REDIAL }
     }
 }
 
 impl Shim {
+    /// Hears the client while something else is done, and answers what has waited for too long.
+    async fn beside<T>(
+        &mut self,
+        from_client: &mut mpsc::Receiver<io::Result<(u64, Bytes)>>,
+        alone: &mut Alone,
+        doing: impl Future<Output = T>,
+    ) -> Result<T, Ended> {
+        let mut doing = pin!(doing);
+        loop {
+            let may_read = !self.has_said_all && self.unsettled_bytes < UNSETTLED_BYTES;
+            tokio::select! {
+                biased;
+                done = &mut doing => return Ok(done),
+                line = from_client.recv(), if may_read => match line {
+                    // It is offered with all the others.
+                    Some(Ok((number, line))) => self.take(number, line, &mut BytesMut::new()),
+                    Some(Err(error)) => return Err(Ended::Client(error)),
+                    None => self.has_said_all = true,
+                },
+                () = sleep_until(alone.answers_at) => {
+                    self.answer_alone(&alone.why, u64::MAX).await?;
+                    if self.has_said_all && !self.is_owed() {
+                        return Err(Ended::NoDaemon(io::Error::new(io::ErrorKind::TimedOut, alone.why.clone())));
+                    }
+                    (alone.answers_at, alone.is_long) = (Instant::now() + PATIENCE, true);
+                }
+            }
+        }
+    }
+
+    /// Answers what waits, up to this line. Not what may wait for longer: calls for a queue, and subscriptions.
+    async fn answer_alone(&mut self, why: &str, through: u64) -> Result<(), Ended> {
+        let queue_time = Duration::from_millis(self.ask.queue.for_ms);
+        let may_wait = |number: &u64, message: &Envelope| {
+            let is_queued = message.name().is_some_and(|name| self.ask.queue.takes(name));
+            let has_time = self.since.get(number).is_some_and(|since| since.elapsed() < queue_time);
+            message.is_subscription() || (is_queued && has_time)
+        };
+        let messages = |line: &Bytes| match Frame::parse(line.clone()) {
+            Ok(Frame::One(message)) => vec![*message],
+            Ok(Frame::Batch(parts)) => parts.into_iter().flatten().collect(),
+            // A daemon would say what is wrong with it; nobody waits for that.
+            Err(_) => Vec::new(),
+        };
+        let waiting: Vec<(u64, Vec<Envelope>)> = self
+            .known
+            .unsettled
+            .range(..=through)
+            .map(|(number, line)| (*number, messages(line)))
+            .filter(|(number, messages)| !messages.iter().any(|message| may_wait(number, message)))
+            .collect();
+        for (number, messages) in waiting {
+            self.settle(number);
+            self.known.initialize.take_if(|(of, _)| *of == number);
+            let requests: Vec<&Envelope> = messages.iter().filter(|message| message.kind() == Kind::Request).collect();
+            if requests.is_empty() {
+                self.give(ToClient::Taken(number)).await?;
+            }
+            for (nth, message) in requests.iter().enumerate() {
+                let line = Envelope::line(self.unanswered(number, message, why));
+                // The last of a batch settles it.
+                let answers = (nth + 1 == requests.len()).then_some(number);
+                self.give(ToClient::Line { answers, line }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unanswered(&self, number: u64, message: &Envelope, why: &str) -> Bytes {
+        let upstream = self.ask.upstream.clone().unwrap_or_else(|| self.ask.recipe.name());
+        let why = format!("swarmkeep's daemon cannot be reached ({why}); `swarmkeep doctor` looks at it");
+        match number <= self.offered {
+            true => settle::unknown(&upstream, message, class::of(message, &self.ask.trust, None).class, None, &why),
+            false => settle::not_sent(&upstream, message, None, &why, 0),
+        }
+    }
+
+    async fn give(&self, given: ToClient) -> Result<(), Ended> {
+        self.output.send(given).await.map_err(|_| Ended::Client(io::ErrorKind::BrokenPipe.into()))
+    }
+
     /// Over one connection. `true`: all is said and done.
     async fn relay<S: AsyncRead + AsyncWrite>(
         &mut self,
@@ -204,6 +317,7 @@ impl Shim {
         let Ok(mut text) = self.hello() else {
             return Err(Ended::Refused("its own words cannot be written".to_owned()));
         };
+        self.offered = self.known.unsettled.keys().next_back().copied().unwrap_or_default().max(self.offered);
         let (to_shim, mut frames) = mpsc::channel(QUEUE);
         let reading = async move {
             let mut lines = Lines::new(BufReader::with_capacity(64 * 1024, from_daemon), FRAME_BYTES);
@@ -213,7 +327,7 @@ impl Shim {
                 }
             }
         };
-        let mut reading = std::pin::pin!(reading);
+        let mut reading = pin!(reading);
         let (mut is_read, mut has_said_hello) = (false, false);
         loop {
             let may_read = !self.has_said_all && self.unsettled_bytes < UNSETTLED_BYTES && text.len() < PIECE_BYTES;
@@ -234,7 +348,10 @@ impl Shim {
                     let mut next = Some(line);
                     while let Some(line) = next.take() {
                         match line {
-                            Some(Ok((number, line))) => self.take(number, line, &mut text),
+                            Some(Ok((number, line))) => {
+                                self.offered = number;
+                                self.take(number, line, &mut text);
+                            }
                             Some(Err(error)) => return Err(Ended::Client(error)),
                             None => {
                                 self.has_said_all = true;
@@ -315,7 +432,6 @@ impl Shim {
             Some(Said::Refused(why)) => return Err(Ended::Refused(why)),
             None => return Ok(()),
         };
-        let gone = |_| Ended::Client(io::ErrorKind::BrokenPipe.into());
-        self.output.send(given).await.map_err(gone)
+        self.give(given).await
     }
 }

@@ -117,6 +117,62 @@ impl Recipe {
             Self::WebSocket(site) => Self::WebSocket(site.without_secrets()),
         }
     }
+
+    /// Whether both lead to one server, as far as can be told without secrets.
+    #[must_use]
+    pub fn is_of_same_server(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Stdio(one), Self::Stdio(other)) => {
+                (&one.program, &one.arguments, &one.folder) == (&other.program, &other.arguments, &other.folder)
+            }
+            (Self::Http(one), Self::Http(other))
+            | (Self::Sse(one), Self::Sse(other))
+            | (Self::WebSocket(one), Self::WebSocket(other)) => one.shown() == other.shown(),
+            _ => false,
+        }
+    }
+
+    /// Whether a process is started for it.
+    #[must_use]
+    pub fn is_a_program(&self) -> bool {
+        matches!(self, Self::Stdio(_))
+    }
+
+    /// What a server is called that nobody has named: what tells it from others that the same program runs.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Stdio(program) => program.name(),
+            Self::Http(site) | Self::Sse(site) | Self::WebSocket(site) => site.shown(),
+        }
+    }
+}
+
+/// Programs that run others: which one is among their arguments.
+const RUNNERS: [&str; 18] = [
+    "node", "npx", "npm", "pnpm", "yarn", "bun", "bunx", "deno", "python", "python3", "uv", "uvx", "pipx", "ruby",
+    "perl", "sh", "bash", "env",
+];
+/// Words between a runner and what it runs.
+const VERBS: [&str; 6] = ["run", "exec", "x", "dlx", "tool", "start"];
+/// Endings of scripts, which are no part of a name.
+const ENDINGS: [&str; 7] = [".py", ".js", ".mjs", ".cjs", ".ts", ".rb", ".sh"];
+
+impl Program {
+    fn name(&self) -> String {
+        let last = |text: &str| text.rsplit('/').next().unwrap_or_default().to_owned();
+        let program = last(&self.program);
+        // `python3.12`, `node22`.
+        let runner = program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+        if !RUNNERS.iter().any(|known| [runner, program.as_str()].contains(known)) {
+            return program;
+        }
+        let is_run = |argument: &&String| !argument.starts_with('-') && !VERBS.contains(&argument.as_str());
+        let Some(run) = self.arguments.iter().find(is_run) else { return program };
+        let run = last(run.trim_end_matches('/'));
+        let name = ENDINGS.iter().find_map(|ending| run.strip_suffix(ending)).unwrap_or(&run);
+        if name.is_empty() { program } else { name.to_owned() }
+    }
 }
 
 /// Bounds of one connection.
@@ -295,5 +351,42 @@ pub async fn open_again(recipe: &Recipe, bounds: &Bounds, resume: Option<Resume>
         Recipe::Http(site) => http::open(site, bounds, resume).await,
         Recipe::Sse(site) => sse::open(site, bounds).await,
         Recipe::WebSocket(site) => socket::open(site, bounds).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stdio(line: &str) -> Recipe {
+        let mut words = line.split(' ').map(str::to_owned);
+        let program = words.next().unwrap();
+        Recipe::Stdio(Program { program, arguments: words.collect(), environment: None, folder: None })
+    }
+
+    #[test]
+    fn a_server_is_called_by_what_runs_not_by_what_runs_it() {
+        for (line, name) in [
+            ("/usr/bin/notes --verbose", "notes"),
+            ("npx -y @modelcontextprotocol/server-memory", "server-memory"),
+            ("python3.12 -u /srv/shop.py --port 1", "shop"),
+            ("python -m weather", "weather"),
+            ("uv run tool/server.ts", "server"),
+            ("node ./dist/", "dist"),
+            ("python3", "python3"),
+            ("sh -c", "sh"),
+            ("python3 .py", "python3"),
+        ] {
+            assert_eq!(stdio(line).name(), name, "{line}");
+        }
+        let site = Recipe::Http(Site { url: "https://u:p@a.example/mcp?key=1".to_owned(), headers: BTreeMap::new() });
+        assert!(site.name().contains("a.example/mcp") && !site.name().contains("key"), "{}", site.name());
+    }
+
+    #[test]
+    fn two_servers_of_one_name_are_told_apart() {
+        let (one, other) = (stdio("python a.py"), stdio("python b.py"));
+        assert!(one.is_of_same_server(&one.without_secrets()) && !one.is_of_same_server(&other));
+        assert!(!one.is_of_same_server(&Recipe::Sse(Site { url: "http://a/".to_owned(), headers: BTreeMap::new() })));
     }
 }

@@ -28,7 +28,7 @@ use futures_util::{
 };
 use swarmkeep::{EntityId, Error, core::failure::ProtocolCause};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -124,6 +124,8 @@ struct Upstream {
     now_ms: u64,
     link: Link,
     calls: Calls,
+    /// The connection on which the server has said something.
+    heard_on: Option<Generation>,
     places: BTreeMap<CallId, Place>,
     /// Room for the ledger's commands.
     commands: Vec<calls::Command>,
@@ -179,8 +181,20 @@ struct Upstream {
     trouble: Trouble,
     draw: u64,
     draining_until_ms: Option<u64>,
+    /// The daemon ends, and what is under way is waited for.
+    leaving_until_ms: Option<u64>,
     is_over: bool,
     is_ending: bool,
+}
+
+/// Says until when what is under way is waited for, each time that this is said.
+async fn closes(closing: &mut Option<watch::Receiver<Option<Instant>>>) -> Instant {
+    if let Some(said) = closing
+        && said.changed().await.is_ok()
+    {
+        return said.borrow_and_update().unwrap_or_else(Instant::now);
+    }
+    std::future::pending().await
 }
 
 async fn next<T>(from: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
@@ -200,6 +214,7 @@ impl Upstream {
             opener,
             link,
             calls: Calls::new(limits),
+            heard_on: None,
             places: BTreeMap::new(),
             commands: Vec::new(),
             batches: BTreeMap::new(),
@@ -238,6 +253,7 @@ impl Upstream {
             trouble: Trouble::default(),
             draw: seed,
             draining_until_ms: None,
+            leaving_until_ms: None,
             is_over: false,
             is_ending: false,
             began: Instant::now(),
@@ -264,6 +280,13 @@ impl Upstream {
         let alarm = sleep_until(Instant::now());
         let mut alarm = std::pin::pin!(alarm);
         let mut rings_at = None;
+        let mut closing = self.terms.closing.clone();
+        if let Some(closing) = &mut closing {
+            closing.mark_unchanged();
+        }
+        if let Some(until) = closing.as_ref().and_then(|closing| *closing.borrow()) {
+            self.leave(until);
+        }
         // A client starts its server because it wants it.
         self.link(link::Event::Start);
         self.take_up_tasks();
@@ -288,6 +311,10 @@ impl Upstream {
                     // Whoever asked may be gone.
                     self.look_at_clock();
                     let _ = answer.send(self.status());
+                }
+                until = closes(&mut closing) => {
+                    self.look_at_clock();
+                    self.leave(until);
                 }
                 () = &mut alarm, if rings_at.is_some() => {
                     rings_at = None;
@@ -346,6 +373,7 @@ impl Upstream {
             self.calls.due_ms(),
             self.handshake.due_ms(),
             self.draining_until_ms,
+            self.leaving_until_ms,
             self.trouble.breaches.due_ms(),
             self.finishes.due_ms,
         ];
@@ -396,7 +424,7 @@ impl Upstream {
     /// A sending has no answer, and the connection may be as good as ever.
     fn broken(&mut self, generation: Generation, wire: u64) {
         match self.own.remove(&wire) {
-            Some(Own::Initialize | Own::Resume | Own::Tools { is_handshake: true, .. }) => {
+            Some(Own::Initialize | Own::Resume | Own::Hello | Own::Tools { is_handshake: true, .. }) => {
                 return self.lose(generation, "the handshake broke off".to_owned());
             }
             Some(_) => return,
@@ -666,6 +694,7 @@ impl Upstream {
 
     fn server_message(&mut self, generation: Generation, message: &Envelope) {
         self.trouble.breaches.heard();
+        self.heard_on = Some(generation);
         let wire = message.id().and_then(|id| id.parse::<u64>().ok());
         let is_answer = matches!(message.kind(), Kind::Result | Kind::Error);
         if is_answer && let Some(wire) = wire {

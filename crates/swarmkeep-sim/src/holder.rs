@@ -449,9 +449,11 @@ impl Holder {
             let mut trust = Trust::default();
             trust.say(&["look".to_owned()], &[]);
             let queue = Queue { tools: vec!["order".to_owned()], for_ms: 20_000, ..Queue::default() };
+            let recipe = Recipe::Http(Site { url: "http://peer/".to_owned(), headers: BTreeMap::new() });
             let terms = Terms {
                 upstream: "peer".to_owned(),
-                recipe: Recipe::Http(Site { url: "http://peer/".to_owned(), headers: BTreeMap::new() }),
+                remembered: Remembered::of(&state, TOOLS_CLIENT, "peer", &recipe),
+                recipe,
                 trust,
                 timing: Timing::default(),
                 limits: Limits { queue, ..Limits::default() },
@@ -460,7 +462,6 @@ impl Holder {
                 initialize: greeting,
                 offered: waited.keys().next_back().copied().unwrap_or_default(),
                 waited_ms: waited,
-                remembered: Remembered::of(&state, TOOLS_CLIENT, "peer"),
                 began_at_ms: 0,
                 is_lasting: true,
                 closing: None,

@@ -120,7 +120,8 @@ impl Serve {
             returning.abort();
         }
         // Dropped when the store is closed.
-        let _threads = links.stop().await;
+        let wait_ms = if fenced_out.is_none() { settings.number("drain") } else { 0 };
+        let _threads = links.stop(Duration::from_millis(wait_ms), signals.count(2)).await;
         if let Some(how) = fenced_out {
             if let Err(error) = keep.close().await {
                 tracing::warn!(%error, "what this process had was not closed; nobody needs it any more");

@@ -49,7 +49,12 @@ impl Calls {
             commands.push(Command::Answer { call: id, line: message.edited(edit) });
         }
         let ok = message.kind() == Kind::Result;
-        let ending = Ending::Answered { ok, body: message.body_bytes().unwrap_or(Bytes::from_static(b"null")) };
+        let was_called_off = call.is_cancelled || call.is_settled;
+        let ending = match ok || !was_called_off {
+            true => Ending::Answered { ok, body: message.body_bytes().unwrap_or(Bytes::from_static(b"null")) },
+            // Servers answer so what they were told to stop: it says nothing about what they had done by then.
+            false => Ending::Unknown { why: "it was called off, and its server answered with an error".to_owned() },
+        };
         if call.message.param("task").is_some()
             && let Some(token) = call.message.token()
         {

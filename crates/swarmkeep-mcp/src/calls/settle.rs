@@ -7,7 +7,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{CallId, Queue};
-use crate::envelope::{Envelope, compose};
+use crate::{
+    class::Class,
+    envelope::{Envelope, compose},
+};
 
 /// The server cannot be reached; it was not carried out.
 pub const CODE_OFFLINE: i64 = -32010;
@@ -26,8 +29,13 @@ struct Telling<'a> {
     text: String,
     upstream: &'a str,
     executed: &'static str,
+    is_retryable: bool,
     retry_after_ms: Option<u64>,
     call: Option<CallId>,
+}
+
+fn not_taken(code: i64, text: String) -> Telling<'static> {
+    Telling { code, text, upstream: "", executed: "no", is_retryable: true, retry_after_ms: None, call: None }
 }
 
 fn tell(message: &Envelope, telling: &Telling<'_>) -> Bytes {
@@ -36,7 +44,7 @@ fn tell(message: &Envelope, telling: &Telling<'_>) -> Bytes {
         "code": telling.code,
         "upstream": telling.upstream,
         "executed": telling.executed,
-        "retryable": telling.executed == "no",
+        "retryable": telling.is_retryable,
     });
     if let Some(object) = facts.as_object_mut() {
         if let Some(retry_after_ms) = telling.retry_after_ms.filter(|wait_ms| *wait_ms > 0) {
@@ -62,31 +70,40 @@ fn tell(message: &Envelope, telling: &Telling<'_>) -> Bytes {
     compose::result(id, &result.to_string())
 }
 
-pub(super) fn not_sent(upstream: &str, message: &Envelope, call: CallId, why: &str, retry_after_ms: u64) -> Bytes {
+pub(crate) fn not_sent(
+    upstream: &str,
+    message: &Envelope,
+    call: Option<CallId>,
+    why: &str,
+    retry_after_ms: u64,
+) -> Bytes {
     let text = format!("`{upstream}`: {why}. Nothing was carried out; the call may be made again.");
     let telling = Telling {
         code: CODE_OFFLINE,
         text,
         upstream,
         executed: "no",
+        is_retryable: true,
         retry_after_ms: Some(retry_after_ms),
-        call: Some(call),
+        call,
     };
     tell(message, &telling)
 }
 
-pub(super) fn unknown(upstream: &str, message: &Envelope, call: CallId, why: &str) -> Bytes {
-    let text = format!(
-        "`{upstream}`: {why}. Nobody knows whether the call was carried out: find out before you make it again."
-    );
-    let telling =
-        Telling { code: CODE_UNKNOWN, text, upstream, executed: "unknown", retry_after_ms: None, call: Some(call) };
-    tell(message, &telling)
+pub(crate) fn unknown(upstream: &str, message: &Envelope, class: Class, call: Option<CallId>, why: &str) -> Bytes {
+    let is_retryable = class != Class::AtMostOnce;
+    let then = match is_retryable {
+        true => "it may be made again.",
+        false => "find out before you make it again.",
+    };
+    let text = format!("`{upstream}`: {why}. Nobody knows whether the call was carried out: {then}");
+    let (code, executed, retry_after_ms) = (CODE_UNKNOWN, "unknown", None);
+    tell(message, &Telling { code, text, upstream, executed, is_retryable, retry_after_ms, call })
 }
 
 pub(super) fn full(message: &Envelope, most: usize) -> Bytes {
     let text = format!("{most} calls are under way: wait for one to end. This one was not carried out.");
-    tell(message, &Telling { code: CODE_FULL, text, upstream: "", executed: "no", retry_after_ms: None, call: None })
+    tell(message, &not_taken(CODE_FULL, text))
 }
 
 pub(super) fn queue_full(upstream: &str, message: &Envelope, queue: &Queue) -> Bytes {
@@ -94,7 +111,7 @@ pub(super) fn queue_full(upstream: &str, message: &Envelope, queue: &Queue) -> B
         "`{upstream}` is offline, and its queue is full ({} calls or {} bytes at most). This call was not carried out.",
         queue.calls, queue.bytes
     );
-    tell(message, &Telling { code: CODE_FULL, text, upstream, executed: "no", retry_after_ms: None, call: None })
+    tell(message, &Telling { upstream, ..not_taken(CODE_FULL, text) })
 }
 
 pub(super) fn expired(upstream: &str, message: &Envelope, call: CallId, for_ms: u64) -> Bytes {
@@ -103,8 +120,7 @@ pub(super) fn expired(upstream: &str, message: &Envelope, call: CallId, for_ms: 
          made again.",
         for_ms / 1_000
     );
-    let call = Some(call);
-    tell(message, &Telling { code: CODE_EXPIRED, text, upstream, executed: "no", retry_after_ms: None, call })
+    tell(message, &Telling { upstream, call: Some(call), ..not_taken(CODE_EXPIRED, text) })
 }
 
 /// Under no id, as an answer with the id would settle the call that has it.

@@ -164,6 +164,43 @@ fn a_call_is_recorded_then_sent_then_answered_under_its_own_id() {
 }
 
 #[test]
+fn an_error_that_answers_a_cancellation_does_not_say_that_nothing_was_done() {
+    let mut run = Run::up();
+    run.ask(&tool("1", "pay"));
+    run.ask(&tool("2", "pay"));
+    for id in [1, 2] {
+        run.client(&format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#));
+    }
+    let commands = run.server(FIRST, r#"{"jsonrpc":"2.0","id":1,"error":{"code":0,"message":"Request cancelled"}}"#);
+    assert!(matches!(endings(&commands)[..], [Ending::Unknown { .. }]), "{commands:?}");
+    let commands = run.server(FIRST, r#"{"jsonrpc":"2.0","id":2,"result":{}}"#);
+    assert!(matches!(endings(&commands)[..], [Ending::Answered { ok: true, .. }]), "{commands:?}");
+    assert_eq!(run.calls.len(), 0);
+}
+
+#[test]
+fn who_may_call_again_is_told_so() {
+    let told = |name: &str| {
+        let mut run = Run::up();
+        run.ask(&tool("1", name));
+        let mut lines = Vec::new();
+        for generation in 1..10 {
+            lines.extend(delivered(&run.lose(Generation(generation))));
+            run.pass(Generation(generation + 1));
+        }
+        lines.retain(|line| line.contains(r#""isError":true"#));
+        assert_eq!(lines.len(), 1);
+        lines.remove(0)
+    };
+    let (pay, look) = (told("pay"), told("look"));
+    assert!(pay.contains("find out before") && pay.contains(r#""retryable":false"#), "{pay}");
+    assert!(look.contains("may be made again") && look.contains(r#""retryable":true"#), "{look}");
+    for line in [pay, look] {
+        assert!(line.contains(r#""executed":"unknown""#), "{line}");
+    }
+}
+
+#[test]
 fn nothing_is_sent_before_its_record_is_durable() {
     let mut calls = Calls::new(Limits::default());
     let mut commands = Vec::new();

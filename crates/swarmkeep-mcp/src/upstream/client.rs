@@ -7,14 +7,14 @@ use tokio::sync::mpsc;
 use super::{FromClient, Place, QUEUED_BYTES, TURN, ToClient, Upstream, task};
 use crate::{
     calls::Before,
-    class::{self, Tool},
+    class::{self, Asked, Tool},
     envelope::{Envelope, Frame, Kind, Malformed, compose},
     link,
 };
 
 impl Upstream {
     pub(super) fn reads_client(&self) -> bool {
-        self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none()
+        self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none() && self.leaving_until_ms.is_none()
     }
 
     /// The client's turn: what it has said by now.
@@ -88,7 +88,8 @@ impl Upstream {
         self.handshake.saw(&message);
         let now_ms = self.now_ms();
         self.link(link::Event::Wanted);
-        let asked = class::of(&message, &self.terms.trust, self.catalogue.as_ref());
+        let asked = self.class_of(&message);
+        self.look_before_sending(asked.class);
         // A call that was offered before came when the earlier daemon's list was the last one.
         let is_offered_again = number <= self.terms.offered;
         let known = self.known_of(&message, is_offered_again);
@@ -108,6 +109,12 @@ impl Upstream {
             self.taken(number);
         }
         self.settle_held();
+    }
+
+    /// By what is known of its server's tools: now, or before this daemon. Before it is sent again they are read anew.
+    pub(super) fn class_of(&self, message: &Envelope) -> Asked {
+        let before = self.known_before.as_ref().filter(|_| self.catalogue_on.is_none());
+        class::of(message, &self.terms.trust, self.catalogue.as_ref().or(before))
     }
 
     /// What was known of a call's tool when the call came: now, or before this daemon.

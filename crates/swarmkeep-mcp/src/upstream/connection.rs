@@ -13,7 +13,10 @@ use super::{
     seen::{Seen, seen_in},
     task::{Task, tasks_in},
 };
-use crate::{envelope::Envelope, transport::Resume};
+use crate::{
+    envelope::Envelope,
+    transport::{Recipe, Resume},
+};
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,9 +59,9 @@ pub struct Remembered {
 
 impl Remembered {
     /// What `state` has of this client ([`Terms::client`](super::Terms::client)) and this server
-    /// ([`Terms::upstream`](super::Terms::upstream)).
+    /// ([`Terms::upstream`](super::Terms::upstream), reached by this recipe: two servers may have one name).
     #[must_use]
-    pub fn of(state: &State, client: &str, upstream: &str) -> Self {
+    pub fn of(state: &State, client: &str, upstream: &str, recipe: &Recipe) -> Self {
         let connection = connection_of(client).and_then(|id| state.connections.get(&id).cloned());
         let noted = connection.and_then(|connection| connection.state.decode::<Value>().ok()).unwrap_or_default();
         let texts = |name: &str| {
@@ -72,7 +75,7 @@ impl Remembered {
             revision: noted.get("revision").filter(|revision| !revision.is_null()).map(Value::to_string),
             resume: noted.get("resume").and_then(|resume| serde_json::from_value(resume.clone()).ok()),
             server_tasks: texts("server_tasks").into_iter().map(|task| Value::from(task).to_string()).collect(),
-            seen: seen_in(state, upstream),
+            seen: seen_in(state, upstream, recipe),
             tasks: tasks_in(state, client),
             begun: crate::record::is_roomy(state, 0).then(|| begun_in(state, client)),
         }
@@ -158,7 +161,7 @@ impl Upstream {
 
     /// The daemon ends, not the client.
     pub(super) fn daemon_ends(&self) -> bool {
-        self.terms.closing.as_ref().is_some_and(|closing| *closing.borrow())
+        self.terms.closing.as_ref().is_some_and(|closing| closing.borrow().is_some())
     }
 
     /// The client is gone, and its connection with it; a client of a daemon that ends comes back to the next one, and

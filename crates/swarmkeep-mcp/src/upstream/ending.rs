@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
 
+use tokio::time::Instant;
+
 use super::{CallId, Done, Place, Task, Upstream};
-use crate::{link, transport};
+use crate::{calls::Standing, envelope::Envelope, link, transport};
 
 /// A client that has said all waits this long for answers.
 const DRAIN_MS: u64 = 30_000;
@@ -22,7 +24,8 @@ impl Upstream {
             self.is_noting = false;
             self.note_connection();
         }
-        self.ledger(|calls, commands| calls.client_gone(commands));
+        let gone = if self.daemon_ends() { "swarmkeep was stopped" } else { "its client went away" };
+        self.ledger(|calls, commands| calls.nobody_listens(gone, commands));
         let generation = self.link.generation();
         let now_ms = self.now_ms();
         self.ledger(|calls, commands| calls.lost(now_ms, generation, commands));
@@ -78,7 +81,26 @@ impl Upstream {
         self.end_if_drained();
     }
 
+    /// The daemon ends: its client finds the next one. What is under way is waited for.
+    pub(super) fn leave(&mut self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now());
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        self.leaving_until_ms = Some(self.now_ms().saturating_add(left_ms));
+    }
+
+    fn end_if_left(&mut self) {
+        let Some(until_ms) = self.leaving_until_ms else { return };
+        let is_under_way = |(call, message, _, standing): (CallId, &Envelope, _, Standing)| {
+            matches!(standing, Standing::Sent | Standing::Recording)
+                && !message.is_subscription()
+                && self.places.get(&call).is_some_and(|place| !place.is_answered)
+        };
+        let waits = self.calls.open().any(is_under_way) || !self.for_client.lines.is_empty();
+        self.is_over |= !waits || self.now_ms() >= until_ms;
+    }
+
     pub(super) fn end_if_drained(&mut self) {
+        self.end_if_left();
         if let Some(until_ms) = self.draining_until_ms {
             // Whoever has a task for an answer waits for nothing that is not under way.
             let is_awaited = |(call, place): (&CallId, &Place)| {

@@ -6,10 +6,13 @@
 //! 2026-07-28 and later have no handshake: there is nothing to do.
 
 use bytes::Bytes;
-
+use serde_json::json;
 use swarmkeep::core::failure::ProtocolCause;
 
-use super::{Catalogue, Edit, Envelope, Generation, Kind, Upstream, breach, calls, compose, link};
+use super::{
+    CallId, Catalogue, Class, Edit, Envelope, Gate, Generation, Kind, Standing, Upstream, breach, calls, compose, link,
+};
+use crate::class::Asked;
 
 /// Pages of a list of tools that are read.
 const PAGES: u32 = 100;
@@ -20,6 +23,8 @@ pub(super) enum Own {
     Initialize,
     /// Whether the server still knows the session that an earlier daemon left.
     Resume,
+    /// Whether there is anybody: of a server that has no handshake.
+    Hello,
     /// Said again; the answer does not matter.
     Again,
     Tools {
@@ -151,6 +156,13 @@ impl Upstream {
         if let Some(line) = self.handshake.initialized.clone() {
             self.handshake.initialized_on = Some(generation);
             self.send(None, line);
+            // The client may call a tool before it asks what there is.
+            if self.terms.trust.hints && self.catalogue_on != Some(generation) && !self.handshake.is_under_way() {
+                self.begin_handshake();
+                self.calls.block();
+                self.list_tools(Catalogue::default(), 0, None, true);
+                self.tell_in_flight();
+            }
         }
     }
 
@@ -165,11 +177,10 @@ impl Upstream {
             return self.tell_in_flight();
         }
         let Some((initialize, _)) = &self.handshake.initialize else {
-            if self.handshake.is_modern() && self.needs_tools() {
-                self.begin_handshake();
-                return self.list_tools(Catalogue::default(), 0, None, true);
+            match self.owes_hello(generation) {
+                true => return self.say_hello(generation),
+                false => return self.hands_shaken(generation),
             }
-            return self.hands_shaken(generation);
         };
         if self.handshake.under_way && self.own.values().any(|own| matches!(own, Own::Initialize)) {
             return;
@@ -185,6 +196,34 @@ impl Upstream {
         self.tell_in_flight();
     }
 
+    /// To a server that has no handshake: a process that was started may end before it has read a word, and what it was sent then
+    /// would be in doubt.
+    fn owes_hello(&self, generation: Generation) -> bool {
+        let may_be_nobody = self.terms.recipe.is_a_program() && self.heard_on != Some(generation);
+        self.handshake.is_modern() && (may_be_nobody || self.lacks_tools(generation))
+    }
+
+    fn say_hello(&mut self, generation: Generation) {
+        self.begin_handshake();
+        self.calls.block();
+        if self.lacks_tools(generation) {
+            return self.list_tools(Catalogue::default(), 0, None, true);
+        }
+        let id = self.calls.own_id();
+        self.own.insert(id, Own::Hello);
+        self.send(Some(id), compose::request(&id.to_string(), "server/discover", &self.handshake.params("")));
+        self.tell_in_flight();
+    }
+
+    /// A call that has an effect is about to go to a server of which less is known than its class, or its worth, depends on.
+    pub(super) fn look_before_sending(&mut self, class: Class) {
+        let Some(generation) = self.live.as_ref().map(|live| live.generation) else { return };
+        let is_up = self.link.gate(self.now_ms()) == Gate::Pass && !self.handshake.is_under_way();
+        if is_up && class.is_recorded() && self.owes_hello(generation) {
+            self.say_hello(generation);
+        }
+    }
+
     fn begin_handshake(&mut self) {
         self.handshake.under_way = true;
         self.handshake.until_ms = Some(self.now_ms().saturating_add(self.terms.timing.sync_ms));
@@ -196,6 +235,9 @@ impl Upstream {
             Own::Initialize => self.answered(generation, answer),
             // Whatever it says to it, it has the session.
             Own::Resume => self.goes_on(generation),
+            // Whatever it says to it, it is there.
+            Own::Hello if self.lacks_tools(generation) => self.list_tools(Catalogue::default(), 0, None, true),
+            Own::Hello => self.hands_shaken(generation),
             Own::Again | Own::Probe => {}
             Own::Tools { so_far, pages, is_handshake } => self.listed(generation, so_far, pages, is_handshake, answer),
         }
@@ -268,6 +310,10 @@ impl Upstream {
         }
     }
 
+    fn lacks_tools(&self, generation: Generation) -> bool {
+        self.needs_tools() && self.catalogue_on != Some(generation)
+    }
+
     /// Whether something depends on what the server says of its tools.
     fn needs_tools(&self) -> bool {
         let has_known = self.catalogue.is_some() || self.known_before.is_some();
@@ -305,11 +351,22 @@ impl Upstream {
         if !is_handshake {
             return;
         }
+        self.class_anew();
         let gave_seen = std::mem::take(&mut self.gave_seen);
         if gave_seen || (before.is_some() && before != self.catalogue) {
             self.give(None, compose::notification("notifications/tools/list_changed", "{}"));
         }
         self.hands_shaken(generation);
+    }
+
+    /// Calls that came before anything was known of their tools.
+    fn class_anew(&mut self) {
+        let is_early = |(.., standing): &(_, _, _, Standing)| *standing == Standing::Accepted;
+        let early: Vec<(CallId, Asked)> =
+            self.calls.open().filter(is_early).map(|(call, message, ..)| (call, self.class_of(message))).collect();
+        for (call, asked) in early {
+            self.calls.class_anew(call, asked);
+        }
     }
 
     /// The server's tools are others now.
@@ -327,7 +384,7 @@ impl Upstream {
         self.link(link::Event::Synced(generation));
         self.troubles_synced(generation);
         self.note_connection();
-        if self.link.gate(self.now_ms()) == link::Gate::Pass {
+        if self.link.gate(self.now_ms()) == Gate::Pass {
             self.release();
         }
     }
@@ -362,7 +419,13 @@ impl Upstream {
         }
         let why = self.last_loss.clone().unwrap_or_else(|| "it cannot be reached".to_owned());
         let text = format!("`{}`: {why}", self.terms.upstream);
-        let line = compose::error(&client_id, calls::CODE_OFFLINE, &text, None);
+        let mut facts = json!({ "upstream": self.terms.upstream, "executed": "no", "retryable": true });
+        if let Gate::Offline { retry_after_ms } = self.link.gate(self.now_ms())
+            && let Some(facts) = facts.as_object_mut()
+        {
+            facts.insert("retryAfterMs".to_owned(), retry_after_ms.into());
+        }
+        let line = compose::error(&client_id, calls::CODE_OFFLINE, &text, Some(&facts));
         self.handshake.initialize = None;
         self.give(Some(number), line);
     }

@@ -9,6 +9,7 @@ use super::{Catalogue, Done, Upstream};
 use crate::{
     calls::{CallId, Standing},
     envelope::{Edit, Envelope, compose},
+    transport::Recipe,
 };
 
 /// Longer answers are not kept, in bytes: a connection's state is one value in a session.
@@ -35,9 +36,11 @@ fn connection(upstream: &str) -> Option<EntityId> {
     EntityId::new(format!("mcp-server-{name}")).ok()
 }
 
-/// What the log has of a server.
-pub(super) fn seen_in(state: &State, upstream: &str) -> Seen {
+/// What the log has of a server: not of another one of the same name.
+pub(super) fn seen_in(state: &State, upstream: &str, recipe: &Recipe) -> Seen {
     let found = connection(upstream).and_then(|id| state.connections.get(&id).cloned());
+    let is_same = |of: &Recipe| of.is_of_same_server(recipe);
+    let found = found.filter(|found| found.recipe.decode().as_ref().is_ok_and(is_same));
     found.and_then(|found| found.state.decode().ok()).unwrap_or_default()
 }
 

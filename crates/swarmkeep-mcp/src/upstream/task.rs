@@ -20,7 +20,6 @@ pub(super) use self::entry::{Task, asked_for, tasks_in};
 use super::{Done, Place, Upstream};
 use crate::{
     calls::{Before, CODE_FULL, CallId, Standing},
-    class,
     envelope::{Envelope, compose},
     link::{self, Gate},
 };
@@ -213,7 +212,7 @@ impl Upstream {
             let (number, left_ms) = (task.number, task.left_ms);
             let made_ms = task.created_at_ms.unwrap_or(task.updated_at_ms);
             self.handshake.saw(&message);
-            let asked = class::of(&message, &self.terms.trust, None);
+            let asked = self.class_of(&message);
             let key = asked.class.is_recorded().then(|| self.key(number, 0)).flatten();
             let for_ms = self.terms.limits.queue.for_ms;
             let before = Before {

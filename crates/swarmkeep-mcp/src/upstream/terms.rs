@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::Serialize;
 use swarmkeep::EntityId;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     calls::{CallId, Limits, Standing, Stray},
@@ -43,8 +46,8 @@ pub struct Terms {
     pub began_at_ms: u64,
     /// The client may come back until it has said all.
     pub is_lasting: bool,
-    /// Says that the daemon ends, not the client.
-    pub closing: Option<watch::Receiver<bool>>,
+    /// Says that the daemon ends, not the client, and until when calls that are under way are waited for.
+    pub closing: Option<watch::Receiver<Option<Instant>>>,
 }
 
 /// What a client says.

@@ -62,9 +62,10 @@ impl Outside {
         std::fs::write(self.path().join(format!("env-{name}")), value).unwrap();
     }
 
-    /// The server: started by a shell that reads what [`Outside::set`] says, and fails while there is a file `down`.
+    /// The server: started by a shell that reads what [`Outside::set`] says, and fails while there is a file `down`, or a moment
+    /// later while there is a file `falls`.
     pub(crate) fn recipe(&self) -> Recipe {
-        let script = r#"cd "$1"; [ -e down ] && exit 1; for f in env-*; do [ -e "$f" ] && export "${f#env-}=$(cat "$f")"; done; exec python3 "$2""#;
+        let script = r#"cd "$1"; [ -e down ] && exit 1; [ -e falls ] && sleep 0.2 && exit 1; for f in env-*; do [ -e "$f" ] && export "${f#env-}=$(cat "$f")"; done; exec python3 "$2""#;
         let peer = std::path::absolute("tests/peer/peer.py").unwrap().display().to_string();
         let mut environment: BTreeMap<String, String> = std::env::vars().collect();
         environment.insert("PEER_EFFECTS".into(), self.path().join("effects").display().to_string());
@@ -124,9 +125,11 @@ impl Client {
     }
 
     pub(crate) async fn of(setup: Setup, outside: Outside, keep: &Swarmkeep, session: Session, name: &str) -> Self {
+        let recipe = setup.recipe.unwrap_or_else(|| outside.recipe());
         let terms = Terms {
             upstream: "peer".into(),
-            recipe: setup.recipe.unwrap_or_else(|| outside.recipe()),
+            remembered: Remembered::of(&session.state().await.unwrap(), name, "peer", &recipe),
+            recipe,
             trust: setup.trust,
             timing: setup.timing,
             limits: setup.limits,
@@ -137,7 +140,6 @@ impl Client {
             waited_ms: BTreeMap::new(),
             is_lasting: false,
             closing: None,
-            remembered: Remembered::of(&session.state().await.unwrap(), name, "peer"),
             began_at_ms: SystemClock::new().now_ms(),
         };
         let record = Record::new(keep.clone(), session.clone(), Actor::new("mcp:test").unwrap(), "peer".into());

@@ -13,10 +13,10 @@ use swarmkeep_mcp::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf},
-    net::UnixStream,
-    sync::oneshot,
+    net::{UnixListener, UnixStream},
+    sync::watch,
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::client::{Outside, PATIENCE, executed, text};
@@ -24,21 +24,25 @@ use crate::client::{Outside, PATIENCE, executed, text};
 /// A daemon on a store of its own folder.
 struct Running {
     keep: Swarmkeep,
-    stop: oneshot::Sender<()>,
+    stop: watch::Sender<Option<Instant>>,
     over: JoinHandle<Threads>,
 }
 
 impl Running {
     async fn start(store: &std::path::Path) -> Self {
         let keep = Swarmkeep::open(store.to_string_lossy()).await.unwrap();
-        let daemon = Daemon::bind(keep.clone(), &store.join("mcp.sock"), None).unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let over = tokio::spawn(daemon.run(async { drop(stopped.await) }));
+        let (stop, stopped) = watch::channel(None);
+        let daemon = Daemon::bind(keep.clone(), &store.join("mcp.sock"), None, stopped).unwrap();
+        let over = tokio::spawn(daemon.run());
         Self { keep, stop, over }
     }
 
     async fn stop(self) {
-        self.stop.send(()).unwrap();
+        self.stop_within(Duration::ZERO).await;
+    }
+
+    async fn stop_within(self, wait: Duration) {
+        self.stop.send_replace(Some(Instant::now() + wait));
         let _threads = timeout(PATIENCE, self.over).await.expect("ends in time").unwrap();
         self.keep.close().await.unwrap();
     }
@@ -162,6 +166,72 @@ async fn a_client_outlives_the_daemon_and_no_call_is_made_twice() {
     .await
     .expect("a client that is gone has no connection");
     daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_stopped_waits_for_calls_under_way_and_not_for_longer() {
+    let (outside, store) = (Outside::new(), tempfile::tempdir().unwrap());
+    let pays = |outside: &Outside| outside.effects().iter().filter(|(what, _)| what == "pay").count();
+    let daemon = Running::start(store.path()).await;
+    let mut shim = Shim::start(&outside, Some("work/here"), store.path().join("mcp.sock"));
+    shim.initialize().await;
+    shim.call(1, "pay", json!({ "slow": true })).await;
+    until("the call reaches the server", || pays(&outside) == 1).await;
+    let (answer, ()) = tokio::join!(shim.answer(1), async {
+        let opens = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            outside.open_gate();
+        };
+        tokio::join!(daemon.stop_within(PATIENCE), opens);
+    });
+    assert_eq!(text(&answer), "pay", "{answer}");
+    std::fs::remove_file(outside.path().join("gate")).unwrap();
+
+    let daemon = Running::start(store.path()).await;
+    shim.call(2, "pay", json!({ "slow": true })).await;
+    until("the call reaches the server", || pays(&outside) == 2).await;
+    daemon.stop_within(Duration::from_millis(100)).await;
+    let daemon = Running::start(store.path()).await;
+    let answer = shim.answer(2).await;
+    assert_eq!(executed(&answer), "unknown", "{answer}");
+    assert!(text(&answer).contains("swarmkeep was stopped before an answer came"), "{answer}");
+    assert_eq!(pays(&outside), 2);
+    daemon.stop().await;
+}
+
+/// Nobody is to wait for real: the client's streams are in this process, and there is no daemon.
+#[tokio::test(start_paused = true)]
+async fn a_client_without_a_daemon_is_answered_and_served_when_there_is_one() {
+    let outside = Outside::new();
+    let mut shim = Shim::start(&outside, Some("work/here"), outside.path().join("nobody.sock"));
+    let params =
+        json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    shim.say(json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params })).await;
+    let error = shim.answer(0).await["error"].clone();
+    assert_eq!((&error["code"], &error["data"]["executed"]), (&json!(-32010), &json!("no")), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("swarmkeep doctor"), "{error}");
+    shim.call(1, "pay", json!({})).await;
+    assert_eq!(executed(&shim.answer(1).await), "no");
+    assert!(!shim.over.is_finished());
+
+    // What a daemon was offered may have been carried out.
+    let listener = UnixListener::bind(outside.path().join("nobody.sock")).unwrap();
+    shim.call(2, "pay", json!({})).await;
+    shim.say(json!({ "jsonrpc": "2.0", "id": 3, "method": "tools/list" })).await;
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut offered = BufReader::new(stream).lines();
+    while !offered.next_line().await.unwrap().expect("it says what it has").contains("tools/list") {}
+    drop((offered, listener));
+    std::fs::remove_file(outside.path().join("nobody.sock")).unwrap();
+    let answer = shim.answer(2).await;
+    assert_eq!(executed(&answer), "unknown", "{answer}");
+    assert_eq!(shim.answer(3).await["error"]["data"]["retryable"], true);
+    // A client that has said all is not kept.
+    shim.call(4, "pay", json!({})).await;
+    shim.to.shutdown().await.unwrap();
+    assert_eq!(executed(&shim.answer(4).await), "no");
+    let ended = timeout(PATIENCE, shim.over).await.expect("ends in time").unwrap();
+    assert!(matches!(ended, Err(Ended::NoDaemon(_))), "{ended:?}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use swarmkeep::core::state::{EffectClass, EffectStatus};
 use swarmkeep_mcp::{
     calls::Limits,
     link::{Phase, Timing},
+    transport::{Program, Recipe},
     upstream::{FromClient, ToClient},
 };
 
@@ -17,7 +18,7 @@ async fn a_client_talks_to_its_server_and_the_call_is_in_the_log() {
     assert_eq!(hello["result"]["serverInfo"]["name"], "peer");
     assert_eq!(hello["result"]["xUnknown"].to_string(), "1.0", "what nobody knows is passed on");
     client.ask(2, "tools/list", json!({})).await;
-    assert_eq!(client.answer(2).await["result"]["tools"].as_array().unwrap().len(), 14);
+    assert_eq!(client.answer(2).await["result"]["tools"].as_array().unwrap().len(), 15);
     client.call(3, "pay").await;
     assert_eq!(text(&client.answer(3).await), "pay");
     let effects = client.settled().await;
@@ -322,7 +323,8 @@ async fn a_client_that_starts_while_its_server_is_away_is_answered_from_what_was
     let outside = first.end().await;
 
     std::fs::write(outside.down(), "").unwrap();
-    let mut second = Client::of(Setup { timing: timing(), ..Setup::default() }, outside, &keep, session, "two").await;
+    let mut second =
+        Client::of(Setup { timing: timing(), ..Setup::default() }, outside, &keep, session.clone(), "two").await;
     assert_eq!(second.initialize().await["result"], hello["result"]);
     second.until("it is offline", |_, status| status.phase == Phase::Offline).await;
     second.ask(2, "tools/list", json!({})).await;
@@ -340,5 +342,57 @@ async fn a_client_that_starts_while_its_server_is_away_is_answered_from_what_was
     // It may be another one than the client was told of.
     second.until_line(|line| line["method"] == "notifications/tools/list_changed").await;
     assert_eq!(second.outside.effects().len(), 1);
-    second.end().await;
+    let outside = second.end().await;
+
+    // Another server of the same name said nothing yet.
+    std::fs::write(outside.down(), "").unwrap();
+    let Recipe::Stdio(program) = outside.recipe() else { panic!("a program") };
+    let other = Program { arguments: [program.arguments, vec!["other".to_owned()]].concat(), ..program };
+    let setup = Setup { timing: timing(), recipe: Some(Recipe::Stdio(other)), ..Setup::default() };
+    let mut third = Client::of(setup, outside, &keep, session, "three").await;
+    let error = third.initialize().await["error"].clone();
+    assert_eq!((&error["code"], &error["data"]["executed"]), (&json!(-32010), &json!("no")), "{error}");
+    assert!(error["data"]["retryAfterMs"].is_u64(), "{error}");
+    third.end().await;
+}
+
+#[tokio::test]
+async fn a_hint_counts_for_a_call_that_comes_before_the_client_has_asked_for_the_tools() {
+    let mut client = Client::start(Setup { trust: trusting(), ..Setup::default() }).await;
+    client.initialize().await;
+    client.ask(2, "tools/call", json!({ "name": "look", "arguments": { "slow": true } })).await;
+    kill(client.reached("look", 1).await);
+    client.outside.open_gate();
+    assert_eq!(text(&client.answer(2).await), "look", "it says that it only reads");
+    assert_eq!(client.outside.effects().len(), 2);
+    client.end().await;
+}
+
+/// A request of a client of the stateless revisions.
+async fn pay_statelessly(client: &mut Client, id: u64) {
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { "name": "t", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    client.ask(id, "tools/call", json!({ "name": "pay", "arguments": {}, "_meta": meta })).await;
+}
+
+/// Revisions without a handshake: a process that ends before it has read a word must not have been sent a call.
+#[tokio::test]
+async fn a_call_goes_to_a_server_that_has_said_something() {
+    let mut client = Client::start(Setup::default()).await;
+    pay_statelessly(&mut client, 1).await;
+    assert_eq!(text(&client.answer(1).await), "pay");
+    let pid = client.reached("pay", 1).await;
+    // From now on each one that is started ends after a moment.
+    std::fs::write(client.outside.path().join("falls"), "").unwrap();
+    kill(pid);
+    client.until("the next one is there", |_, status| status.generation.0 > 1).await;
+    pay_statelessly(&mut client, 2).await;
+    client.until("it has fallen as well", |_, status| status.generation.0 > 2).await;
+    std::fs::remove_file(client.outside.path().join("falls")).unwrap();
+    assert_eq!(text(&client.answer(2).await), "pay", "it waited");
+    assert_eq!(client.outside.effects().len(), 2);
+    client.end().await;
 }
