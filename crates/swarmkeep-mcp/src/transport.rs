@@ -101,6 +101,18 @@ pub struct Program {
 }
 
 impl Recipe {
+    /// Whether a connection could be made so at all, as far as that is seen from here, without going there.
+    ///
+    /// # Errors
+    /// What is wrong with the URL or a header: it is so at every try.
+    pub fn check(&self) -> std::io::Result<()> {
+        match self {
+            Self::Stdio(_) => Ok(()),
+            Self::Http(site) | Self::Sse(site) => peer::check(site, peer::HTTP),
+            Self::WebSocket(site) => peer::check(site, peer::WEB_SOCKET),
+        }
+    }
+
     /// What may be written down: names of variables and headers without their values, and URLs without user and query: they
     /// may be secrets.
     #[must_use]
@@ -388,5 +400,24 @@ mod tests {
         let (one, other) = (stdio("python a.py"), stdio("python b.py"));
         assert!(one.is_of_same_server(&one.without_secrets()) && !one.is_of_same_server(&other));
         assert!(!one.is_of_same_server(&Recipe::Sse(Site { url: "http://a/".to_owned(), headers: BTreeMap::new() })));
+    }
+
+    #[test]
+    fn a_url_that_no_way_takes_is_seen_before_anybody_goes_there() {
+        let at = |url: &str| Site { url: url.to_owned(), headers: BTreeMap::new() };
+        for (way, good, bad) in [
+            (Recipe::Http as fn(Site) -> Recipe, ["http://h/mcp", "https://[::1]:1/"], ["htp://h/", "ws://h/"]),
+            (Recipe::Sse, ["http://h", "https://h/sse"], ["h/sse", "http://"]),
+            (Recipe::WebSocket, ["ws://h:1/", "wss://h/"], ["http://h/", "wss://-/"]),
+        ] {
+            for url in good {
+                assert!(way(at(url)).check().is_ok(), "{url}");
+            }
+            for url in bad {
+                assert!(way(at(url)).check().is_err(), "{url}");
+            }
+        }
+        let site = Site { headers: [("a b".to_owned(), "x".to_owned())].into(), ..at("http://h/") };
+        assert!(Recipe::Http(site).check().unwrap_err().to_string().contains("`a b` is no header's name"));
     }
 }

@@ -36,6 +36,16 @@ fn what_is_wrong_with_a_call_is_said() {
     assert_eq!(ended.code, 2, "{ended:?}");
     let ended = store.run(&["mcp", "proxy", "--http", "http://127.0.0.1:1/mcp", "--header", "no colon"]);
     assert!(ended.code == 2 && ended.err.contains("no colon"), "{ended:?}");
+    let ended = store.run(&["mcp", "proxy", "--queue-for", "30s", "--http", "http://127.0.0.1:1/mcp"]);
+    assert!(ended.code == 2 && ended.err.contains("--queue TOOL"), "{ended:?}");
+    for (flag, url, says) in [
+        ("--http", "htp://127.0.0.1/mcp", "neither http:// nor https://"),
+        ("--sse", "ws://127.0.0.1/", "neither http:// nor https://"),
+        ("--ws", "http://127.0.0.1/", "neither ws:// nor wss://"),
+    ] {
+        let ended = store.run(&["mcp", "proxy", flag, url]);
+        assert!(ended.code == 2 && ended.err.contains(says) && ended.err.contains("--ws takes"), "{ended:?}");
+    }
     let ended = store.run(&["mcp", "status", "--json"]);
     assert_eq!(ended.json()["error"]["code"], "no_store", "{ended:?}");
     assert!(!store.dir().exists(), "asking makes no store");
@@ -50,7 +60,9 @@ fn servers_are_named_in_a_file_as_clients_have_it() {
     let file = store.path("servers.json");
     let shop = json!({ "command": "python3", "args": ["${PEER_SCRIPT:-NONE}"],
         "swarmkeep": { "session": "work/from-file", "idempotent": ["pay"] } });
-    let servers = json!({ "mcpServers": { "shop": shop, "far": { "url": "http://127.0.0.1:1/mcp" } } });
+    let waits = json!({ "command": "x", "swarmkeep": { "queueFor": "30s" } });
+    let typo = json!({ "command": "x", "swarmkeep": { "trusthints": true } });
+    let servers = json!({ "mcpServers": { "shop": shop, "far": { "url": "http://127.0.0.1:1/mcp" }, "waits": waits, "typo": typo } });
     fs::write(&file, servers.to_string().replace("NONE", &peer("peer.py"))).unwrap();
     let from = file.to_str().unwrap();
     let mut client = Client::before(&store, &["--from", from, "--name", "shop"]);
@@ -61,7 +73,11 @@ fn servers_are_named_in_a_file_as_clients_have_it() {
     let shown = store.run(&["mcp", "calls", "work/from-file"]).ok().out;
     assert!(shown.contains("shop") && shown.contains("idempotent"), "{shown}");
     let refused = store.run(&["mcp", "proxy", "--from", from]);
-    assert!(refused.err.contains("--name is one of: far, shop"), "{}", refused.err);
+    assert!(refused.err.contains("--name is one of: far, shop, typo, waits"), "{}", refused.err);
+    for (name, says) in [("waits", "--queue TOOL"), ("typo", "server `typo`: `swarmkeep.trusthints`: unknown field")] {
+        let refused = store.run(&["mcp", "proxy", "--from", from, "--name", name]);
+        assert!(refused.code == 2 && refused.err.contains(says), "{refused:?}");
+    }
     store.run(&["stop"]).ok();
 }
 

@@ -2,7 +2,10 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use hyper::Uri;
+use hyper::{
+    Uri,
+    header::{HeaderName, HeaderValue},
+};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -26,28 +29,62 @@ pub(super) struct Peer {
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    schemes: Schemes,
 }
 
-impl Peer {
-    /// Of a URL that begins with one of two schemes: without TLS, or with it. Touches no network.
-    pub(super) fn of(uri: &Uri, [plain, secure]: [&str; 2], site: &Site) -> io::Result<Self> {
+/// How a URL may begin: without TLS, or with it.
+pub(super) type Schemes = [&'static str; 2];
+pub(super) const HTTP: Schemes = ["http", "https"];
+pub(super) const WEB_SOCKET: Schemes = ["ws", "wss"];
+
+/// What a URL says, as far as it is seen without going there.
+struct Place {
+    host: String,
+    port: u16,
+    /// Its name in a certificate, with TLS.
+    name: Option<ServerName<'static>>,
+}
+
+impl Place {
+    fn of(uri: &Uri, [plain, secure]: Schemes, site: &Site) -> io::Result<Self> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("`{}`: {what}", site.shown()));
         let scheme = uri.scheme_str();
         let is_secure = scheme == Some(secure);
         if !is_secure && scheme != Some(plain) {
-            return Err(invalid(&format!("begins with neither {plain}:// nor {secure}://")));
+            return Err(invalid(&format!("it begins with neither {plain}:// nor {secure}://")));
         }
         let host = uri.host().ok_or_else(|| invalid("no host"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-        let tls = match is_secure {
-            true => {
-                let name = ServerName::try_from(host.clone()).map_err(|_| invalid("its host is no name for TLS"))?;
-                Some((connector()?, name))
-            }
+        let name = match is_secure {
+            true => Some(ServerName::try_from(host.clone()).map_err(|_| invalid("its host is no name for TLS"))?),
             false => None,
         };
-        Ok(Self { host, port, tls })
+        Ok(Self { host, port, name })
+    }
+}
+
+/// Whether a server could be there at all. A mistake in a URL or a header stays one, however often it is tried.
+pub(super) fn check(site: &Site, schemes: Schemes) -> io::Result<()> {
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
+    let uri: Uri = site.url.parse().map_err(|error| invalid(format!("`{}` is no URL: {error}", site.shown())))?;
+    Place::of(&uri, schemes, site)?;
+    for (name, value) in &site.headers {
+        name.parse::<HeaderName>().map_err(|_| invalid(format!("`{name}` is no header's name")))?;
+        value.parse::<HeaderValue>().map_err(|_| invalid(format!("the value of header `{name}` cannot be sent")))?;
+    }
+    Ok(())
+}
+
+impl Peer {
+    /// Of a URL that begins with one of two schemes: without TLS, or with it. Touches no network.
+    pub(super) fn of(uri: &Uri, schemes: Schemes, site: &Site) -> io::Result<Self> {
+        let Place { host, port, name } = Place::of(uri, schemes, site)?;
+        let tls = match name {
+            Some(name) => Some((connector()?, name)),
+            None => None,
+        };
+        Ok(Self { host, port, tls, schemes })
     }
 
     /// Connects. One that is gone without a word is noticed by the system.
@@ -57,7 +94,25 @@ impl Peer {
         watch(&stream);
         match &self.tls {
             None => Ok(Box::new(stream)),
-            Some((connector, name)) => Ok(Box::new(connector.connect(name.clone(), stream).await?)),
+            Some((connector, name)) => match connector.connect(name.clone(), stream).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) => Err(self.no_tls(error)),
+            },
+        }
+    }
+}
+
+impl Peer {
+    /// Whoever answers in plain text speaks no TLS: that is told in words that lead on.
+    fn no_tls(&self, error: io::Error) -> io::Error {
+        let is_plain = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        let [plain, secure] = self.schemes;
+        match is_plain {
+            Some(rustls::Error::InvalidMessage(_)) => {
+                let what = format!("what answers there speaks no TLS ({error}): is it {secure}, and not {plain}?");
+                io::Error::new(error.kind(), what)
+            }
+            _ => error,
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio_tungstenite::{
 
 use super::{
     Bounds, Connection, Ending, Inbound, Outbound, Site,
-    peer::{Peer, Wire},
+    peer::{self, Peer, Wire},
     too_long_breach,
 };
 use crate::{envelope::Envelope, reply::Failure};
@@ -61,7 +61,7 @@ pub async fn open(site: &Site, bounds: &Bounds) -> io::Result<Connection> {
 async fn connect(site: &Site, bounds: &Bounds) -> io::Result<Socket> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("`{}`: {what}", site.shown()));
     let mut request = site.url.as_str().into_client_request().map_err(|_| invalid("no URL"))?;
-    let peer = Peer::of(request.uri(), ["ws", "wss"], site)?;
+    let peer = Peer::of(request.uri(), peer::WEB_SOCKET, site)?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mcp"));
     for (name, value) in &site.headers {
         let name: HeaderName = name.parse().map_err(|_| invalid("a header's name cannot be sent"))?;

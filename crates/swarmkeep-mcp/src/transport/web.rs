@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::{
     Site,
-    peer::{Peer, Wire},
+    peer::{self, Peer, Wire},
 };
 use crate::reply::Failure;
 
@@ -59,7 +59,7 @@ impl Web {
     /// Of a URL with `http` or `https`. Touches no network.
     pub(super) fn new(site: &Site) -> io::Result<(Self, Uri)> {
         let uri: Uri = site.url.parse().map_err(|error| invalid(format!("`{}` is no URL: {error}", site.shown())))?;
-        let peer = Peer::of(&uri, ["http", "https"], site)?;
+        let peer = Peer::of(&uri, peer::HTTP, site)?;
         let authority = uri.authority().ok_or_else(|| invalid("the URL has no host"))?;
         let shown = match authority.port() {
             Some(port) => format!("{}:{port}", authority.host()),

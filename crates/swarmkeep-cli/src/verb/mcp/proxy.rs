@@ -115,15 +115,19 @@ impl Proxy {
             Some(path) => Some(servers::read(path, self.name.as_deref(), &folder, variables())?),
             None => None,
         };
-        let (mut trust, mut queue, recipe, name, session) = match file {
-            Some(file) => (file.trust, file.queue, file.recipe, Some(file.name), file.session),
-            None => (Trust::default(), Queue::default(), self.recipe(folder.clone())?, self.name.clone(), None),
+        let (recipe, name) = match &file {
+            Some(file) => (file.recipe.clone(), Some(file.name.clone())),
+            None => (self.recipe(folder.clone())?, self.name.clone()),
+        };
+        let (mut trust, mut tools, file_for_ms, session) = match file {
+            Some(file) => (file.trust, file.queue, file.queue_for_ms, file.session),
+            None => (Trust::default(), Vec::new(), None, None),
         };
         // What this line says goes before the file.
         trust.hints |= self.trust_hints;
         trust.say(&self.idempotent, &self.at_most_once);
-        queue.tools.extend_from_slice(&self.queue);
-        queue.for_ms = self.queue_for.unwrap_or(queue.for_ms);
+        tools.extend_from_slice(&self.queue);
+        let queue = queue(tools, self.queue_for.or(file_for_ms))?;
         Ok(Ask {
             client: format!("{:032x}", crate::context::random()?),
             session: self.session.as_ref().map(ToString::to_string).or(session),
@@ -150,23 +154,42 @@ impl Proxy {
             }
             Ok(Site { url: url.clone(), headers })
         };
-        match &self.server {
-            Server { http: Some(url), .. } => Ok(Recipe::Http(site(url)?)),
-            Server { sse: Some(url), .. } => Ok(Recipe::Sse(site(url)?)),
-            Server { ws: Some(url), .. } => Ok(Recipe::WebSocket(site(url)?)),
+        let recipe = match &self.server {
+            Server { http: Some(url), .. } => Recipe::Http(site(url)?),
+            Server { sse: Some(url), .. } => Recipe::Sse(site(url)?),
+            Server { ws: Some(url), .. } => Recipe::WebSocket(site(url)?),
             Server { command, .. } => {
                 let [program, arguments @ ..] = command.as_slice() else {
                     return Err(Failure::usage("no server is named", "name it after --, with its arguments"));
                 };
-                Ok(Recipe::Stdio(Program {
+                Recipe::Stdio(Program {
                     program: program.clone(),
                     arguments: arguments.to_vec(),
                     environment: Some(variables()),
                     folder: Some(folder),
-                }))
+                })
             }
-        }
+        };
+        // A mistake would be tried for ever.
+        recipe.check().map_err(|error| {
+            let next =
+                "--http and --sse take http:// and https://, --ws takes ws:// and wss://; --header 'NAME: VALUE'";
+            Failure::usage(error.to_string(), next)
+        })?;
+        Ok(recipe)
     }
+}
+
+/// Which calls wait for a server that is away, and for how long.
+fn queue(tools: Vec<String>, for_ms: Option<u64>) -> Result<Queue, Failure> {
+    if tools.is_empty() && for_ms.is_some() {
+        return Err(Failure::usage(
+            "it is said for how long calls are queued, and no tool's calls are",
+            "name the tools with --queue TOOL, or in the file as `queue`; or leave --queue-for and `queueFor` away",
+        ));
+    }
+    let standard = Queue::default();
+    Ok(Queue { tools, for_ms: for_ms.unwrap_or(standard.for_ms), ..standard })
 }
 
 /// The environment, as far as it is text.

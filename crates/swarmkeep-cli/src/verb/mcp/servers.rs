@@ -2,7 +2,8 @@
 //! to this one as it is.
 //!
 //! Fields of a server that no rule here is about are passed over: clients have some of their own. What is under `swarmkeep` is
-//! for the proxy, and a field there that it does not know is refused.
+//! for the proxy, and a field there that it does not know is refused. Only the server that is chosen is read: of the others
+//! nothing matters but their names.
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +11,8 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::Value;
 use swarmkeep_mcp::{
-    calls::Queue,
     class::Trust,
     transport::{Program, Recipe, Site},
 };
@@ -25,16 +26,20 @@ pub(super) struct Server {
     pub(super) session: Option<String>,
     pub(super) recipe: Recipe,
     pub(super) trust: Trust,
-    pub(super) queue: Queue,
+    /// Tools whose calls wait, and for how long, in milliseconds.
+    pub(super) queue: Vec<String>,
+    pub(super) queue_for_ms: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object")]
 struct File {
     #[serde(rename = "mcpServers", alias = "servers")]
-    servers: BTreeMap<String, Entry>,
+    servers: BTreeMap<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object")]
 struct Entry {
     command: Option<String>,
     #[serde(default)]
@@ -47,12 +52,15 @@ struct Entry {
     transport: Option<String>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    /// Clients that know it do not start such a server.
+    #[serde(default)]
+    disabled: Value,
     #[serde(default)]
     swarmkeep: Ours,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase", expecting = "an object")]
 struct Ours {
     session: Option<String>,
     trust_hints: bool,
@@ -80,6 +88,8 @@ pub(super) fn read(
 
 type Wrong = (String, String);
 
+const SCHEMES: &str = "`type` http and sse take http:// and https://, ws takes ws:// and wss://";
+
 fn find(text: &str, name: Option<&str>, folder: &Path, variables: BTreeMap<String, String>) -> Result<Server, Wrong> {
     let form = r#"it has {"mcpServers": {"NAME": {"command": …, "args": […]} or {"url": …}}}"#;
     let file: File = serde_json::from_str(text).map_err(|error| (error.to_string(), form.to_owned()))?;
@@ -97,15 +107,21 @@ fn find(text: &str, name: Option<&str>, folder: &Path, variables: BTreeMap<Strin
         return Err((what, format!("--name is one of: {}", names())));
     };
     let at = |(what, next): Wrong| (format!("server `{name}`: {what}"), next);
-    let recipe = entry.recipe(folder, variables).map_err(at)?;
-    let Ours { session, trust_hints, idempotent, at_most_once, queue, queue_for } = &entry.swarmkeep;
-    let mut trust = Trust { hints: *trust_hints, ..Trust::default() };
-    trust.say(idempotent, at_most_once);
-    let mut queue = Queue { tools: queue.clone(), ..Queue::default() };
-    if let Some(text) = queue_for {
-        queue.for_ms = queue_time(text).map_err(|next| at((format!("`queueFor` is `{text}`"), next)))?;
+    let entry = Entry::read(entry).map_err(at)?;
+    if entry.disabled == Value::Bool(true) {
+        let next = "take `disabled` away there, or name another server with --name".to_owned();
+        return Err(at(("it is switched off (`disabled`)".to_owned(), next)));
     }
-    Ok(Server { name: name.clone(), session: session.clone(), recipe, trust, queue })
+    let recipe = entry.recipe(folder, variables).map_err(at)?;
+    recipe.check().map_err(|error| at((error.to_string(), SCHEMES.to_owned())))?;
+    let Ours { session, trust_hints, idempotent, at_most_once, queue, queue_for } = entry.swarmkeep;
+    let mut trust = Trust { hints: trust_hints, ..Trust::default() };
+    trust.say(&idempotent, &at_most_once);
+    let queue_for_ms = match queue_for {
+        Some(text) => Some(queue_time(&text).map_err(|next| at((format!("`queueFor` is `{text}`"), next)))?),
+        None => None,
+    };
+    Ok(Server { name: name.clone(), session, recipe, trust, queue, queue_for_ms })
 }
 
 /// How long a call may wait for its server, in milliseconds.
@@ -115,6 +131,18 @@ pub(super) fn queue_time(text: &str) -> Result<u64, String> {
 }
 
 impl Entry {
+    fn read(entry: &Value) -> Result<Self, Wrong> {
+        serde_path_to_error::deserialize(entry).map_err(|error| {
+            let what = match error.path().to_string() {
+                path if path == "." => error.inner().to_string(),
+                path => format!("`{path}`: {}", error.inner()),
+            };
+            let next =
+                "a server has `command` (with `args`, `env`, `cwd`) or `url` (with `headers`, `type`), and `swarmkeep`";
+            (what, next.to_owned())
+        })
+    }
+
     fn recipe(&self, folder: &Path, variables: BTreeMap<String, String>) -> Result<Recipe, Wrong> {
         let full = |text: &String| expand(text, &variables);
         let all = |texts: &BTreeMap<String, String>| {
@@ -219,7 +247,7 @@ mod tests {
         assert_eq!((shop.name.as_str(), shop.session.as_deref()), ("shop", Some("work/shop")));
         assert_eq!(shop.trust.tools["look"], ToolTrust::Idempotent);
         assert_eq!(shop.trust.tools["pay"], ToolTrust::AtMostOnce);
-        assert_eq!((shop.queue.takes("payment"), shop.queue.for_ms), (true, 30_000));
+        assert_eq!((shop.queue, shop.queue_for_ms), (vec!["pay*".to_owned()], Some(30_000)));
         let Recipe::Http(far) = of(SHOP, Some("far")).unwrap().recipe else { panic!() };
         assert_eq!((far.url.as_str(), far.headers["Authorization"].as_str()), ("http://h:1/mcp", "Bearer k"));
         assert!(matches!(of(SHOP, Some("old")).unwrap().recipe, Recipe::Sse(_)));
@@ -255,11 +283,56 @@ mod tests {
                 None,
                 "there is no such variable here; set it, or give `${NONE:-OTHERWISE}`",
             ),
-            (one(r#"{"command": "x", "swarmkeep": {"trust": true}}"#), None, "expected one of `session`, `trustHints`"),
+            (
+                one(r#"{"command": "x", "swarmkeep": {"trust": true}}"#),
+                None,
+                "server `a`: `swarmkeep.trust`: unknown field `trust`, expected one of `session`, `trustHints`",
+            ),
+            (
+                one(r#"{"command": "x", "swarmkeep": {"trustHints": "yes"}}"#),
+                None,
+                "server `a`: `swarmkeep.trustHints`: invalid type: string \"yes\", expected a boolean",
+            ),
+            (
+                one(r#"{"command": "x", "args": [1]}"#),
+                None,
+                "server `a`: `args[0]`: invalid type: integer `1`, expected a string; a server has `command`",
+            ),
+            (
+                one(r#"{"url": "htp://h"}"#),
+                None,
+                "server `a`: `htp://h/`: it begins with neither http:// nor https://; `type` http and sse take",
+            ),
+            (one(r#"{"type": "ws", "url": "http://h/"}"#), None, "neither ws:// nor wss://"),
+            (one("7"), None, "server `a`: invalid type: integer `7`, expected an object"),
+            (
+                one(r#"{"command": "x", "disabled": true}"#),
+                None,
+                "server `a`: it is switched off (`disabled`); take `disabled` away there",
+            ),
         ] {
             let said = wrong(&text, name);
             assert!(said.contains(says), "{said} does not say: {says}");
         }
+    }
+
+    #[test]
+    fn a_mistake_in_one_server_is_none_in_another() {
+        let file = r#"{ "servers": { "typo": { "command": "x", "swarmkeep": { "trusthints": true } }, "off": 7,
+            "other": { "command": "x", "args": [1], "disabled": true }, "shop": { "command": "x" },
+            "far": { "url": "http://h", "type": "streamable-http" } } }"#;
+        assert_eq!(of(file, Some("shop")).unwrap().name, "shop");
+        assert!(matches!(of(file, Some("far")).unwrap().recipe, Recipe::Http(_)));
+        assert!(
+            of(file, Some("typo")).unwrap_err().0.starts_with("server `typo`: `swarmkeep.trusthints`: unknown field")
+        );
+    }
+
+    #[test]
+    fn a_tool_that_is_named_both_ways_is_called_at_most_once() {
+        let both =
+            r#"{"mcpServers": {"a": {"command": "x", "swarmkeep": {"idempotent": ["t"], "atMostOnce": ["t"]}}}}"#;
+        assert_eq!(of(both, None).unwrap().trust.tools["t"], ToolTrust::AtMostOnce);
     }
 
     #[test]
