@@ -767,8 +767,10 @@ impl Upstream {
                 self.link(link::Event::Opened(generation));
             }
             Done::Opened(generation, Err(error)) => {
-                self.last_loss = Some(format!("the server cannot be started: {error}"));
-                tracing::info!(upstream = %self.terms.upstream, %error, "the server cannot be started");
+                let is_child = matches!(self.terms.recipe, transport::Recipe::Stdio(_));
+                let what = if is_child { "the server cannot be started" } else { "the server cannot be reached" };
+                self.last_loss = Some(format!("{what}: {error}"));
+                tracing::info!(upstream = %self.terms.upstream, %error, "{what}");
                 self.link(link::Event::Lost(generation));
             }
             Done::Begun(call, record, begun) => self.begun(call, *record, begun),
