@@ -20,7 +20,12 @@ mod failures;
 mod killed;
 mod tasks;
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    thread,
+};
 
 use serde_json::json;
 
@@ -77,6 +82,58 @@ fn servers_are_named_in_a_file_as_clients_have_it() {
     for (name, says) in [("waits", "--queue TOOL"), ("typo", "server `typo`: `swarmkeep.trusthints`: unknown field")] {
         let refused = store.run(&["mcp", "proxy", "--from", from, "--name", name]);
         assert!(refused.code == 2 && refused.err.contains(says), "{refused:?}");
+    }
+    store.run(&["stop"]).ok();
+}
+
+/// A page's server: it answers whatever it hears so, for as long as the test runs.
+fn pages(head: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // Whoever connects and goes has heard enough.
+            if stream.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {
+                let _ = stream.write_all(format!("HTTP/1.1 {head}\r\nconnection: close\r\n\r\n").as_bytes());
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn why_a_server_is_not_there_is_said_to_its_client() {
+    let store = Store::new();
+    let page = pages("501 Unsupported method\r\ncontent-type: text/html\r\ncontent-length: 0");
+    let stream = pages("405 Method Not Allowed\r\nallow: GET\r\ncontent-length: 0");
+    let html = pages("200 OK\r\ncontent-type: text/html\r\ncontent-length: 0");
+    let (https, http) = (format!("https://{page}/mcp"), format!("http://{page}/mcp"));
+    let (stream, html) = (format!("http://{stream}/sse"), format!("http://{html}/"));
+    let asked = [
+        (
+            vec!["--", "no-such-program"],
+            "cannot be started: `no-such-program`, looked for in the PATH of its client: No such file",
+        ),
+        (vec!["--http", "http://127.0.0.1:1/mcp"], "cannot be reached: Connection refused"),
+        (vec!["--http", &http], "HTTP status 501 Not Implemented: is there an MCP server"),
+        (vec!["--http", &https], "speaks no TLS (received corrupt message of type InvalidContentType): is it https"),
+        (vec!["--http", &stream], "named with --sse"),
+        (vec!["--sse", &http], "HTTP status 501 Not Implemented, and no stream of events"),
+        (vec!["--sse", &html], "HTTP status 200 OK, and no stream of events"),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(nth, (server, says))| {
+        let session = format!("work/s{nth}");
+        let mut client = Client::before(&store, &[&["--session", &session][..], &server].concat());
+        client.ask_to_initialize();
+        (client, says)
+    });
+    // All at once: each is tried for a while before its client is told.
+    for (mut client, says) in asked.collect::<Vec<_>>() {
+        let answer = client.answer(0);
+        assert!(answer["error"]["message"].as_str().unwrap().contains(says), "{says}: {answer}");
+        client.end();
     }
     store.run(&["stop"]).ok();
 }

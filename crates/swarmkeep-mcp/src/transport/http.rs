@@ -336,6 +336,10 @@ impl Shared {
                 self.say(Inbound::Failed { wire, failure: Failure::Refused }).await;
                 return Next::Gone(format!("the server has forgotten the session ({how:?}, status {status})"));
             }
+            // Without an answer to it there is no connection, and what it was is the reason.
+            Verdict::Unknown if asked.method() == Some("initialize") => {
+                return Next::Gone(format!("{}: is there an MCP server at this URL?", answered_with(status)));
+            }
             Verdict::Unknown => {
                 tracing::debug!(status, "the server failed, and whether it did what was asked is not known");
                 self.say(Inbound::Failed { wire, failure: Failure::Broken }).await;
@@ -352,7 +356,14 @@ impl Shared {
                 (None, _) if matches!(frame, Ok(Frame::Batch(_))) => self.say(Inbound::Line(body)).await,
                 (None, Some(wire)) => {
                     let said: String = text.chars().take(300).collect();
-                    let text = format!("the server answered with HTTP status {status}: {said}");
+                    let hint = match (asked.method(), status) {
+                        // So a server says it that takes no POST there, as one of revision 2024-11-05 does.
+                        (Some("initialize"), 404 | 405) => {
+                            " (is the URL the right one? One that answers over HTTP+SSE is named with --sse, or `type` sse)"
+                        }
+                        _ => "",
+                    };
+                    let text = format!("{}{hint}: {said}", answered_with(status));
                     let line = compose::error(&wire.to_string(), -32603, &text, None);
                     self.say(Inbound::Line(line)).await;
                     // After our own words, which are not taken for the server's.
@@ -542,12 +553,18 @@ fn with_id(message: &Envelope, wire: Option<u64>) -> Bytes {
     Envelope::line(line)
 }
 
-fn is_stream(response: &Response<Incoming>) -> bool {
+pub(super) fn is_stream(response: &Response<Incoming>) -> bool {
     response
         .headers()
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok())
         .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
+}
+
+/// With a status, in words.
+pub(super) fn answered_with(status: u16) -> String {
+    let status = StatusCode::from_u16(status).map_or_else(|_| status.to_string(), |status| status.to_string());
+    format!("the server answered with HTTP status {status}")
 }
 
 async fn drained(response: Response<Incoming>) -> bool {

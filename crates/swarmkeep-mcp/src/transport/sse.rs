@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Bounds, Connection, Ending, Inbound, Outbound, Site,
     events::{Event, Events, TooLarge},
+    http::{answered_with, is_stream},
     too_long_breach,
     web::Web,
 };
@@ -43,8 +44,10 @@ pub async fn open(site: &Site, bounds: &Bounds) -> io::Result<Connection> {
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
     let begin = async {
         let (response, _) = web.send(request).await.map_err(|unanswered| io::Error::other(unanswered.why))?;
-        if !response.status().is_success() {
-            return Err(io::Error::other(format!("the server answered with HTTP status {}", response.status())));
+        if !response.status().is_success() || !is_stream(&response) {
+            let said = answered_with(response.status().as_u16());
+            let hint = "and no stream of events: is the URL the right one? One that answers over Streamable HTTP is named with --http, or `type` http";
+            return Err(io::Error::other(format!("{said}, {hint}")));
         }
         let mut reader = Reader { body: response.into_body(), events: Events::default(), most: bounds.line_bytes };
         let (endpoint, rest) = reader.endpoint(&uri).await?;

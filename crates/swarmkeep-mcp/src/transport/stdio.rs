@@ -49,7 +49,7 @@ pub fn open(program: &Program, bounds: &Bounds) -> io::Result<Connection> {
     let mut command = match bounds.starter.as_deref() {
         Some([starter, first @ ..]) => {
             // The starter starts whatever it is told, and dies of it: nobody would hear why.
-            there(program)?;
+            there(program).map_err(|error| named(program, error))?;
             let mut command = Command::new(starter);
             command.args(first).arg(std::process::id().to_string()).arg("--").arg(&program.program);
             command
@@ -64,7 +64,7 @@ pub fn open(program: &Program, bounds: &Bounds) -> io::Result<Connection> {
     if let Some(folder) = &program.folder {
         command.current_dir(folder);
     }
-    let mut child = command.spawn()?;
+    let mut child = command.spawn().map_err(|error| named(program, error))?;
     let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(io::Error::other("the child has no pipes"));
@@ -83,6 +83,20 @@ pub fn open(program: &Program, bounds: &Bounds) -> io::Result<Connection> {
         let _ = from_child.send(Inbound::Closed { why }).await;
     });
     Ok(Connection { outbox, inbox, ending: Ending::new(close, over), resumable: super::Resumable::default() })
+}
+
+/// Why it is not started, with what was looked for and where.
+fn named(program: &Program, error: io::Error) -> io::Error {
+    let name = &program.program;
+    let what = match &program.folder {
+        Some(folder) if !folder.is_dir() => {
+            format!("`{name}`: the folder {} that it is to run in is not there", folder.display())
+        }
+        Some(folder) if name.contains('/') => format!("`{name}`, from the folder {}: {error}", folder.display()),
+        _ if name.contains('/') => format!("`{name}`: {error}"),
+        _ => format!("`{name}`, looked for in the PATH of its client: {error}"),
+    };
+    io::Error::new(error.kind(), what)
 }
 
 /// Whether there is such a program, looked for as the starter will: in its folder, with its environment.
