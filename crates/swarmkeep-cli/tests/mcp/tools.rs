@@ -281,6 +281,42 @@ fn state_and_history_are_resources_and_a_prompt_tells_how_things_stand() {
     for words in ["team/work", "coder", "split the parser", "pay-17", "nobody knows"] {
         assert!(told.as_str().unwrap().contains(words), "{words}: {told}");
     }
+    // Agents by their names, where one is meant; what is assigned to one waits for it.
+    for (id, name) in [("a1", "planner"), ("a2", "twin"), ("a3", "twin")] {
+        let spawn = json!({ "session": "team/work", "id": id, "name": name, "request_id": format!("spawn-{id}") });
+        peer.done("agent_spawn", spawn);
+        let end =
+            json!({ "session": "team/work", "agent": id, "status": "terminated", "request_id": format!("end-{id}") });
+        if name == "twin" {
+            peer.done("agent_set_status", end);
+        }
+    }
+    let assigned =
+        json!({ "session": "team/work", "id": "plan", "title": "plan it", "assign": "a1", "request_id": "8" });
+    peer.done("task_create", assigned);
+    peer.done("memory_set", json!({ "session": "team/work", "key": "k", "value": 1, "request_id": "9" }));
+    let mut ask = |agent: &str| {
+        let asked = json!({ "name": "resume_session", "arguments": { "session": "team/work", "agent": agent } });
+        peer.ask("prompts/get", asked)
+    };
+    for agent in ["a1", "planner"] {
+        let answer = ask(agent);
+        let told = answer["result"]["messages"][0]["content"]["text"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        assert!(told.contains("## What waits for a1 (planner)\n- task plan: plan it (assigned)\n"), "{told}");
+        assert!(
+            told.contains("task plan: plan it (assigned to a1)\n") && told.contains("\n1 entry is remembered"),
+            "{told}"
+        );
+    }
+    for (agent, says) in [
+        ("nobody", "no agent `nobody`; there are: a1 (planner), a2 (twin), a3 (twin), coder"),
+        ("no such/agent", "no agent `no such/agent`"),
+        ("twin", "several agents that have ended were called `twin`: give the id of one: a2 (twin), a3 (twin)"),
+    ] {
+        let answer = ask(agent);
+        assert_eq!(answer["error"]["code"], -32602, "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(says), "{answer}");
+    }
     for wrong in [json!({ "name": "resume_session" }), json!({ "name": "other" })] {
         assert_eq!(peer.ask("prompts/get", wrong)["error"]["code"], -32602);
     }

@@ -29,7 +29,8 @@ pub(super) fn all() -> Vec<Prompt> {
                 PromptArgument::new("session")
                     .with_description("`namespace/name`, or `name` in namespace `default`")
                     .with_required(true),
-                PromptArgument::new("agent").with_description("The agent that goes on: its tasks and mail come first"),
+                PromptArgument::new("agent")
+                    .with_description("The agent that goes on, by its id or its name: its tasks and mail come first"),
             ]),
         )
         .with_title("Resume a session"),
@@ -56,6 +57,11 @@ async fn tell(api: &Api, session: &str, agent: Option<&str>) -> Result<String, P
     let at = |rest: &str| Ask::get(session_path(session, rest));
     let shown = api.json(at("")).await?;
     let agents = api.json(at("/agents?limit=1000")).await?;
+    let agent = match agent {
+        Some(agent) => Some(meant(api, session, list(&agents, "agents"), agent).await?),
+        None => None,
+    };
+    let id = agent.as_ref().map(|agent| text(agent, "id"));
     let mut out = String::new();
     let _ = writeln!(
         out,
@@ -66,12 +72,10 @@ async fn tell(api: &Api, session: &str, agent: Option<&str>) -> Result<String, P
         shown.pointer("/head/seq").and_then(Value::as_u64).unwrap_or_default(),
     );
 
-    let alive = |row: &&Value| !matches!(text(row, "status"), "terminated" | "failed");
     let rows = list(&agents, "agents");
     let _ = writeln!(out, "\n## Who is alive");
-    say(&mut out, rows.iter().filter(alive), |row| {
-        let name = Some(text(row, "name")).filter(|name| !name.is_empty()).map(|name| format!(" ({name})"));
-        format!("{}{}: {}, {}", text(row, "id"), name.unwrap_or_default(), text(row, "kind"), text(row, "status"))
+    say(&mut out, rows.iter().filter(|row| is_alive(row)), |row| {
+        format!("{}: {}, {}", called(row), text(row, "kind"), text(row, "status"))
     });
 
     let _ = writeln!(out, "\n## What is open");
@@ -81,18 +85,28 @@ async fn tell(api: &Api, session: &str, agent: Option<&str>) -> Result<String, P
         open.extend(list(&page, "tasks").to_vec());
     }
     // The caller's own first, then what somebody is at.
-    open.sort_by_key(|row| agent.is_none_or(|agent| text(row, "agent_id") != agent));
+    let is_its = |row: &&Value| id == Some(text(row, "agent_id"));
+    open.sort_by_key(|row| id.is_some() && !is_its(&row));
     say(&mut out, open.iter(), |row| {
-        let by = Some(text(row, "agent_id")).filter(|by| !by.is_empty()).map(|by| format!(" by {by}"));
-        format!("{}: {} ({}{})", text(row, "id"), line(text(row, "title")), text(row, "status"), by.unwrap_or_default())
+        let status = text(row, "status");
+        let whose = match (status, text(row, "agent_id")) {
+            (_, "") => String::new(),
+            ("assigned", agent) => format!(" to {agent}"),
+            (_, agent) => format!(" by {agent}"),
+        };
+        format!("task {}: {} ({status}{whose})", text(row, "id"), line(text(row, "title")))
     });
 
-    if let Some(agent) = agent {
-        let _ = writeln!(out, "\n## What waits for {agent}");
-        let page = api.json(at(&format!("/messages?agent={}&limit=1000", escaped(agent)))).await?;
-        say(&mut out, list(&page, "messages").iter(), |row| {
-            let content = row.get("content").map(Value::to_string).unwrap_or_default();
-            format!("{} from {}: {}", text(row, "id"), text(row, "from_agent"), line(&content))
+    if let Some(agent) = &agent {
+        let _ = writeln!(out, "\n## What waits for {}", called(agent));
+        let page = api.json(at(&format!("/messages?agent={}&limit=1000", escaped(text(agent, "id"))))).await?;
+        let (tasks, mail) = (open.iter().filter(is_its), list(&page, "messages").iter());
+        say(&mut out, tasks.chain(mail), |row| match row.get("from_agent") {
+            None => format!("task {}: {} ({})", text(row, "id"), line(text(row, "title")), text(row, "status")),
+            Some(_) => {
+                let content = row.get("content").map(Value::to_string).unwrap_or_default();
+                format!("message {} from {}: {}", text(row, "id"), text(row, "from_agent"), line(&content))
+            }
         });
     }
 
@@ -110,10 +124,59 @@ async fn tell(api: &Api, session: &str, agent: Option<&str>) -> Result<String, P
     let remembered = shown.pointer("/counts/memory").and_then(Value::as_u64).unwrap_or_default();
     let _ = write!(
         out,
-        "\n{remembered} entries are remembered (`memory_search`). Go on with what is open: `task_claim` takes a task, \
-         `message_receive` the mail. Do not repeat an effect whose outcome nobody knows: find out, then `effect_resolve`, or leave it to a person."
+        "\n{remembered} {} remembered (`memory_search`). Go on with what is open: `task_claim` takes a task, \
+         `message_receive` the mail. Do not repeat an effect whose outcome nobody knows: find out, then `effect_resolve`, or leave it to a person.",
+        if remembered == 1 { "entry is" } else { "entries are" },
     );
     Ok(out)
+}
+
+/// The agent of this id; or of this name, which only one has that is not terminated.
+async fn meant(api: &Api, session: &str, agents: &[Value], said: &str) -> Result<Value, Problem> {
+    match api.json(Ask::get(session_path(session, &format!("/agents/{}", escaped(said))))).await {
+        Err(problem) if matches!(problem.code.as_str(), "not_found" | "invalid") => {}
+        agent => return agent,
+    }
+    let named: Vec<&Value> = agents.iter().filter(|row| text(row, "name") == said).collect();
+    let holds_it = |row: &&&Value| text(row, "status") != "terminated";
+    match (named.iter().find(holds_it), named.as_slice()) {
+        (Some(agent), _) | (None, [agent]) => Ok((*agent).clone()),
+        (None, []) => {
+            let problem = format!("there is no agent `{}`; there are: {}", line(said), some(agents.iter()));
+            Err(Problem::new("not_found", problem))
+        }
+        _ => {
+            let problem = format!(
+                "several agents that have ended were called `{}`: give the id of one: {}",
+                line(said),
+                some(named)
+            );
+            Err(Problem::invalid(problem))
+        }
+    }
+}
+
+/// Up to [`LISTED`] agents, in one line.
+fn some<'a>(agents: impl IntoIterator<Item = &'a Value>) -> String {
+    let mut told: Vec<String> = agents.into_iter().map(called).collect();
+    if told.len() > LISTED {
+        let more = told.len() - LISTED;
+        told.truncate(LISTED);
+        told.push(format!("and {more} more"));
+    }
+    if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+}
+
+fn is_alive(agent: &Value) -> bool {
+    !matches!(text(agent, "status"), "terminated" | "failed")
+}
+
+/// An agent's id, and its name if it has one.
+fn called(agent: &Value) -> String {
+    match text(agent, "name") {
+        "" => text(agent, "id").to_owned(),
+        name => format!("{} ({})", text(agent, "id"), line(name)),
+    }
 }
 
 fn text<'a>(row: &'a Value, name: &str) -> &'a str {
