@@ -10,6 +10,7 @@
 //! | `document` | its operations and schemas, read from its OpenAPI document |
 //! | `tool`, `tools` | a tool as a line of a table: which operation, what it is called, what is true of it; the tables |
 //! | `call` | arguments put where the operation takes them; answers and problems as results |
+//! | `words` | what the API says of routes and headers, said of tools and arguments |
 //! | `resource`, `prompt`, `completion` | state and history to read; how things stand, told to whoever resumes; names that may be meant |
 //! | `long` | work that takes long, as MCP tasks kept in a session |
 //! | `drawn` | ids that nobody guesses, times as text |
@@ -30,6 +31,7 @@ mod stream;
 mod surface;
 mod tool;
 mod tools;
+mod words;
 
 use std::sync::Arc;
 

@@ -190,7 +190,18 @@ fn what_cannot_be_done_is_said_to_the_model_and_what_is_no_call_to_the_client() 
         let text = result["content"][0]["text"].as_str().unwrap().to_owned();
         assert!(found == code && text.contains(words) && text.starts_with(code), "{name}: {result}");
     };
-    says("session_status", json!({ "session": "none" }), "not_found", "none");
+    says("session_status", json!({ "session": "none" }), "not_found", "`default/none` (hint: `session_open` makes it");
+    says("session_diff", json!({ "session": "a" }), "invalid", "argument `from` is missing");
+    let begin = |more: Value| {
+        let mut begin = json!({ "session": "a", "effect": "pay", "class": "ask", "agent": "w", "request_id": "1" });
+        begin.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        begin
+    };
+    says("effect_begin", begin(json!({})), "invalid", "invalid: argument `instance` is missing");
+    says("effect_begin", begin(json!({ "instance": [] })), "invalid", "invalid: argument `instance`: invalid type");
+    says("task_list", json!({ "session": "a", "limit": 0 }), "invalid", "invalid: argument `limit`");
+    says("task_list", json!({ "session": "a", "limit": "x" }), "invalid", "invalid: argument `limit`");
+    says("session_pause", json!({ "session": "a", "request_id": "" }), "invalid", "invalid: argument `request_id`");
     says("session_status", json!({}), "invalid", "`session`");
     says("session_status", json!({ "session": "a/b/c" }), "invalid", "name");
     says("session_status", json!({ "session": "../../v1/store" }), "invalid", "name");

@@ -13,7 +13,7 @@ use swarmkeep::core::json::decode_lossy;
 use tokio::sync::OnceCell;
 use tower::ServiceExt;
 
-use super::document::Document;
+use super::{document::Document, words};
 
 /// Largest answer that becomes a result. A client holds it in a model's context or in its memory: whoever wants more asks
 /// for it in pages, or over HTTP.
@@ -47,6 +47,7 @@ impl Ask {
 pub(super) struct Problem {
     pub(super) code: String,
     pub(super) detail: String,
+    /// In the words of whoever calls tools.
     pub(super) hint: Option<String>,
     /// As the API said it.
     pub(super) document: Option<Value>,
@@ -74,7 +75,7 @@ impl Problem {
         Self {
             code: text("code").unwrap_or_else(|| "internal".to_owned()),
             detail: text("detail").unwrap_or_default(),
-            hint: text("hint"),
+            hint: text("hint").map(words::hint),
             document: Some(document),
         }
     }

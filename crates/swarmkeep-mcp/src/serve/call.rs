@@ -8,6 +8,7 @@ use super::{
     api::{Api, Ask, Problem, escaped},
     document::{Document, Object, Operation},
     tool::{Tool, expected},
+    words,
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -26,7 +27,7 @@ pub(super) async fn call(api: &Api, tool: &Tool, arguments: Object) -> CallToolR
 
 async fn answer(api: &Api, tool: &Tool, arguments: Object) -> Result<Value, Problem> {
     let ask = asked(api.document().await?, tool, arguments)?;
-    api.json(ask).await
+    api.json(ask).await.map_err(|problem| words::of_tool(tool, problem))
 }
 
 /// What kept it from being done, in a sentence, and as the API says it beside. Not as structured content: clients hold that
@@ -51,11 +52,13 @@ pub(super) fn asked(document: &Document, tool: &Tool, mut arguments: Object) -> 
     }
     let mut ask = Ask { method: operation.method.clone(), ..Ask::default() };
     ask.path = path(tool, operation, &mut arguments)?;
-    let mut pairs = Vec::new();
+    let (mut pairs, mut left_out) = (Vec::new(), None);
     for (name, _) in operation.query.iter().filter(|(name, _)| !tool.hides(operation, name)) {
         let argument = tool.argument(name);
-        if let Some(value) = take(&mut arguments, argument) {
-            pairs.push(format!("{name}={}", escaped(&text(argument, &value)?)));
+        match take(&mut arguments, argument) {
+            Some(value) => pairs.push(format!("{name}={}", escaped(&text(argument, &value)?))),
+            None if tool.needed.contains(&name.as_str()) => left_out = Some(argument.to_owned()),
+            None => {}
         }
     }
     if !pairs.is_empty() {
@@ -63,8 +66,7 @@ pub(super) fn asked(document: &Document, tool: &Tool, mut arguments: Object) -> 
     }
     if operation.writes {
         let request = take(&mut arguments, "request_id").ok_or_else(|| {
-            Problem::invalid("argument `request_id` is missing")
-                .hint("a name of your own, new for each request; the same when you repeat one")
+            missing("request_id").hint("a name of your own, new for each request; the same when you repeat one")
         })?;
         ask.headers.push((IDEMPOTENCY_KEY, text("request_id", &request)?));
         if let Some(actor) = take(&mut arguments, "actor") {
@@ -81,18 +83,23 @@ pub(super) fn asked(document: &Document, tool: &Tool, mut arguments: Object) -> 
         }
     }
     if let Some(schema) = &operation.body {
-        ask.body = Some(body(document, tool, operation, schema, &mut arguments)?);
+        ask.body = Some(body(document, tool, operation, schema, &mut arguments, &mut left_out)?);
     }
     // A `null` says what leaving it out says.
     arguments.retain(|_, value| !value.is_null());
     match arguments.keys().next() {
-        None => Ok(ask),
+        None => left_out.map_or(Ok(ask), |argument| Err(missing(&argument))),
+        // One that is misspelt is another one left out: this says more.
         Some(unknown) => {
             let unknown: String = unknown.chars().take(80).collect();
             let known = tool.arguments(document, operation).names().join(", ");
             Err(Problem::invalid(format!("no argument `{unknown}` here; known: {known}")))
         }
     }
+}
+
+fn missing(argument: &str) -> Problem {
+    Problem::invalid(format!("argument `{argument}` is missing"))
 }
 
 fn take(arguments: &mut Object, name: &str) -> Option<Value> {
@@ -110,7 +117,6 @@ fn text(argument: &str, value: &Value) -> Result<String, Problem> {
 
 fn path(tool: &Tool, operation: &Operation, arguments: &mut Object) -> Result<String, Problem> {
     let mut path = operation.path.clone();
-    let missing = |argument: &str| Problem::invalid(format!("argument `{argument}` is missing"));
     for place in operation.places() {
         match place {
             "name" => {}
@@ -138,29 +144,37 @@ fn path(tool: &Tool, operation: &Operation, arguments: &mut Object) -> Result<St
     Ok(path)
 }
 
+/// The body; `left_out` is an argument that there must be.
 fn body(
     document: &Document,
     tool: &Tool,
     operation: &Operation,
     schema: &str,
     arguments: &mut Object,
+    left_out: &mut Option<String>,
 ) -> Result<Vec<u8>, Problem> {
     let written = |value: &Value| {
         serde_json::to_vec(value).map_err(|error| Problem::invalid(format!("an argument cannot be written: {error}")))
     };
     if schema == "Json" {
-        let value = arguments.remove("value").ok_or_else(|| Problem::invalid("argument `value` is missing"))?;
+        let value = arguments.remove("value").ok_or_else(|| missing("value"))?;
         return written(&value);
     }
     let mut fields = Object::new();
-    let (taken, _) = document.fields(schema);
+    let (taken, required) = document.fields(schema);
     for (name, schema) in taken.into_iter().filter(|(name, _)| !tool.hides(operation, name)) {
         let argument = tool.argument(&name).to_owned();
         // Where any JSON may stand, `null` is a value.
         let is_any = schema.get("type").is_none() && schema.get("oneOf").is_none();
         let value = if is_any { arguments.remove(&argument) } else { take(arguments, &argument) };
-        if let Some(value) = value {
-            fields.insert(name, value);
+        match value {
+            Some(value) => {
+                fields.insert(name, value);
+            }
+            None if required.contains(&name) => {
+                left_out.get_or_insert(argument);
+            }
+            None => {}
         }
     }
     written(&Value::Object(fields))
