@@ -4,7 +4,7 @@
 //! verb; when it dies it is found or started again as soon as somebody needs it, and the client notices a pause at most. The
 //! relay itself does not end before its client does: clients do not start such a program a second time.
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{collections::VecDeque, io, path::Path, time::Duration};
 
 use clap::Args;
 use hyper_util::rt::TokioIo;
@@ -43,7 +43,8 @@ pub(crate) struct Serve {
     /// The tools of ruv-swarm instead, by their names and with their results
     #[arg(long)]
     ruv_swarm: bool,
-    /// With --ruv-swarm: the session that has the swarms [default: ruv-swarm/FOLDER, of the folder it is started in]
+    /// With --ruv-swarm: the session that has the swarms [default: ruv-swarm/fHASH-FOLDER, of the path of
+    /// the folder it is started in]
     #[arg(long, value_name = "SESSION", requires = "ruv_swarm")]
     session: Option<Name>,
 }
@@ -73,6 +74,11 @@ fn folder_session() -> Result<String, Failure> {
     let folder = std::env::current_dir().and_then(std::fs::canonicalize).map_err(|error| {
         Failure::usage(format!("the folder it was started in cannot be named: {error}"), "give --session NAME")
     })?;
+    Ok(session_of(&folder))
+}
+
+/// As docs/mcp.md has it for those who ask over HTTP.
+fn session_of(folder: &Path) -> String {
     let name: String = folder
         .file_name()
         .unwrap_or_default()
@@ -83,7 +89,7 @@ fn folder_session() -> Result<String, Failure> {
         .collect();
     let hash = blake3::hash(folder.as_os_str().as_encoded_bytes()).to_hex();
     let hash = hash.get(..8).unwrap_or_default();
-    Ok(format!("ruv-swarm/f{hash}-{}", name.trim_matches('-')).trim_end_matches('-').to_owned())
+    format!("ruv-swarm/f{hash}-{}", name.trim_matches('-')).trim_end_matches('-').to_owned()
 }
 
 /// A connection to the daemon: lines in, lines out.
@@ -344,4 +350,23 @@ fn write(mut to: impl AsyncWrite + Unpin + Send + 'static) -> (mpsc::Sender<Vec<
         }
     });
     (say, writing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As docs/mcp.md says it: whoever asks over HTTP makes the name himself.
+    #[test]
+    fn a_folder_has_the_session_that_the_docs_say() {
+        let hash = |path: &str| blake3::hash(path.as_bytes()).to_hex()[..8].to_owned();
+        for (path, name) in [("/work/sv", "sv"), ("/work/-My app.2-", "My-app-2"), ("/work/été", "t")] {
+            assert_eq!(session_of(Path::new(path)), format!("ruv-swarm/f{}-{name}", hash(path)));
+        }
+        assert_eq!(session_of(Path::new("/")), format!("ruv-swarm/f{}", hash("/")));
+        let long = "x".repeat(50);
+        assert!(session_of(&Path::new("/work").join(&long)).ends_with(&format!("-{}", "x".repeat(40))));
+        let docs = include_str!("../../../../../docs/mcp.md");
+        assert!(docs.contains("`ruv-swarm/fHASH-FOLDER`") && !docs.contains("`ruv-swarm/FOLDER`"));
+    }
 }
