@@ -323,6 +323,7 @@ fn what_is_wrong_with_a_request_over_http_is_said() {
     let same = ["mcp", "proxy", "--listen", "127.0.0.1:0", "--session", "work/web", "--name", "shop", "--", "python3"];
     let peer = peer().display().to_string();
     let refused = store.run(&[&same[..], &[&peer]].concat());
-    assert!(refused.err.contains("another process answers"), "{}", refused.err);
+    let who = format!("process {} answers clients of this server already, at http://{address}/mcp", front.child.id());
+    assert!(refused.err.contains(&who), "{}", refused.err);
     front.end(&store);
 }

@@ -39,6 +39,7 @@ pub(crate) enum Verb {
         unknown: bool,
     },
     /// Settle a call of which nobody knows whether it was carried out
+    #[command(mut_arg("not_done", |arg| arg.help("It was not carried out; only its client may call again")))]
     Resolve {
         session: Name,
         /// Its key, as `calls` shows it
@@ -63,10 +64,32 @@ impl Verb {
             Self::Proxy(proxy) => proxy.run(context).await,
             Self::Child { of, command } => Err(proxy::child(of, &command)),
             Self::Status => links::status(context).await,
-            Self::Calls { session, unknown } => links::calls(context, session, unknown).await,
+            Self::Calls { session, unknown } => {
+                let name = session.clone();
+                links::calls(context, session, unknown).await.map_err(|failure| of_calls(failure, &name))
+            }
             Self::Resolve { session, call, verdict, value, by, write } => {
-                effect::Verb::Resolve { session, effect: call, verdict, value, by, write }.run(context).await
+                let name = session.clone();
+                let resolve = effect::Verb::Resolve { session, effect: call, verdict, value, by, write };
+                resolve.run(context).await.map_err(|failure| of_calls(failure, &name))
             }
         }
     }
+}
+
+/// A call is an effect, and here it is looked at by other verbs.
+fn of_calls(mut failure: Failure, session: &Name) -> Failure {
+    match failure.code.as_str() {
+        "not_found" if failure.what.starts_with("there is no session") => {
+            failure.next =
+                "`swarmkeep session ls` shows which there are; calls are in the one that `mcp proxy --session` names, \
+                            else in mcp/FOLDER-HASH-CLIENT"
+                    .to_owned();
+        }
+        "not_found" | "wrong_state" => {
+            failure.next = format!("`swarmkeep mcp calls {session}` shows its calls, and how they stand");
+        }
+        _ => {}
+    }
+    failure
 }

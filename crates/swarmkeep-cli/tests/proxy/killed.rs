@@ -41,7 +41,13 @@ fn a_client_outlives_the_daemons_kill_and_its_calls_are_in_the_log() {
     assert_eq!((doubts.len(), &doubts[0]["request"]["name"]), (1, &json!("pay")));
     let shown = store.run(&["mcp", "calls", "work/here"]).ok().out;
     assert!(shown.contains("shop") && shown.contains("at_most_once") && shown.contains("outcome_unknown"), "{shown}");
-    store.run(&["mcp", "resolve", "work/here", doubts[0]["id"].as_str().unwrap(), "--not-done"]).ok();
+    let reason: String = doubts[0]["reason"].as_str().unwrap().chars().take(40).collect();
+    let row = shown.lines().find(|line| line.contains("outcome_unknown")).unwrap();
+    assert!(row.contains(&doubts[0]["request"]["arguments"].to_string()) && row.contains(&reason), "{shown}");
+    let resolve = ["mcp", "resolve", "work/here", doubts[0]["id"].as_str().unwrap(), "--not-done"];
+    store.run(&resolve).ok();
+    let settled = store.run(&resolve);
+    assert!(settled.code == 1 && settled.err.contains(" mcp calls work/here` shows"), "{settled:?}");
     let doubts = store.run(&["mcp", "calls", "work/here", "--unknown", "--json"]).ok().json();
     assert_eq!(doubts["calls"], json!([]));
 

@@ -57,6 +57,16 @@ fn what_is_wrong_with_a_call_is_said() {
     store.run(&["session", "create", "work"]).ok();
     store.run(&["stop"]).ok();
     assert_eq!(store.run(&["mcp", "status", "--json"]).ok().json()["links"], json!([]));
+    let shown = store.run(&["mcp", "status"]).ok().out;
+    assert!(shown.contains("no daemon runs here"), "{shown}");
+    let ended = store.run(&["mcp", "calls", "nosuch"]);
+    assert!(ended.code == 1 && ended.err.contains("session ls") && !ended.err.contains("session open"), "{ended:?}");
+    assert_eq!(store.run(&["mcp", "status"]).ok().out.trim(), "no links");
+    let ended = store.run(&["mcp", "resolve", "work", "nosuch", "--not-done"]);
+    assert!(ended.code == 1 && ended.err.contains(" mcp calls work` shows"), "{ended:?}");
+    let help = store.run(&["mcp", "resolve", "--help"]).ok().out;
+    assert!(help.contains("only its client may call again") && !help.contains("begin"), "{help}");
+    store.run(&["stop"]).ok();
 }
 
 #[test]

@@ -22,6 +22,9 @@ use crate::{
 
 /// Keys of the effects that are calls begin so.
 const KEY: &str = "mcp-";
+/// Characters of what was asked for, and of why nobody knows what came of it, in a line.
+const ARGUMENT_CHARS: usize = 40;
+const REASON_CHARS: usize = 80;
 
 pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
     context.place.must_be_a_store()?;
@@ -33,6 +36,8 @@ pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
         // No socket: no daemon, or one that takes no MCP clients. There is no link either way.
         Ok(Err(_)) => json!({ "links": [] }),
     };
+    let has_daemon = swarmkeep::lock::holder(&context.place.dir).is_ok_and(|holder| holder.is_some());
+    let nothing = if has_daemon { "no links" } else { "no links: no daemon runs here; the next client starts one" };
     let mut table =
         Table::new(&["server", "*phase", "client", "session", ">connections", ">failures", ">in flight", "last loss"]);
     for link in entries(&answer, "links") {
@@ -49,7 +54,7 @@ pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
         ]);
     }
     context.answer(&answer, |context| {
-        context.print_table(&table, "no links");
+        context.print_table(&table, nothing);
         for link in entries(&answer, "links") {
             for call in entries(field(link, "link"), "calls") {
                 say!(
@@ -79,7 +84,7 @@ pub(super) async fn calls(context: &mut Context, session: Name, unknown: bool) -
     let is_call = |effect: &&Value| text(effect, "id").starts_with(KEY);
     let mut calls: Vec<&Value> = entries(&answer, "effects").iter().filter(is_call).collect();
     calls.sort_by_key(|call| number(call, "begun_at_ms"));
-    let mut table = Table::new(&["call", "server", "tool", "class", "*status", "outcome", ">ms", "begun"]);
+    let mut table = Table::new(&["call", "server", "tool", "arguments", "class", "*status", "outcome", ">ms", "begun"]);
     for call in &calls {
         let asked = field(call, "request");
         let tool = if text(asked, "name").is_empty() { text(asked, "method") } else { text(asked, "name") };
@@ -90,6 +95,10 @@ pub(super) async fn calls(context: &mut Context, session: Name, unknown: bool) -
             Some(false) => "error",
             None => "",
         };
+        let outcome = match text(call, "status") {
+            "outcome_unknown" => cut(text(call, "reason"), REASON_CHARS),
+            _ => outcome.to_owned(),
+        };
         let took = match number(call, "finished_at_ms") {
             0 => String::new(),
             at_ms => at_ms.saturating_sub(number(call, "begun_at_ms")).to_string(),
@@ -98,12 +107,20 @@ pub(super) async fn calls(context: &mut Context, session: Name, unknown: bool) -
             plain(call, "id"),
             plain(asked, "upstream"),
             tool.to_owned(),
+            cut(&plain(asked, "arguments"), ARGUMENT_CHARS),
             plain(call, "class"),
             plain(call, "status"),
-            outcome.to_owned(),
+            outcome,
             took,
             moment::ago(number(call, "begun_at_ms"), moment::now_ms()),
         ]);
     }
     context.answer(&json!({ "calls": calls }), |context| context.print_table(&table, "no calls"))
+}
+
+fn cut(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io::{Read as _, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -42,7 +43,7 @@ pub(super) async fn run(
     }
     context.place.make()?;
     let folder = folder(&context.place.dir, &ask)?;
-    let _alone = alone(&folder)?;
+    let mut alone = alone(&folder)?;
     let signals = Signals::listen(false)?;
     let refused = |error: std::io::Error| {
         Failure::unavailable(format!("cannot listen on {address}: {error}"), "name another address, or port 0")
@@ -50,6 +51,8 @@ pub(super) async fn run(
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let url = format!("http://{address}/mcp");
+    // For whoever is refused: without it he is told less.
+    let _ = alone.set_len(0).and_then(|()| alone.write_all(format!("{} {url}\n", std::process::id()).as_bytes()));
     if context.json {
         say!("{}", json!({ "url": url }));
     } else {
@@ -109,18 +112,25 @@ fn folder(store: &Path, ask: &Ask) -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-/// One process at a time answers the clients of a server: they would share their sessions.
+/// One process at a time answers the clients of a server: they would share their sessions. Who it is, and where, is in the file.
 fn alone(folder: &Path) -> Result<File, Failure> {
     let cannot = |error: &dyn std::fmt::Display| {
         Failure::unavailable(format!("{}: {error}", shown(folder)), "is the folder there, and writable?")
     };
-    let file = File::create(folder.join("lock")).map_err(|error| cannot(&error))?;
+    let mut open = File::options();
+    let open = open.read(true).write(true).create(true).truncate(false);
+    let mut file = open.open(folder.join("lock")).map_err(|error| cannot(&error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Failure::unavailable(
-            "another process answers clients of this server already",
-            "end that one; or give this one another --session",
-        )),
+        Err(TryLockError::WouldBlock) => {
+            let mut said = String::new();
+            let _ = file.read_to_string(&mut said);
+            let what = match said.trim().split_once(' ') {
+                Some((pid, url)) => format!("process {pid} answers clients of this server already, at {url}"),
+                None => "another process answers clients of this server already".to_owned(),
+            };
+            Err(Failure::unavailable(what, "use that one, or end it; or give this one another --session"))
+        }
         Err(TryLockError::Error(error)) => Err(cannot(&error)),
     }
 }
