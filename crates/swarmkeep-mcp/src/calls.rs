@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use swarmkeep::EntityId;
 
 pub use self::{
     queue::Queue,
@@ -192,6 +193,8 @@ pub enum Standing {
 struct Call {
     message: Envelope,
     asked: Asked,
+    /// Its key in the log, if it is to be recorded.
+    effect: Option<EntityId>,
     /// What was known of the tool when the call came.
     known: Option<Tool>,
     standing: Standing,
@@ -247,6 +250,8 @@ pub struct Calls {
     asks: BTreeMap<u64, Ask>,
     /// Tokens under which progress may still come after the answer (tasks), by the id they were sent under.
     tokens: BTreeMap<u64, (Generation, String)>,
+    /// Calls that have effects wait, whether others pass or not.
+    holds_effects: bool,
     /// Who is gone, so that nobody takes answers any more.
     gone: Option<&'static str>,
     strays: BTreeMap<Stray, u64>,
@@ -276,6 +281,7 @@ impl Calls {
             by_wire: BTreeMap::new(),
             asks: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            holds_effects: false,
             gone: None,
             strays: BTreeMap::new(),
         }
@@ -330,6 +336,7 @@ impl Calls {
             Box::new(Call {
                 message,
                 asked,
+                effect: None,
                 known,
                 standing: Standing::Accepted,
                 is_recorded: false,
@@ -348,11 +355,19 @@ impl Calls {
             }),
         );
         match self.passing {
+            Some(_) if is_recorded && self.holds_effects => {}
             Some(generation) => self.forward(now_ms, call, generation, commands),
             None if before.may_be_sent && is_recorded => self.record(call, commands),
             None => {}
         }
         Some(call)
+    }
+
+    /// It is recorded under this key.
+    pub fn goes_by(&mut self, id: CallId, effect: Option<EntityId>) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.effect = effect;
+        }
     }
 
     /// More is known of its tool than when it came, and nothing was done about it yet.
@@ -415,13 +430,13 @@ impl Calls {
     #[must_use]
     pub fn unknown_line(&self, id: CallId, why: &str) -> Option<Bytes> {
         let call = self.calls.get(&id)?;
-        Some(settle::unknown(&self.limits.upstream, &call.message, call.asked.class, Some(id), why))
+        Some(settle::unknown(&self.limits.upstream, &call.message, call.asked.class, call.effect.as_ref(), why))
     }
 
     /// A line that says that a call was not carried out: for [`Calls::refused`].
     #[must_use]
     pub fn unsent_line(&self, id: CallId, why: &str) -> Option<Bytes> {
-        Some(settle::not_sent(&self.limits.upstream, &self.calls.get(&id)?.message, Some(id), why, 0))
+        Some(settle::not_sent(&self.limits.upstream, &self.calls.get(&id)?.message, why, 0))
     }
 
     /// A line that gives the client an answer that was recorded before: for [`Calls::refused`]. `body` is JSON text.
@@ -440,6 +455,7 @@ impl Calls {
         catalogue: Option<&Catalogue>,
         commands: &mut Vec<Command>,
     ) {
+        self.holds_effects = false;
         let is_new = self.passing.replace(generation) != Some(generation);
         let waiting: Vec<CallId> = self
             .calls
@@ -470,6 +486,11 @@ impl Calls {
             }
         }
         self.forward_queued(now_ms, generation, commands);
+    }
+
+    /// What has an effect waits for the next [`Calls::pass`]; the rest goes on.
+    pub fn hold_effects(&mut self) {
+        self.holds_effects = true;
     }
 
     /// Calls may not go for now; they are held.

@@ -299,7 +299,7 @@ impl Shim {
         let why = format!("swarmkeep's daemon cannot be reached ({why}); `swarmkeep doctor` looks at it");
         match number <= self.offered {
             true => settle::unknown(&upstream, message, class::of(message, &self.ask.trust, None).class, None, &why),
-            false => settle::not_sent(&upstream, message, None, &why, 0),
+            false => settle::not_sent(&upstream, message, &why, 0),
         }
     }
 

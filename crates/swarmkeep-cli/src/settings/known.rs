@@ -47,7 +47,12 @@ pub(crate) const KNOWN: &[Known] = &[
     known("tls_key", "", Kind::File, "its private key, PEM"),
     known("connections", "1024", Kind::Number(1, 1_000_000), "connections at once; more wait to be accepted"),
     known("feeds", "512", Kind::Number(0, 1_000_000), "feeds (SSE, WebSocket) at once; more are refused"),
-    known("drain", "5s", Kind::Time(0, 600_000), "how long a stop waits for requests in flight"),
+    known(
+        "drain",
+        "5s",
+        Kind::Time(0, 600_000),
+        "how long a stop waits for requests in flight, and then for calls to tool servers",
+    ),
     known(
         "resident_bytes",
         "100MiB",

@@ -1,7 +1,7 @@
 //! `swarmkeep mcp`: the Model Context Protocol. Session tools for clients, and a link between a client and its tool server
 //! that comes back, with the calls that went over it.
 
-mod links;
+pub(crate) mod links;
 mod listen;
 pub(crate) mod proxy;
 mod relay;

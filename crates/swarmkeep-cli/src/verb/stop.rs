@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::number;
+use super::{mcp::links, number};
 use crate::{
     client::{Call, Client, Endpoint},
     context::Context,
@@ -33,9 +33,17 @@ impl Stop {
             ));
         }
         context.place.must_be_a_store()?;
+        let clients = links::clients(&context.place).await;
         let stopped = stop(&context.place).await?;
-        let answer = json!({ "store": context.place.dir, "stopped": stopped.is_some(), "pid": stopped });
+        let answer =
+            json!({ "store": context.place.dir, "stopped": stopped.is_some(), "pid": stopped, "mcp_clients": clients });
         context.answer(&answer, |_| match stopped {
+            Some(pid) if clients > 0 => say!(
+                "process {pid} has parked and ended; {clients} MCP {} still there, and {} the next daemon: end {} to keep the store free",
+                if clients == 1 { "client is" } else { "clients are" },
+                if clients == 1 { "starts" } else { "start" },
+                if clients == 1 { "it" } else { "them" },
+            ),
             Some(pid) => say!("process {pid} has parked and ended; the store is free"),
             None => say!("no daemon runs for {}", context.place.dir.display()),
         })

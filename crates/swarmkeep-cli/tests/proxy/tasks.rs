@@ -131,7 +131,8 @@ fn a_queued_call_is_a_task_for_a_client_that_knows_them_over_a_kill_of_the_daemo
         assert_eq!(shown["status"], "working", "the next daemon has it: {shown}");
         assert_ne!(store.holder().unwrap(), killed);
     }
-    store.run(&["stop"]).ok();
+    let stopped = store.run(&["stop"]).ok();
+    assert!(stopped.out.contains("1 MCP client is still there"), "{stopped:?}");
     fs::rename(&away, &program).unwrap();
     for id in [&tasks[0], &tasks[1], &tasks[3]] {
         until("the task is done", || {

@@ -5,8 +5,9 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use swarmkeep::EntityId;
 
-use super::{CallId, Queue};
+use super::Queue;
 use crate::{
     class::Class,
     envelope::{Envelope, compose},
@@ -31,7 +32,8 @@ struct Telling<'a> {
     executed: &'static str,
     is_retryable: bool,
     retry_after_ms: Option<u64>,
-    call: Option<CallId>,
+    /// Its key in the session's log, where a person may have to settle it.
+    call: Option<&'a EntityId>,
 }
 
 fn not_taken(code: i64, text: String) -> Telling<'static> {
@@ -51,7 +53,7 @@ fn tell(message: &Envelope, telling: &Telling<'_>) -> Bytes {
             object.insert("retryAfterMs".into(), retry_after_ms.into());
         }
         if let Some(call) = telling.call {
-            object.insert("call".into(), call.0.into());
+            object.insert("call".into(), call.as_str().into());
         }
     }
     if message.method() != Some("tools/call") {
@@ -70,27 +72,12 @@ fn tell(message: &Envelope, telling: &Telling<'_>) -> Bytes {
     compose::result(id, &result.to_string())
 }
 
-pub(crate) fn not_sent(
-    upstream: &str,
-    message: &Envelope,
-    call: Option<CallId>,
-    why: &str,
-    retry_after_ms: u64,
-) -> Bytes {
+pub(crate) fn not_sent(upstream: &str, message: &Envelope, why: &str, retry_after_ms: u64) -> Bytes {
     let text = format!("`{upstream}`: {why}. Nothing was carried out; the call may be made again.");
-    let telling = Telling {
-        code: CODE_OFFLINE,
-        text,
-        upstream,
-        executed: "no",
-        is_retryable: true,
-        retry_after_ms: Some(retry_after_ms),
-        call,
-    };
-    tell(message, &telling)
+    tell(message, &Telling { upstream, retry_after_ms: Some(retry_after_ms), ..not_taken(CODE_OFFLINE, text) })
 }
 
-pub(crate) fn unknown(upstream: &str, message: &Envelope, class: Class, call: Option<CallId>, why: &str) -> Bytes {
+pub(crate) fn unknown(upstream: &str, message: &Envelope, class: Class, call: Option<&EntityId>, why: &str) -> Bytes {
     let is_retryable = class != Class::AtMostOnce;
     let then = match is_retryable {
         true => "it may be made again.",
@@ -114,13 +101,13 @@ pub(super) fn queue_full(upstream: &str, message: &Envelope, queue: &Queue) -> B
     tell(message, &Telling { upstream, ..not_taken(CODE_FULL, text) })
 }
 
-pub(super) fn expired(upstream: &str, message: &Envelope, call: CallId, for_ms: u64) -> Bytes {
+pub(super) fn expired(upstream: &str, message: &Envelope, for_ms: u64) -> Bytes {
     let text = format!(
         "`{upstream}` did not come back within the {} s that a call waits for it. Nothing was carried out; the call may be \
          made again.",
         for_ms / 1_000
     );
-    tell(message, &Telling { upstream, call: Some(call), ..not_taken(CODE_EXPIRED, text) })
+    tell(message, &Telling { upstream, ..not_taken(CODE_EXPIRED, text) })
 }
 
 /// Under no id, as an answer with the id would settle the call that has it.

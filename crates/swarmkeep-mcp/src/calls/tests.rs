@@ -179,6 +179,19 @@ fn an_error_that_answers_a_cancellation_does_not_say_that_nothing_was_done() {
 }
 
 #[test]
+fn what_has_an_effect_waits_while_its_tool_is_looked_at_and_the_rest_goes_on() {
+    let mut run = Run::up();
+    run.calls.hold_effects();
+    assert_eq!(run.ask(&tool("1", "pay")), []);
+    assert_eq!(sent(&run.ask(r#"{"id":2,"method":"tools/list"}"#)).len(), 1);
+    assert_eq!(told(&run.client(r#"{"method":"notifications/roots/list_changed"}"#)).len(), 1);
+    let request = message(&tool("1", "pay"));
+    run.calls.class_anew(CallId(1), Asked { class: Class::Idempotent, ..class::of(&request, &Trust::default(), None) });
+    assert_eq!(sent(&run.pass(FIRST)).len(), 1);
+    assert_eq!(run.calls.get(CallId(1)).unwrap().1.class, Class::Idempotent);
+}
+
+#[test]
 fn who_may_call_again_is_told_so() {
     let told = |name: &str| {
         let mut run = Run::up();

@@ -22,7 +22,7 @@ impl Calls {
         self.finish(id, Ending::NotExecuted { why }, commands);
         let Some(call) = self.remove(id) else { return };
         if !call.is_cancelled && !call.is_settled {
-            let line = settle::expired(&self.limits.upstream, &call.message, id, self.limits.queue.for_ms);
+            let line = settle::expired(&self.limits.upstream, &call.message, self.limits.queue.for_ms);
             commands.push(Command::Answer { call: id, line });
         }
     }
@@ -38,7 +38,7 @@ impl Calls {
         self.finish(id, Ending::NotExecuted { why: why.to_owned() }, commands);
         let Some(call) = self.remove(id) else { return };
         if let Some(retry_after_ms) = retry_after_ms.filter(|_| !call.is_cancelled && !call.is_settled) {
-            let line = settle::not_sent(&self.limits.upstream, &call.message, Some(id), why, retry_after_ms);
+            let line = settle::not_sent(&self.limits.upstream, &call.message, why, retry_after_ms);
             commands.push(Command::Answer { call: id, line });
         }
     }
@@ -47,7 +47,8 @@ impl Calls {
         self.finish(id, Ending::Unknown { why: why.to_owned() }, commands);
         let Some(call) = self.remove(id) else { return };
         if !call.is_cancelled && !call.is_settled {
-            let line = settle::unknown(&self.limits.upstream, &call.message, call.asked.class, Some(id), why);
+            let line =
+                settle::unknown(&self.limits.upstream, &call.message, call.asked.class, call.effect.as_ref(), why);
             commands.push(Command::Answer { call: id, line });
         }
     }
@@ -65,7 +66,8 @@ impl Calls {
         call.until_ms = now_ms.saturating_add(self.limits.call_ms);
         let why = format!("no answer within {} s", now_ms.saturating_sub(call.sent_ms) / 1_000);
         if !was_cancelled {
-            let line = settle::unknown(&self.limits.upstream, &call.message, call.asked.class, Some(id), &why);
+            let line =
+                settle::unknown(&self.limits.upstream, &call.message, call.asked.class, call.effect.as_ref(), &why);
             commands.push(Command::Answer { call: id, line });
             if let Some((wire, generation)) = call.wire {
                 let params = format!(r#"{{"requestId":{wire},"reason":"no answer in time"}}"#);

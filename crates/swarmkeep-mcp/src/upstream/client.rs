@@ -101,6 +101,7 @@ impl Upstream {
             may_be_sent: is_offered_again && self.may_be_begun(number, &message),
         };
         if let Some(call) = self.calls.request(now_ms, message, asked, known, before, &mut commands) {
+            self.calls.goes_by(call, key.clone());
             self.places.insert(call, Place { number, key, attempt: 1, begun_in: None, is_answered: false, task: None });
             made = Some(call);
         }

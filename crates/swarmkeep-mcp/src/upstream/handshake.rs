@@ -159,7 +159,7 @@ impl Upstream {
             // The client may call a tool before it asks what there is.
             if self.terms.trust.hints && self.catalogue_on != Some(generation) && !self.handshake.is_under_way() {
                 self.begin_handshake();
-                self.calls.block();
+                self.calls.hold_effects();
                 self.list_tools(Catalogue::default(), 0, None, true);
                 self.tell_in_flight();
             }
@@ -205,7 +205,7 @@ impl Upstream {
 
     fn say_hello(&mut self, generation: Generation) {
         self.begin_handshake();
-        self.calls.block();
+        self.calls.hold_effects();
         if self.lacks_tools(generation) {
             return self.list_tools(Catalogue::default(), 0, None, true);
         }

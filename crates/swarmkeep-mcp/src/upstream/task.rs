@@ -234,6 +234,7 @@ impl Upstream {
             if let Some(task) = self.tasks.get_mut(&id) {
                 task.call = Some(call);
             }
+            self.calls.goes_by(call, key.clone());
             let place = Place { number, key, attempt: 1, begun_in: None, is_answered: false, task: Some(id) };
             self.places.insert(call, place);
             self.calls.detach(call);

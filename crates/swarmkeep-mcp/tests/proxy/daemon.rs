@@ -195,6 +195,12 @@ async fn a_daemon_that_is_stopped_waits_for_calls_under_way_and_not_for_longer()
     let answer = shim.answer(2).await;
     assert_eq!(executed(&answer), "unknown", "{answer}");
     assert!(text(&answer).contains("swarmkeep was stopped before an answer came"), "{answer}");
+    let key = answer["result"]["_meta"]["swarmkeep/outcome"]["call"].as_str().unwrap().to_owned();
+    let session = daemon.keep.get_session("work/here").await.unwrap().unwrap();
+    let state = session.state().await.unwrap();
+    let doubt = state.effects.iter().find(|effect| effect.id.as_str() == key).expect("what a person settles it by");
+    assert_eq!(doubt.status, EffectStatus::OutcomeUnknown);
+    drop(session);
     assert_eq!(pays(&outside), 2);
     daemon.stop().await;
 }

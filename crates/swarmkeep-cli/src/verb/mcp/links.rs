@@ -15,6 +15,7 @@ use crate::{
     daemon,
     failure::Failure,
     moment,
+    place::Place,
     say::say,
     table::Table,
     verb::{Name, all, entries, field, number, plain, text},
@@ -68,6 +69,14 @@ pub(super) async fn status(context: &mut Context) -> Result<(), Failure> {
             }
         }
     })
+}
+
+/// How many MCP clients have their servers by way of this store's daemon.
+pub(crate) async fn clients(place: &Place) -> usize {
+    match timeout(LIVE_TIMEOUT, ask_status(&place.mcp_socket())).await {
+        Ok(Ok(answer)) => entries(&answer, "links").len(),
+        _ => 0,
+    }
 }
 
 async fn ask_status(socket: &Path) -> io::Result<Value> {

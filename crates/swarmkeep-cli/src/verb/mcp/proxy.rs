@@ -22,7 +22,7 @@ pub(crate) struct Proxy {
     /// The session in whose log the calls land [default: mcp/FOLDER-HASH-CLIENT]
     #[arg(long, value_name = "NAME")]
     session: Option<Name>,
-    /// What the server is called in the log and in what the client is told [default: its program's name]; with --from, which of
+    /// What the server is called in the log and in what the client is told [default: that of what runs]; with --from, which of
     /// the file's servers it is
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
