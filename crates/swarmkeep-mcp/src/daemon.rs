@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::json;
 use swarmkeep::{
-    Actor, Error, OsEntropy, SessionName, Swarmkeep, SystemClock,
+    Actor, Error, ErrorKind, OsEntropy, SessionName, Swarmkeep, SystemClock,
     core::clock::{Clock, Entropy},
 };
 use tokio::{
@@ -134,7 +134,7 @@ impl Daemon {
                 },
                 Ok((mut stream, _)) => {
                     // A shim that is not answered is told by the end of its stream.
-                    let _ = stream.write_all(b"! too many links are open: end a client first\n").await;
+                    let _ = stream.write_all(b"? too many links are open: end a client first\n").await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a shim could not be accepted");
@@ -171,7 +171,11 @@ async fn answer(shared: Arc<Shared>, stream: std::os::unix::net::UnixStream) {
         Ok(Hello { wants: Wants::Proxy(ask), .. }) => {
             match proxy(&shared, *ask, lines.with_most(wire::FRAME_BYTES), &mut to).await {
                 Ok(()) => None,
-                Err(error) => Some(format!("! {}", one_line(&error.to_string()))),
+                // What is wrong with the words stays wrong; anything else may be mended while the client waits.
+                Err(error) => {
+                    let mark = if error.kind == ErrorKind::Invalid { '!' } else { '?' };
+                    Some(format!("{mark} {}", one_line(&error.to_string())))
+                }
             }
         }
         Err(error) => Some(format!("! this daemon does not understand its shim: {}", one_line(&error.to_string()))),

@@ -185,27 +185,25 @@ where
     loop {
         let newest = shim.known.unsettled.keys().next_back().copied().unwrap_or_default();
         match shim.beside(&mut from_client, &mut alone, dial()).await? {
-            Ok(stream) => {
-                if shim.relay(stream, &mut from_client).await? {
-                    return Ok(());
-                }
-                alone = Alone::new();
-            }
-            Err(error) => {
-                alone.why = error.to_string();
-                alone.redial = REDIAL_MOST.min(alone.redial * 2);
-                if alone.is_long {
-                    // Whoever came before this try.
-                    shim.answer_alone(&alone.why, newest).await?;
-                }
-                if shim.has_said_all && !shim.is_owed() {
-                    return Err(Ended::NoDaemon(error));
-                }
-            }
+            Ok(stream) => match shim.relay(stream, &mut from_client).await? {
+                Parted::Over => return Ok(()),
+                Parted::Gone => alone = Alone::new(),
+                Parted::Later(why) => shim.is_refused_for_now(&mut alone, newest, io::Error::other(why)).await?,
+            },
+            Err(error) => shim.is_refused_for_now(&mut alone, newest, error).await?,
         }
         let pause = sleep(alone.redial);
         shim.beside(&mut from_client, &mut alone, pause).await?;
     }
+}
+
+/// How a connection to a daemon ended.
+enum Parted {
+    /// All is said and done.
+    Over,
+    Gone,
+    /// The daemon took nothing, and said why.
+    Later(String),
 }
 
 /// A shim without a daemon.
@@ -253,6 +251,19 @@ impl Shim {
                     (alone.answers_at, alone.is_long) = (Instant::now() + PATIENCE, true);
                 }
             }
+        }
+    }
+
+    /// A try came to nothing. Whoever came before it (`newest`) is answered, if it has been so for long.
+    async fn is_refused_for_now(&mut self, alone: &mut Alone, newest: u64, error: io::Error) -> Result<(), Ended> {
+        alone.why = error.to_string();
+        alone.redial = REDIAL_MOST.min(alone.redial * 2);
+        if alone.is_long {
+            self.answer_alone(&alone.why, newest).await?;
+        }
+        match self.has_said_all && !self.is_owed() {
+            true => Err(Ended::NoDaemon(error)),
+            false => Ok(()),
         }
     }
 
@@ -307,17 +318,18 @@ impl Shim {
         self.output.send(given).await.map_err(|_| Ended::Client(io::ErrorKind::BrokenPipe.into()))
     }
 
-    /// Over one connection. `true`: all is said and done.
+    /// Over one connection.
     async fn relay<S: AsyncRead + AsyncWrite>(
         &mut self,
         stream: S,
         from_client: &mut mpsc::Receiver<io::Result<(u64, Bytes)>>,
-    ) -> Result<bool, Ended> {
+    ) -> Result<Parted, Ended> {
         let (from_daemon, mut to_daemon) = tokio::io::split(stream);
         let Ok(mut text) = self.hello() else {
             return Err(Ended::Refused("its own words cannot be written".to_owned()));
         };
-        self.offered = self.known.unsettled.keys().next_back().copied().unwrap_or_default().max(self.offered);
+        let offered = self.offered;
+        self.offered = self.known.unsettled.keys().next_back().copied().unwrap_or_default().max(offered);
         let (to_shim, mut frames) = mpsc::channel(QUEUE);
         let reading = async move {
             let mut lines = Lines::new(BufReader::with_capacity(64 * 1024, from_daemon), FRAME_BYTES);
@@ -365,9 +377,15 @@ impl Shim {
                 }
                 () = &mut reading, if !is_read => is_read = true,
                 frame = frames.recv() => match frame {
-                    Some(frame) => self.frame(frame).await?,
+                    Some(frame) => {
+                        if let Some(why) = self.frame(frame).await? {
+                            self.offered = offered;
+                            return Ok(Parted::Later(why));
+                        }
+                    }
                     // The daemon closes when a client that has said all has its answers; else it is gone.
-                    None => return Ok(self.has_said_all && !self.is_owed()),
+                    None if self.has_said_all && !self.is_owed() => return Ok(Parted::Over),
+                    None => return Ok(Parted::Gone),
                 },
             }
         }
@@ -420,18 +438,20 @@ impl Shim {
         line.is_some()
     }
 
-    async fn frame(&mut self, frame: Bytes) -> Result<(), Ended> {
+    /// Gives why the daemon takes nothing for now, if it says so.
+    async fn frame(&mut self, frame: Bytes) -> Result<Option<String>, Ended> {
         let given = match wire::said(frame) {
             // An answer to what is settled would be a second one.
-            Some(Said::Line { answers: Some(number), .. }) if !self.settle(number) => return Ok(()),
+            Some(Said::Line { answers: Some(number), .. }) if !self.settle(number) => return Ok(None),
             Some(Said::Line { answers, line }) => ToClient::Line { answers, line },
             Some(Said::Taken(number)) => {
                 self.settle(number);
                 ToClient::Taken(number)
             }
             Some(Said::Refused(why)) => return Err(Ended::Refused(why)),
-            None => return Ok(()),
+            Some(Said::Later(why)) => return Ok(Some(why)),
+            None => return Ok(None),
         };
-        self.give(given).await
+        self.give(given).await.map(|()| None)
     }
 }

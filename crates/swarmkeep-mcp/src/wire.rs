@@ -96,8 +96,10 @@ pub enum Said {
     },
     /// This line is settled.
     Taken(u64),
-    /// Nothing follows.
+    /// Nothing follows, whoever asks again.
     Refused(String),
+    /// Nothing was taken; it may be later.
+    Later(String),
 }
 
 /// Writes a numbered line.
@@ -124,6 +126,7 @@ pub(crate) fn said(mut frame: Bytes) -> Option<Said> {
             Some(Said::Line { answers: None, line: frame })
         }
         b'!' => Some(Said::Refused(String::from_utf8_lossy(frame.get(2..)?).into_owned())),
+        b'?' => Some(Said::Later(String::from_utf8_lossy(frame.get(2..)?).into_owned())),
         _ if frame.contains(&b' ') => {
             let (number, line) = number_of(frame)?;
             Some(Said::Line { answers: Some(number), line })
@@ -147,7 +150,8 @@ mod tests {
         assert_eq!(said(frame("= {}")), Some(Said::Line { answers: None, line: frame("{}") }));
         assert_eq!(said(frame("12")), Some(Said::Taken(12)));
         assert_eq!(said(frame("! no")), Some(Said::Refused("no".to_owned())));
-        for text in ["", "x", "x 1", "-1", "!"] {
+        assert_eq!(said(frame("? full")), Some(Said::Later("full".to_owned())));
+        for text in ["", "x", "x 1", "-1", "!", "?"] {
             assert_eq!(said(frame(text)), None, "{text}");
         }
     }

@@ -232,6 +232,19 @@ async fn a_client_without_a_daemon_is_answered_and_served_when_there_is_one() {
     let answer = shim.answer(2).await;
     assert_eq!(executed(&answer), "unknown", "{answer}");
     assert_eq!(shim.answer(3).await["error"]["data"]["retryable"], true);
+    // One that takes nothing for now was not offered anything.
+    let listener = UnixListener::bind(outside.path().join("nobody.sock")).unwrap();
+    let full = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"? the disk is full\n").await.unwrap();
+        }
+    });
+    shim.call(5, "pay", json!({})).await;
+    let answer = shim.answer(5).await;
+    assert_eq!(executed(&answer), "no", "{answer}");
+    assert!(text(&answer).contains("the disk is full"), "{answer}");
+    full.abort();
     // A client that has said all is not kept.
     shim.call(4, "pay", json!({})).await;
     shim.to.shutdown().await.unwrap();
