@@ -703,6 +703,12 @@ impl Calls {
         }
     }
 
+    /// Whether the client waits for a call that has this id, as JSON text.
+    #[must_use]
+    pub fn is_waited_for(&self, id: &str) -> bool {
+        self.by_id.contains_key(id)
+    }
+
     /// A call that is not over: its message and its class.
     #[must_use]
     pub fn get(&self, id: CallId) -> Option<(&Envelope, &Asked)> {

@@ -11,7 +11,6 @@ use std::{
     collections::BTreeMap,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -54,6 +53,8 @@ const LINKS: usize = 1_024;
 const STATUS_TIME: Duration = Duration::from_secs(2);
 /// Small lines for a shim go out in one piece, up to about this much.
 const PIECE_BYTES: usize = 64 * 1024;
+/// At the daemon's end a client has so long to take what it was given.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// After a failed accept the loop rests.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
 
@@ -161,9 +162,9 @@ async fn answer(shared: Arc<Shared>, stream: std::os::unix::net::UnixStream) {
         Err(error) => return tracing::warn!(%error, "a shim could not be taken"),
     };
     let (from, mut to) = stream.into_split();
-    let mut lines = Lines::new(BufReader::with_capacity(64 * 1024, from), HELLO_BYTES);
-    let hello = match timeout(HELLO_TIME, lines.next()).await {
-        Ok(Ok(Some(hello))) => serde_json::from_slice::<Hello>(&hello),
+    let mut lines = Lines::of_frames(BufReader::with_capacity(64 * 1024, from), HELLO_BYTES);
+    let hello = match unless_closing(&shared, timeout(HELLO_TIME, lines.next())).await {
+        Some(Ok(Ok(Some(hello)))) => serde_json::from_slice::<Hello>(&hello),
         _ => return,
     };
     let said = match hello {
@@ -183,6 +184,16 @@ async fn answer(shared: Arc<Shared>, stream: std::os::unix::net::UnixStream) {
     if let Some(said) = said {
         // Whoever asked may be gone.
         let _ = to.write_all(format!("{said}\n").as_bytes()).await;
+    }
+}
+
+/// `None`: the daemon ends.
+async fn unless_closing<T>(shared: &Shared, waiting: impl Future<Output = T>) -> Option<T> {
+    let mut closing = shared.closing.clone();
+    let closes = async { drop(closing.wait_for(Option::is_some).await) };
+    tokio::select! {
+        done = waiting => Some(done),
+        () = closes => None,
     }
 }
 
@@ -220,7 +231,10 @@ async fn proxy(
     // wait for what it subscribed to.
     let first = match ask.initialize {
         Some(_) => None,
-        None => lines.next().await.ok().flatten(),
+        None => match unless_closing(shared, lines.next()).await {
+            Some(first) => first.ok().flatten(),
+            None => return Ok(()),
+        },
     };
     let introduction = ask.initialize.clone().map(Bytes::from);
     let introduction = introduction.or_else(|| first.clone().and_then(wire::number_of).map(|(_, line)| line));
@@ -321,20 +335,27 @@ async fn relay(
             text.clear();
         }
     };
-    // Ends with whichever side ends first; dropping the client's sender ends the link. One whose daemon ends is given no more to
-    // do, and ends by itself.
+    // Ends with whichever side ends first; dropping the client's sender ends the link. Where the daemon ends the link ends by itself,
+    // in time, and a client that does not read is not waited for then.
+    let mut is_over = false;
     {
-        let closes = async { drop(closing.wait_for(Option::is_some).await) };
-        let (reading, mut writing) = (pin!(reading), pin!(writing));
+        let ends = async {
+            let _ = closing.wait_for(Option::is_some).await.map(drop);
+            let _ = (&mut over).await;
+            is_over = true;
+            sleep(LAST_WORDS).await;
+        };
         tokio::select! {
             () = reading => {}
-            () = &mut writing => {}
-            () = closes => writing.await,
+            () = writing => {}
+            () = ends => {}
         }
     }
     drop(answers);
-    // A link that panicked is over, too.
-    let _ = (&mut over).await;
+    if !is_over {
+        // A link that panicked is over, too.
+        let _ = (&mut over).await;
+    }
 }
 
 /// Adds a frame to `text`: whole, or, of a line that is large, up to that line, which is to follow with a line feed.

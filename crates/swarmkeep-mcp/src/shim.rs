@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     calls::settle,
     class,
-    envelope::{Envelope, Frame, Kind},
+    envelope::{Envelope, Frame, Kind, Malformed, compose},
     transport::lines::Lines,
     upstream::ToClient,
     wire::{self, Ask, FRAME_BYTES, Hello, LINE_BYTES, Said, VERSION, Wants},
@@ -187,7 +187,11 @@ where
         match shim.beside(&mut from_client, &mut alone, dial()).await? {
             Ok(stream) => match shim.relay(stream, &mut from_client).await? {
                 Parted::Over => return Ok(()),
-                Parted::Gone => alone = Alone::new(),
+                Parted::Gone { has_served: true } => alone = Alone::new(),
+                Parted::Gone { has_served: false } => {
+                    let error = io::Error::other("it closes the connection without a word");
+                    shim.is_refused_for_now(&mut alone, newest, error).await?;
+                }
                 Parted::Later(why) => shim.is_refused_for_now(&mut alone, newest, io::Error::other(why)).await?,
             },
             Err(error) => shim.is_refused_for_now(&mut alone, newest, error).await?,
@@ -201,7 +205,8 @@ where
 enum Parted {
     /// All is said and done.
     Over,
-    Gone,
+    /// The daemon ended, or closed it. One that does so at once, without a word, may go on doing so.
+    Gone { has_served: bool },
     /// The daemon took nothing, and said why.
     Later(String),
 }
@@ -273,33 +278,40 @@ impl Shim {
         let may_wait = |number: &u64, message: &Envelope| {
             let is_queued = message.name().is_some_and(|name| self.ask.queue.takes(name));
             let has_time = self.since.get(number).is_some_and(|since| since.elapsed() < queue_time);
-            message.is_subscription() || (is_queued && has_time)
+            !self.has_said_all && (message.is_subscription() || (is_queued && has_time))
         };
-        let messages = |line: &Bytes| match Frame::parse(line.clone()) {
-            Ok(Frame::One(message)) => vec![*message],
-            Ok(Frame::Batch(parts)) => parts.into_iter().flatten().collect(),
-            // A daemon would say what is wrong with it; nobody waits for that.
-            Err(_) => Vec::new(),
-        };
-        let waiting: Vec<(u64, Vec<Envelope>)> = self
-            .known
-            .unsettled
-            .range(..=through)
-            .map(|(number, line)| (*number, messages(line)))
-            .filter(|(number, messages)| !messages.iter().any(|message| may_wait(number, message)))
-            .collect();
-        for (number, messages) in waiting {
+        let mut told = Vec::new();
+        // What is no request may be about one that is kept.
+        let mut keeps_some = false;
+        for (number, line) in self.known.unsettled.range(..=through) {
+            let parts = match Frame::parse(line.clone()) {
+                Ok(Frame::One(message)) => vec![Ok(*message)],
+                Ok(Frame::Batch(parts)) => parts,
+                Err(malformed) => vec![Err(malformed)],
+            };
+            let has_request = parts.iter().any(|part| part.as_ref().is_ok_and(|part| part.kind() == Kind::Request));
+            let is_kept = parts.iter().flatten().any(|message| may_wait(number, message));
+            keeps_some |= is_kept;
+            if is_kept || (keeps_some && !has_request && parts.iter().all(Result::is_ok)) {
+                continue;
+            }
+            let answer = |part: &Result<Envelope, Malformed>| match part {
+                Ok(message) if message.kind() == Kind::Request => Some(self.unanswered(*number, message, why)),
+                Ok(_) => None,
+                Err(malformed) => Some(compose::error("null", malformed.code(), &malformed.to_string(), None)),
+            };
+            told.push((*number, parts.iter().filter_map(answer).map(Envelope::line).collect::<Vec<Bytes>>()));
+        }
+        for (number, lines) in told {
             self.settle(number);
             self.known.initialize.take_if(|(of, _)| *of == number);
-            let requests: Vec<&Envelope> = messages.iter().filter(|message| message.kind() == Kind::Request).collect();
-            if requests.is_empty() {
+            if lines.is_empty() {
                 self.give(ToClient::Taken(number)).await?;
             }
-            for (nth, message) in requests.iter().enumerate() {
-                let line = Envelope::line(self.unanswered(number, message, why));
+            let last = lines.len().saturating_sub(1);
+            for (nth, line) in lines.into_iter().enumerate() {
                 // The last of a batch settles it.
-                let answers = (nth + 1 == requests.len()).then_some(number);
-                self.give(ToClient::Line { answers, line }).await?;
+                self.give(ToClient::Line { answers: (nth == last).then_some(number), line }).await?;
             }
         }
         Ok(())
@@ -332,7 +344,7 @@ impl Shim {
         self.offered = self.known.unsettled.keys().next_back().copied().unwrap_or_default().max(offered);
         let (to_shim, mut frames) = mpsc::channel(QUEUE);
         let reading = async move {
-            let mut lines = Lines::new(BufReader::with_capacity(64 * 1024, from_daemon), FRAME_BYTES);
+            let mut lines = Lines::of_frames(BufReader::with_capacity(64 * 1024, from_daemon), FRAME_BYTES);
             while let Ok(Some(frame)) = lines.next().await {
                 if to_shim.send(frame).await.is_err() {
                     return;
@@ -340,7 +352,8 @@ impl Shim {
             }
         };
         let mut reading = pin!(reading);
-        let (mut is_read, mut has_said_hello) = (false, false);
+        let (mut is_read, mut has_said_hello, mut has_served) = (false, false, false);
+        let began = Instant::now();
         loop {
             let may_read = !self.has_said_all && self.unsettled_bytes < UNSETTLED_BYTES && text.len() < PIECE_BYTES;
             // What comes is taken while what goes is stuck: each end may wait for the other to read.
@@ -378,6 +391,7 @@ impl Shim {
                 () = &mut reading, if !is_read => is_read = true,
                 frame = frames.recv() => match frame {
                     Some(frame) => {
+                        has_served = true;
                         if let Some(why) = self.frame(frame).await? {
                             self.offered = offered;
                             return Ok(Parted::Later(why));
@@ -385,7 +399,7 @@ impl Shim {
                     }
                     // The daemon closes when a client that has said all has its answers; else it is gone.
                     None if self.has_said_all && !self.is_owed() => return Ok(Parted::Over),
-                    None => return Ok(Parted::Gone),
+                    None => return Ok(Parted::Gone { has_served: has_served || began.elapsed() > REDIAL_MOST }),
                 },
             }
         }

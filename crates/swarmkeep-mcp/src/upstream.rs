@@ -183,6 +183,8 @@ struct Upstream {
     draining_until_ms: Option<u64>,
     /// The daemon ends, and what is under way is waited for.
     leaving_until_ms: Option<u64>,
+    /// The client has said all, and was told of what it waited for.
+    has_let_go: bool,
     is_over: bool,
     is_ending: bool,
 }
@@ -254,6 +256,7 @@ impl Upstream {
             draw: seed,
             draining_until_ms: None,
             leaving_until_ms: None,
+            has_let_go: false,
             is_over: false,
             is_ending: false,
             began: Instant::now(),

@@ -192,6 +192,19 @@ fn what_has_an_effect_waits_while_its_tool_is_looked_at_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_client_that_has_said_all_is_answered_when_it_has_waited_for_long_enough() {
+    let mut run = Run { calls: Calls::new(queueing("pay")), ..Run::new() };
+    run.ask(&tool("1", "pay"));
+    let commands = run.take(|calls, _, commands| calls.let_go(CallId(1), commands));
+    assert!(delivered(&commands)[0].contains(r#""executed":"no""#), "{commands:?}");
+    run.pass(FIRST);
+    run.ask(&tool("2", "pay"));
+    let commands = run.take(|calls, _, commands| calls.let_go(CallId(2), commands));
+    assert!(delivered(&commands)[0].contains(r#""executed":"unknown""#), "{commands:?}");
+    assert_eq!((run.calls.len(), sent(&run.said).len()), (0, 1));
+}
+
+#[test]
 fn who_may_call_again_is_told_so() {
     let told = |name: &str| {
         let mut run = Run::up();

@@ -1,6 +1,6 @@
 //! Calls that end without the server's answer: held too long, lost, or too late.
 
-use super::{BOUNCES, CallId, Calls, Command, Ending, settle};
+use super::{BOUNCES, CallId, Calls, Command, Ending, Standing, settle};
 use crate::envelope::compose;
 
 impl Calls {
@@ -13,6 +13,19 @@ impl Calls {
             self.settle_expired(id, commands);
         } else {
             self.settle_unsent(id, "the server cannot be reached", Some(retry_after_ms.unwrap_or(0)), commands);
+        }
+    }
+
+    /// Its client has said all, and waits no longer.
+    pub fn let_go(&mut self, id: CallId, commands: &mut Vec<Command>) {
+        let Some(call) = self.calls.get(&id) else { return };
+        match call.standing {
+            Standing::Recording => {}
+            Standing::Accepted | Standing::Ready if !call.was_sent => {
+                let why = "its client has said all, and the server did not come back in time";
+                self.settle_unsent(id, why, Some(0), commands);
+            }
+            _ => self.settle_unknown(id, "its client has said all, and no answer came in time", commands),
         }
     }
 

@@ -32,12 +32,19 @@ const KEPT_BYTES: usize = 256;
 pub struct Lines<R> {
     from: R,
     most: usize,
+    takes_rest: bool,
 }
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
     /// Lines of at most `most` bytes.
     pub fn new(from: R, most: usize) -> Self {
-        Self { from, most }
+        Self { from, most, takes_rest: true }
+    }
+
+    /// Of a stream that may break off in the middle of a line: what has no end is none.
+    #[must_use]
+    pub fn of_frames(from: R, most: usize) -> Self {
+        Self { from, most, takes_rest: false }
     }
 
     /// The same stream, with lines of at most `most` bytes from now on.
@@ -47,7 +54,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     }
 
     /// The next line, without its end (`\n` or `\r\n`); `None` at the end of the stream. What stands after the last line feed
-    /// is a line, too.
+    /// is a line, too, unless these are [frames](Self::of_frames).
     ///
     /// Not to be dropped while it waits: what was read by then would be lost.
     ///
@@ -58,7 +65,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
         loop {
             let piece = self.from.fill_buf().await?;
             if piece.is_empty() {
-                return Ok((!line.is_empty()).then(|| line.freeze()));
+                return Ok((self.takes_rest && !line.is_empty()).then(|| line.freeze()));
             }
             let end = memchr(b'\n', piece);
             let (text, taken) = match end {

@@ -14,7 +14,7 @@ use crate::{
 
 impl Upstream {
     pub(super) fn reads_client(&self) -> bool {
-        self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none() && self.leaving_until_ms.is_none()
+        self.to_server.bytes < QUEUED_BYTES && self.draining_until_ms.is_none()
     }
 
     /// The client's turn: what it has said by now.
@@ -38,6 +38,8 @@ impl Upstream {
     /// A line of the client.
     fn client_says(&mut self, number: u64, line: Bytes) {
         match Frame::parse(line) {
+            // It is offered to the next daemon.
+            Ok(frame) if self.leaving_until_ms.is_some() && !self.concerns_what_is_under_way(&frame) => {}
             Ok(Frame::One(message)) => self.client_message(number, 0, *message),
             Ok(Frame::Batch(parts)) if self.handshake.has_batches() => {
                 self.batches.insert(number, parts.len());
@@ -53,6 +55,16 @@ impl Upstream {
                 self.refuse(Some(number), &malformed);
             }
             Err(malformed) => self.refuse(Some(number), &malformed),
+        }
+    }
+
+    /// Answers to what the server asked, and words about calls that are here.
+    fn concerns_what_is_under_way(&self, frame: &Frame) -> bool {
+        let Frame::One(message) = frame else { return false };
+        match message.kind() {
+            Kind::Result | Kind::Error => true,
+            Kind::Notification => message.target().is_some_and(|target| self.calls.is_waited_for(target)),
+            Kind::Request => false,
         }
     }
 

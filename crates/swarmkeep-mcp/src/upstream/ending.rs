@@ -11,6 +11,8 @@ use crate::{calls::Standing, envelope::Envelope, link, transport};
 
 /// A client that has said all waits this long for answers.
 const DRAIN_MS: u64 = 30_000;
+/// Then it has so long to take what it is told instead.
+const LAST_WORDS_MS: u64 = 2_000;
 /// At the end, what is still being written to the log is waited for this long.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
@@ -99,6 +101,14 @@ impl Upstream {
         self.is_over |= !waits || self.now_ms() >= until_ms;
     }
 
+    /// A client that has said all has waited for long enough: it is told so, and what was not sent is not sent any more.
+    fn let_go(&mut self) {
+        self.handshake_offline();
+        let is_awaited = |call: &CallId| self.places.get(call).is_some_and(|place| place.task.is_none());
+        let awaited: Vec<CallId> = self.calls.open().map(|(call, ..)| call).filter(is_awaited).collect();
+        self.ledger(|calls, commands| awaited.iter().for_each(|call| calls.let_go(*call, commands)));
+    }
+
     pub(super) fn end_if_drained(&mut self) {
         self.end_if_left();
         if let Some(until_ms) = self.draining_until_ms {
@@ -111,7 +121,13 @@ impl Upstream {
                 || self.looked_for > 0
                 || self.tasks.values().any(Task::owes)
                 || self.handshake.is_under_way()
+                || self.handshake.is_awaited()
                 || !self.for_client.lines.is_empty();
+            if waits && self.now_ms() >= until_ms && !std::mem::replace(&mut self.has_let_go, true) {
+                self.let_go();
+                self.draining_until_ms = Some(self.now_ms().saturating_add(LAST_WORDS_MS));
+                return;
+            }
             self.is_over |= !waits || self.now_ms() >= until_ms;
         }
     }

@@ -69,6 +69,11 @@ impl Handshake {
         self.revision.is_some() && self.initialize.as_ref().is_some_and(|(_, waiting)| waiting.is_none())
     }
 
+    /// Whether the client waits for the answer to its `initialize`.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.initialize.as_ref().is_some_and(|(_, waiting)| waiting.is_some())
+    }
+
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way
     }

@@ -57,6 +57,10 @@ struct Shim {
 
 impl Shim {
     fn start(outside: &Outside, session: Option<&str>, socket: PathBuf) -> Self {
+        Self::queueing(outside, session, socket, Queue::default())
+    }
+
+    fn queueing(outside: &Outside, session: Option<&str>, socket: PathBuf, queue: Queue) -> Self {
         let ask = Ask {
             client: "0123456789abcdef".into(),
             session: session.map(str::to_owned),
@@ -65,7 +69,7 @@ impl Shim {
             recipe: outside.recipe(),
             trust: Trust::default(),
             initialize: None,
-            queue: Queue::default(),
+            queue,
             offered: None,
             waited_ms: BTreeMap::new(),
             is_lasting: false,
@@ -251,6 +255,92 @@ async fn a_client_without_a_daemon_is_answered_and_served_when_there_is_one() {
     assert_eq!(executed(&shim.answer(4).await), "no");
     let ended = timeout(PATIENCE, shim.over).await.expect("ends in time").unwrap();
     assert!(matches!(ended, Err(Ended::NoDaemon(_))), "{ended:?}");
+}
+
+/// What a daemon was writing when it was killed is half of an answer, and none.
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_none_and_the_next_daemon_gives_it_whole() {
+    let outside = Outside::new();
+    let socket = outside.path().join("torn.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut shim = Shim::start(&outside, Some("work/here"), socket);
+    for id in 1..=13 {
+        shim.call(id, "pay", json!({})).await;
+    }
+    let answer = r#"13 {"jsonrpc":"2.0","id":13,"result":{"whole":true}}"#;
+    for cut in [1, 2, 3, 20, answer.len() - 1, answer.len()] {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        while !lines.next_line().await.unwrap().expect("it offers all").starts_with("13 ") {}
+        lines.into_inner().write_all(&answer.as_bytes()[..cut]).await.unwrap();
+    }
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+    assert_eq!(shim.answer(13).await["result"]["whole"], true);
+    assert_eq!(shim.aside, Vec::<Value>::new(), "nothing else was said, and nothing settled");
+}
+
+#[tokio::test]
+async fn a_client_that_says_no_more_than_initialize_is_answered_and_let_go() {
+    let (outside, store) = (Outside::new(), tempfile::tempdir().unwrap());
+    let daemon = Running::start(store.path()).await;
+    let mut shim = Shim::start(&outside, Some("work/here"), store.path().join("mcp.sock"));
+    let params =
+        json!({ "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } });
+    shim.say(json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params })).await;
+    shim.to.shutdown().await.unwrap();
+    assert_eq!(shim.answer(0).await["result"]["serverInfo"]["name"], "peer");
+    timeout(PATIENCE, shim.over).await.expect("ends in time").unwrap().unwrap();
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_or_read_nothing_do_not_keep_a_daemon_that_is_stopped() {
+    let (outside, store) = (Outside::new(), tempfile::tempdir().unwrap());
+    let daemon = Running::start(store.path()).await;
+    let socket = store.path().join("mcp.sock");
+    let _bare = UnixStream::connect(&socket).await.unwrap();
+    let _silent = Shim::start(&outside, Some("work/silent"), socket.clone());
+    let mut deaf = Shim::start(&outside, Some("work/deaf"), socket);
+    deaf.initialize().await;
+    for id in 1..=100 {
+        deaf.call(id, "big", json!({ "bytes": 100_000 })).await;
+    }
+    // More than what stands in between holds.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    daemon.stop().await;
+    let daemon = Running::start(store.path()).await;
+    let mut answered = 0;
+    for id in 1..=100 {
+        answered += usize::from(!deaf.answer(id).await["result"].is_null());
+    }
+    assert_eq!((answered, deaf.aside.len()), (100, 0), "each once");
+    daemon.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queued_call_that_is_cancelled_while_there_is_no_daemon_stays_cancelled() {
+    let outside = Outside::new();
+    let socket = outside.path().join("nobody.sock");
+    let queue = Queue { tools: vec!["pay".to_owned()], ..Queue::default() };
+    let mut shim = Shim::queueing(&outside, Some("work/here"), socket.clone(), queue);
+    shim.call(1, "pay", json!({})).await;
+    shim.say(json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 1 } })).await;
+    shim.call(2, "echo", json!({})).await;
+    assert_eq!(executed(&shim.answer(2).await), "no");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut offered = Vec::new();
+    for _ in 0..3 {
+        offered.push(lines.next_line().await.unwrap().expect("it says what it has"));
+    }
+    assert!(offered[1].contains("pay") && offered[2].contains("notifications/cancelled"), "{offered:?}");
+    drop((lines, listener));
+    // Who has said all waits for no queue.
+    shim.to.shutdown().await.unwrap();
+    assert_eq!(executed(&shim.answer(1).await), "unknown");
+    assert!(timeout(PATIENCE, shim.over).await.expect("ends in time").unwrap().is_err());
 }
 
 #[tokio::test]
