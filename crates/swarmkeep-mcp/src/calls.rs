@@ -257,6 +257,8 @@ pub struct Calls {
     strays: BTreeMap<Stray, u64>,
 }
 
+/// Ends the reason of a call that was begun, and nothing of it went out.
+pub(crate) const BEFORE_SENT: &str = " before it was sent";
 /// So often a call is sent anew after a server had not taken it.
 const BOUNCES: u32 = 3;
 /// Tokens kept for tasks; the oldest is dropped first.
@@ -386,7 +388,7 @@ impl Calls {
         call.was_sent |= attempt > 1 && call.asked.class != Class::AtMostOnce;
         let is_queued = call.queued_until_ms.is_some();
         if call.is_cancelled {
-            let why = format!("{} before it was sent", self.gone.unwrap_or("the client cancelled it"));
+            let why = format!("{}{BEFORE_SENT}", self.gone.unwrap_or("the client cancelled it"));
             self.settle_unsent(id, &why, None, commands);
         }
         match self.passing {
@@ -656,7 +658,7 @@ impl Calls {
                     self.finish(id, Ending::Unknown { why }, commands);
                     self.remove(id);
                 }
-                _ => self.settle_unsent(id, &format!("{gone} before it was sent"), None, commands),
+                _ => self.settle_unsent(id, &format!("{gone}{BEFORE_SENT}"), None, commands),
             }
         }
         self.by_id.clear();

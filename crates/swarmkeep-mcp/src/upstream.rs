@@ -462,13 +462,19 @@ impl Upstream {
 
     fn status(&self) -> Status {
         let now_ms = self.now_ms();
+        // What waits in the queue may have come to an earlier daemon.
+        let waited_ms = |call: CallId| {
+            let left_ms = self.calls.queue_left_ms(call, now_ms).filter(|_| self.calls.is_queued(call))?;
+            Some(self.terms.limits.queue.for_ms.saturating_sub(left_ms))
+        };
         let open = |(call, message, asked, standing): (CallId, &Envelope, &class::Asked, Standing)| OpenCall {
             call,
             method: message.method().unwrap_or_default().to_owned(),
             name: message.name().map(str::to_owned),
             class: asked.class,
             standing,
-            for_ms: now_ms.saturating_sub(self.calls.accepted_ms(call).unwrap_or(now_ms)),
+            for_ms: waited_ms(call)
+                .unwrap_or_else(|| now_ms.saturating_sub(self.calls.accepted_ms(call).unwrap_or(now_ms))),
             effect: self.places.get(&call).and_then(|place| place.key.clone()),
             is_queued: self.calls.is_queued(call),
         };

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     binary::{Store, signal, until},
-    client::{Client, asking, last_peer, shop},
+    client::{Client, asking, last_peer, shop, text},
 };
 
 /// A request of the stateless revisions, by a client that knows tasks or does not.
@@ -51,6 +51,13 @@ fn give_up(store: &Store, client: &mut Client) {
     });
 }
 
+/// Which calls the server has carried out, in their order.
+fn paid(store: &Store) -> Vec<u64> {
+    let effects = fs::read_to_string(store.path("effects")).unwrap();
+    let call = |line: &str| line.strip_prefix("pay {\"call\": ")?.split('}').next()?.parse().ok();
+    effects.lines().filter_map(call).collect()
+}
+
 /// The task that a call is answered with.
 fn told(client: &mut Client, id: u64) -> Value {
     let told = client.answer(id)["result"].clone();
@@ -89,6 +96,41 @@ fn a_task_whose_tool_has_another_schema_when_its_server_is_back_is_not_carried_o
     });
     let effects = fs::read_to_string(store.path("effects")).unwrap();
     assert_eq!(effects.lines().filter(|line| line.starts_with("pay ")).count(), 1, "{effects}");
+    client.end();
+    store.run(&["stop"]).ok();
+}
+
+#[test]
+fn queued_calls_that_a_stopped_daemon_had_begun_are_carried_out_by_the_next_one_in_order() {
+    let store = Store::new();
+    let (program, away) = shop(&store);
+    let mut client =
+        Client::before(&store, &["--session", "work/here", "--queue", "pay", "--", program.to_str().unwrap()]);
+    client.initialize();
+    client.call(1, "pay", &json!({ "call": 1 }));
+    client.answer(1);
+    // They come while nobody has noticed yet that the server is gone.
+    fs::rename(&program, &away).unwrap();
+    signal(last_peer(&store), Signal::KILL);
+    for id in 2..8 {
+        client.call(id, "pay", &json!({ "call": id }));
+    }
+    until("they wait", || {
+        let status = store.run(&["mcp", "status", "--json"]).ok().json();
+        status["links"][0]["link"]["calls"].as_array().is_some_and(|calls| calls.len() == 6)
+    });
+    for _ in 0..2 {
+        store.run(&["stop"]).ok();
+        until("the next daemon is there", || store.holder().is_some());
+    }
+    client.call(8, "pay", &json!({ "call": 8 }));
+    fs::rename(&away, &program).unwrap();
+    for id in 2..=8 {
+        let answer = client.answer(id);
+        assert_eq!(text(&answer), "pay", "{answer}");
+    }
+    let order: Vec<u64> = (1..=8).collect();
+    assert_eq!(paid(&store), order, "each once, in their order");
     client.end();
     store.run(&["stop"]).ok();
 }
@@ -143,10 +185,7 @@ fn a_queued_call_is_a_task_for_a_client_that_knows_them_over_a_kill_of_the_daemo
         });
     }
     assert_eq!(client.answer(14)["result"]["content"][0]["text"], "pay", "who knows no tasks waits");
-    let effects = fs::read_to_string(store.path("effects")).unwrap();
-    let order: Vec<&str> =
-        effects.lines().filter_map(|line| line.strip_prefix("pay {\"call\": ")?.split('}').next()).collect();
-    assert_eq!(order, ["1", "10", "11", "13", "14"], "each once, in their order, and not what was cancelled");
+    assert_eq!(paid(&store), [1, 10, 11, 13, 14], "each once, in their order, and not what was cancelled");
 
     // Another client of the session may ask; and the daemon's clean end takes nothing with it.
     client.end();

@@ -7,14 +7,25 @@ use futures_util::stream::StreamExt as _;
 use tokio::time::Instant;
 
 use super::{CallId, Done, Place, Task, Upstream};
-use crate::{calls::Standing, envelope::Envelope, link, transport};
+use crate::{
+    calls::{self, Standing},
+    envelope::Envelope,
+    link, transport,
+};
 
 /// A client that has said all waits this long for answers.
 const DRAIN_MS: u64 = 30_000;
+/// Why what was begun was not sent, where its client comes back to the next daemon.
+const STOPPED: &str = "swarmkeep was stopped";
 /// Then it has so long to take what it is told instead.
 const LAST_WORDS_MS: u64 = 2_000;
 /// At the end, what is still being written to the log is waited for this long.
 const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// Whether a call that was not carried out would have been, had the daemon not been stopped.
+pub(super) fn is_of_a_stop(why: &str) -> bool {
+    why.strip_prefix(STOPPED) == Some(calls::BEFORE_SENT)
+}
 
 impl Upstream {
     /// The end: the client is gone. What was sent and has no answer is written down as unknown.
@@ -26,7 +37,7 @@ impl Upstream {
             self.is_noting = false;
             self.note_connection();
         }
-        let gone = if self.daemon_ends() { "swarmkeep was stopped" } else { "its client went away" };
+        let gone = if self.daemon_ends() { STOPPED } else { "its client went away" };
         self.ledger(|calls, commands| calls.nobody_listens(gone, commands));
         let generation = self.link.generation();
         let now_ms = self.now_ms();

@@ -3,7 +3,8 @@
 //! The first time, the client's `initialize` and its `notifications/initialized` are forwarded as they came. On every later
 //! connection the same lines are sent again, the server's answer is compared with the first one's revision, what ought to be
 //! is said again ([`crate::desired`]), and the list of tools is read where something depends on it. Clients of revision
-//! 2026-07-28 and later have no handshake: there is nothing to do.
+//! 2026-07-28 and later have no handshake: a process that was started for one is asked whether it is there before a call with an
+//! effect goes to it, and for its tools where something depends on them.
 
 use bytes::Bytes;
 use serde_json::json;

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use futures_util::future::FutureExt as _;
 use serde_json::Value;
-use swarmkeep::{Error, ErrorKind};
+use swarmkeep::{EffectOutcome, EntityId, Error, ErrorKind};
 
-use super::{CallId, Done, Ending, Upstream};
+use super::{CallId, Done, Ending, Upstream, ending::is_of_a_stop};
 use crate::{
     envelope::compose,
     record::{Begin, Begun, Finish, Record, not_executed, whole},
@@ -114,6 +114,7 @@ impl Upstream {
                 // One that was recorded for what an earlier daemon may have done with it may have nobody to go to.
                 self.settle_held();
             }
+            Ok(Begun::Before(outcome)) if self.goes_on_after_a_stop(call, &outcome) => {}
             Ok(Begun::Before(outcome)) => {
                 let line = match not_executed(&outcome) {
                     // Its client had not heard of it yet.
@@ -143,6 +144,21 @@ impl Upstream {
                 self.ledger(|calls, commands| calls.refused(now_ms, call, line, commands));
             }
         }
+    }
+
+    /// It was begun by a daemon that was stopped before anything of it went out: its client waits for it, and it is begun anew,
+    /// under a key that follows from the first.
+    fn goes_on_after_a_stop(&mut self, call: CallId, outcome: &EffectOutcome) -> bool {
+        if !not_executed(outcome).is_some_and(|why| is_of_a_stop(&why)) {
+            return false;
+        }
+        let Some(place) = self.places.get_mut(&call) else { return false };
+        let Some(key) = place.key.as_ref().and_then(|key| EntityId::new(format!("{key}+")).ok()) else { return false };
+        place.key = Some(key.clone());
+        place.begun_in = None;
+        self.calls.goes_by(call, Some(key));
+        self.begin(call);
+        true
     }
 
     /// An answer that is on record: given again, or, where it was too large to be kept, said to have been.
