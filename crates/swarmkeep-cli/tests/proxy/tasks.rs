@@ -115,22 +115,24 @@ fn queued_calls_that_a_stopped_daemon_had_begun_are_carried_out_by_the_next_one_
     for id in 2..8 {
         client.call(id, "pay", &json!({ "call": id }));
     }
-    until("they wait", || {
-        let status = store.run(&["mcp", "status", "--json"]).ok().json();
-        status["links"][0]["link"]["calls"].as_array().is_some_and(|calls| calls.len() == 6)
-    });
+    until("its end is seen", || phase(&store) != "connected");
     for _ in 0..2 {
         store.run(&["stop"]).ok();
         until("the next daemon is there", || store.holder().is_some());
     }
     client.call(8, "pay", &json!({ "call": 8 }));
     fs::rename(&away, &program).unwrap();
+    let mut done = vec![1];
     for id in 2..=8 {
         let answer = client.answer(id);
-        assert_eq!(text(&answer), "pay", "{answer}");
+        match text(&answer) {
+            "pay" => done.push(id),
+            // It was on its way when the server went.
+            _ => assert_eq!(answer["result"]["_meta"]["swarmkeep/outcome"]["executed"], "unknown", "{answer}"),
+        }
     }
-    let order: Vec<u64> = (1..=8).collect();
-    assert_eq!(paid(&store), order, "each once, in their order");
+    assert!(done.contains(&8), "{done:?}");
+    assert_eq!(paid(&store), done, "each once, in their order");
     client.end();
     store.run(&["stop"]).ok();
 }
