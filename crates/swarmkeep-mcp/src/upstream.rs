@@ -745,7 +745,7 @@ impl Upstream {
                 self.link(link::Event::Opened(generation));
             }
             Done::Opened(generation, Err(error)) => {
-                let is_child = matches!(self.terms.recipe, transport::Recipe::Stdio(_));
+                let is_child = self.terms.recipe.is_a_program();
                 let what = if is_child { "the server cannot be started" } else { "the server cannot be reached" };
                 self.last_loss = Some(format!("{what}: {error}"));
                 tracing::info!(upstream = %self.terms.upstream, %error, "{what}");

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
-
 use tokio::time::Instant;
 
 use super::{CallId, Done, Place, Task, Upstream};
@@ -15,10 +14,10 @@ use crate::{
 
 /// A client that has said all waits this long for answers.
 const DRAIN_MS: u64 = 30_000;
-/// Why what was begun was not sent, where its client comes back to the next daemon.
-const STOPPED: &str = "swarmkeep was stopped";
 /// Then it has so long to take what it is told instead.
 const LAST_WORDS_MS: u64 = 2_000;
+/// Why what was begun was not sent, where its client comes back to the next daemon.
+const STOPPED: &str = "swarmkeep was stopped";
 /// At the end, what is still being written to the log is waited for this long.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 

@@ -17,7 +17,7 @@ use crate::{
     moment,
     place::Place,
     say::say,
-    table::Table,
+    table::{Table, cut},
     verb::{Name, all, entries, field, number, plain, text},
 };
 
@@ -125,11 +125,4 @@ pub(super) async fn calls(context: &mut Context, session: Name, unknown: bool) -
         ]);
     }
     context.answer(&json!({ "calls": calls }), |context| context.print_table(&table, "no calls"))
-}
-
-fn cut(text: &str, chars: usize) -> String {
-    match text.char_indices().nth(chars) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
-        None => text.to_owned(),
-    }
 }
